@@ -1,0 +1,16 @@
+//! natwerk: a NAT engine for cloud virtual routers.
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod flow;
+pub mod frame;
+pub mod nat;
+pub mod next_hop;
+pub mod policy;
+pub mod prefetch;
+pub mod rewrite;
+pub mod rules;
+pub mod session;
+pub mod time;
+pub mod verdict;
+pub mod wire;

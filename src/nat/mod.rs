@@ -1,0 +1,7 @@
+//! What translation needs beyond sessions: external ports, mappings, guests' limits, fragments,
+//! the choice among a balancer's members.
+
+pub mod balance;
+pub mod fragments;
+pub mod guests;
+pub mod mappings;

@@ -1,0 +1,11 @@
+//! Views of headers in place, parsing, checksums, and the few packets that natwerk builds itself.
+//!
+//! Never panics, whatever the bytes; never allocates. Network order (`U16`, `U32`) lives here and
+//! nowhere else.
+
+pub mod arp;
+pub mod checksum;
+pub mod icmp;
+pub mod link;
+pub mod parse;
+pub mod segment;
