@@ -11,6 +11,7 @@ pub mod prefetch;
 pub mod rewrite;
 pub mod rules;
 pub mod session;
+pub mod telemetry;
 pub mod time;
 pub mod verdict;
 pub mod wire;

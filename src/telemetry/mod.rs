@@ -1,0 +1,4 @@
+//! What people look at: counters, metrics, events. Workers write, everybody else only reads.
+
+pub mod counters;
+pub mod rule_counters;
