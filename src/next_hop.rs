@@ -4,13 +4,20 @@
 //! touching the session. Readers never lock: a next hop is three words of memory, each of which is
 //! true by itself, and the index that finds it only ever grows. Making a next hop takes a lock.
 
+mod hop;
+
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
 
 use ahash::RandomState;
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
 
+use self::hop::{
+    CONFIRMED, FAILED, Hop, PENDING, REACHABLE, USED, WANTED, interface_mtu, interface_word,
+    network_mtu, network_vlan, network_word, resolution, source_port, source_word,
+};
 use crate::flow::{Mac, PortId};
 
 /// A next hop: its place in [`NextHops`] (24 bits). Ids are never reused while the engine runs.
@@ -67,18 +74,10 @@ pub struct NextHops {
     /// Held while a hop is made or link properties change. The MTUs of tagged networks.
     vlan_mtus: Mutex<Vec<(PortId, u16, u16)>>,
     wanted: ArrayQueue<NextHopId>,
+    /// Whether whoever drains `wanted` was woken and has not begun to drain.
+    woken: AtomicBool,
+    waker: Mutex<Option<Waker>>,
     changes: AtomicU64,
-}
-
-/// One next hop. Thirty-two bytes, so that it never lies across two cache lines.
-#[repr(align(32))]
-struct Hop {
-    /// The neighbour's link address in the low 48 bits, and flags above.
-    destination: AtomicU64,
-    /// Our own link address in the low 48 bits, the interface above.
-    source: AtomicU64,
-    /// From the top: tag (16 bits), MTU (16 bits), the neighbour's IPv4 address (32 bits).
-    network: AtomicU64,
 }
 
 impl NextHops {
@@ -101,6 +100,8 @@ impl NextHops {
                 .collect(),
             vlan_mtus: Mutex::new(Vec::new()),
             wanted: ArrayQueue::new(capacity),
+            woken: AtomicBool::new(false),
+            waker: Mutex::new(None),
             changes: AtomicU64::new(0),
         }
     }
@@ -152,11 +153,23 @@ impl NextHops {
         if hop.destination.fetch_or(WANTED, Ordering::AcqRel) & WANTED == 0 {
             // Cannot be full: the flag admits each hop once, and there is room for all.
             let _ = self.wanted.push(id);
+            if !self.woken.swap(true, Ordering::AcqRel)
+                && let Some(waker) = &*self.waker.lock()
+            {
+                waker.wake_by_ref();
+            }
         }
+    }
+
+    /// Who is woken when a next hop is wanted and [`Self::take_wanted`] has to be called.
+    pub fn set_waker(&self, waker: Waker) {
+        *self.waker.lock() = Some(waker);
     }
 
     /// The next hops whose resolution somebody waits for, each once.
     pub fn take_wanted(&self) -> Vec<NextHopId> {
+        // First, so that what is pushed from now on wakes again, and what was before is found here.
+        self.woken.swap(false, Ordering::AcqRel);
         let mut taken = Vec::with_capacity(self.wanted.len());
         // At most what was there at the start: others may ask as fast as we take.
         while taken.len() < taken.capacity()
@@ -174,23 +187,24 @@ impl NextHops {
         ids.filter(|&id| self.clear(id, USED)).collect()
     }
 
+    /// Whether `id` was said to be reachable, at whatever link address, since the last call.
+    pub fn take_confirmed(&self, id: NextHopId) -> bool {
+        self.clear(id, CONFIRMED)
+    }
+
     /// What `host` learned of a neighbour. Unknown neighbours are ignored, and so is a link address
     /// that can be nobody's: a group's, or zero.
-    pub fn set(&self, neighbor: Neighbor, resolution: Resolution) {
-        let bits = match resolution {
+    pub fn set(&self, neighbor: Neighbor, learned: Resolution) {
+        let bits = match learned {
             Resolution::Failed => FAILED,
             Resolution::Pending => PENDING,
             Resolution::Reachable(mac) if mac.is_group() || mac == Mac::default() => return,
-            Resolution::Reachable(mac) => REACHABLE | mac.as_bits(),
+            Resolution::Reachable(mac) => REACHABLE | CONFIRMED | mac.as_bits(),
         };
         let Some(hop) = self.find(neighbor).and_then(|id| self.hop(id)) else { return };
-        let keep = WANTED | USED;
-        let changed = hop
-            .destination
-            .try_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & !keep != bits).then_some(word & keep | bits)
-            })
-            .is_ok();
+        let update = |word| word & (WANTED | USED) | bits;
+        let before = hop.destination.update(Ordering::AcqRel, Ordering::Acquire, update);
+        let changed = resolution(before) != resolution(bits);
         if changed {
             self.changes.fetch_add(1, Ordering::Release);
         }
@@ -315,25 +329,6 @@ impl NextHops {
     }
 }
 
-impl Hop {
-    const fn unused() -> Self {
-        Self {
-            destination: AtomicU64::new(FAILED),
-            source: AtomicU64::new(0),
-            network: AtomicU64::new(0),
-        }
-    }
-
-    fn neighbor(&self) -> Neighbor {
-        let network = self.network.load(Ordering::Relaxed);
-        Neighbor {
-            port: source_port(self.source.load(Ordering::Relaxed)),
-            vlan: network_vlan(network),
-            address: Ipv4Addr::from_bits(network as u32),
-        }
-    }
-}
-
 impl Link {
     const NOWHERE: Self = Self {
         port: PortId(0),
@@ -352,232 +347,5 @@ impl Neighbor {
 const MTU_DEFAULT: u16 = 1500;
 const CAPACITY_MAX: usize = 1 << 24;
 
-/// Flags in [`Hop::destination`], and the absence of the first two.
-const PENDING: u64 = 0;
-const REACHABLE: u64 = 1 << 48;
-const FAILED: u64 = 1 << 49;
-/// Somebody waits for the resolution; the hop is in the queue.
-const WANTED: u64 = 1 << 50;
-/// A frame was sent here since the flag was last taken away.
-const USED: u64 = 1 << 51;
-
-const fn resolution(destination: u64) -> Resolution {
-    if destination & REACHABLE != 0 {
-        Resolution::Reachable(Mac::from_bits(destination))
-    } else if destination & FAILED != 0 {
-        Resolution::Failed
-    } else {
-        Resolution::Pending
-    }
-}
-
-const fn source_word(source: Mac, port: PortId) -> u64 {
-    (port.0 as u64) << 48 | source.as_bits()
-}
-
-const fn source_port(source: u64) -> PortId {
-    PortId((source >> 48) as u8)
-}
-
-const fn network_word(vlan: u16, mtu: u16, address: Ipv4Addr) -> u64 {
-    (vlan as u64) << 48 | (mtu as u64) << 32 | address.to_bits() as u64
-}
-
-const fn network_vlan(network: u64) -> u16 {
-    (network >> 48) as u16
-}
-
-const fn network_mtu(network: u64) -> u16 {
-    (network >> 32) as u16
-}
-
-const fn interface_word(source: Mac, mtu: u16) -> u64 {
-    (mtu as u64) << 48 | source.as_bits()
-}
-
-const fn interface_mtu(interface: u64) -> u16 {
-    (interface >> 48) as u16
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-    use std::sync::Barrier;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
-    const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
-
-    fn neighbor(port: u8, vlan: u16, last: u8) -> Neighbor {
-        Neighbor { port: PortId(port), vlan, address: Ipv4Addr::new(10, 1, 1, last) }
-    }
-
-    #[test]
-    fn a_new_next_hop_is_pending_and_wanted_once() {
-        let hops = NextHops::new(8);
-        let id = hops.id(neighbor(1, 100, 5)).expect("room");
-        hops.want(id);
-        assert_eq!(hops.id(neighbor(1, 100, 5)), Some(id));
-        assert_eq!(hops.link(id).destination, Resolution::Pending);
-        assert_eq!(hops.take_wanted(), [id]);
-        assert!(hops.take_wanted().is_empty());
-        hops.want(id);
-        assert_eq!(hops.take_wanted(), [id]);
-    }
-
-    #[test]
-    fn what_was_learned_is_what_frames_get() {
-        let hops = NextHops::new(8);
-        hops.set_interface(PortId(1), OURS, 1500);
-        hops.set_vlan_mtu(PortId(1), 100, 1400);
-        let id = hops.id(neighbor(1, 100, 5)).expect("room");
-        hops.set(neighbor(1, 100, 5), Resolution::Reachable(MAC));
-        let expected = Link {
-            port: PortId(1),
-            vlan: 100,
-            mtu: 1400,
-            source: OURS,
-            destination: Resolution::Reachable(MAC),
-        };
-        assert_eq!(hops.link(id), expected);
-        assert_eq!(hops.neighbor(id), neighbor(1, 100, 5));
-        assert_eq!(hops.all(), [(id, neighbor(1, 100, 5), Resolution::Reachable(MAC))]);
-        assert_eq!(hops.source_mac(PortId(1)), OURS);
-    }
-
-    #[test]
-    fn link_properties_reach_present_and_future_hops_of_their_interface_only() {
-        let hops = NextHops::new(8);
-        let tagged = hops.id(neighbor(0, 7, 1)).expect("room");
-        let other = hops.id(neighbor(1, 0, 1)).expect("room");
-        hops.set_interface(PortId(0), OURS, 9000);
-        hops.set_vlan_mtu(PortId(0), 7, 1450);
-        let untagged = hops.id(neighbor(0, 0, 1)).expect("room");
-        assert_eq!((hops.link(tagged).mtu, hops.link(tagged).source), (1450, OURS));
-        assert_eq!((hops.link(untagged).mtu, hops.link(untagged).source), (9000, OURS));
-        assert_eq!((hops.link(other).mtu, hops.link(other).source), (1500, Mac::default()));
-        // A network's MTU never exceeds what its interface carries.
-        hops.set_interface(PortId(0), OURS, 1300);
-        assert_eq!(hops.link(tagged).mtu, 1300);
-    }
-
-    #[test]
-    fn only_a_changed_resolution_counts_as_a_change() {
-        let hops = NextHops::new(8);
-        let id = hops.id(neighbor(0, 0, 1)).expect("room");
-        for (resolution, changes) in [
-            (Resolution::Pending, 0),
-            (Resolution::Reachable(MAC), 1),
-            (Resolution::Reachable(MAC), 1),
-            (Resolution::Reachable(OURS), 2),
-            (Resolution::Failed, 3),
-            (Resolution::Failed, 3),
-            (Resolution::Pending, 4),
-        ] {
-            hops.set(neighbor(0, 0, 1), resolution);
-            assert_eq!((hops.changes(), hops.link(id).destination), (changes, resolution));
-        }
-    }
-
-    #[test]
-    fn an_unknown_neighbor_and_an_impossible_address_are_ignored() {
-        let hops = NextHops::new(8);
-        hops.set(neighbor(0, 0, 1), Resolution::Reachable(MAC));
-        assert_eq!((hops.changes(), hops.all().len()), (0, 0));
-        let id = hops.id(neighbor(0, 0, 1)).expect("room");
-        for mac in [Mac::BROADCAST, Mac::default(), Mac([1, 0, 0x5e, 0, 0, 1])] {
-            hops.set(neighbor(0, 0, 1), Resolution::Reachable(mac));
-        }
-        assert_eq!(hops.link(id).destination, Resolution::Pending);
-    }
-
-    #[test]
-    fn a_full_table_makes_no_more_but_still_finds() {
-        let hops = NextHops::new(2);
-        let first = hops.id(neighbor(0, 0, 1));
-        assert!(first.is_some() && hops.id(neighbor(0, 0, 2)).is_some());
-        assert_eq!(hops.id(neighbor(0, 0, 3)), None);
-        assert_eq!(hops.id(neighbor(0, 0, 1)), first);
-        assert_eq!(hops.all().len(), 2);
-    }
-
-    #[test]
-    fn an_id_that_was_never_given_out_leads_nowhere() {
-        let hops = NextHops::new(2);
-        for id in [NextHopId(0), NextHopId(2), NextHopId(u32::MAX)] {
-            hops.want(id);
-            assert_eq!(hops.link(id).destination, Resolution::Failed);
-        }
-    }
-
-    #[test]
-    fn used_hops_are_told_once() {
-        let hops = NextHops::new(4);
-        let id = hops.id(neighbor(0, 0, 1)).expect("room");
-        let _unused = hops.id(neighbor(0, 0, 2)).expect("room");
-        assert!(hops.take_used().is_empty());
-        let _ = (hops.link(id), hops.link(id));
-        assert_eq!(hops.take_used(), [id]);
-        assert!(hops.take_used().is_empty());
-    }
-
-    #[test]
-    fn threads_agree_on_every_id_and_each_is_wanted_once() {
-        const THREADS: u8 = 4;
-        let hops = NextHops::new(250);
-        let barrier = Barrier::new(usize::from(THREADS));
-        let seen: Vec<Vec<Option<NextHopId>>> = std::thread::scope(|scope| {
-            let run = |thread: u8| {
-                let (hops, barrier) = (&hops, &barrier);
-                scope.spawn(move || {
-                    barrier.wait();
-                    let mut ids = vec![None; 250];
-                    for step in 0..250_u8 {
-                        // Seven and 250 have no common divisor: every thread asks for all, in turn.
-                        let last = (u16::from(step) * 7 + u16::from(thread) * 50) % 250;
-                        let last = u8::try_from(last).expect("below 250");
-                        let id = hops.id(neighbor(last % 3, 0, last)).expect("room");
-                        hops.set(neighbor(last % 3, 0, last), Resolution::Reachable(MAC));
-                        // Whoever holds an id sees whole words.
-                        assert_eq!(hops.link(id).port, PortId(last % 3));
-                        ids[usize::from(last)] = Some(id);
-                    }
-                    ids
-                })
-            };
-            let threads: Vec<_> = (0..THREADS).map(run).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-        });
-        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
-        assert_eq!(hops.all().len(), 250);
-        let mut wanted = hops.take_wanted();
-        wanted.sort_by_key(|id| id.0);
-        assert_eq!(wanted, (0..250).map(NextHopId).collect::<Vec<_>>());
-    }
-
-    proptest! {
-        #[test]
-        fn ids_are_those_of_a_map(
-            asked in prop::collection::vec((0..3_u8, 0..3_u16, 0..20_u8), 0..200)
-        ) {
-            let hops = NextHops::new(64);
-            let mut map = HashMap::new();
-            for (port, vlan, last) in asked {
-                let neighbor = neighbor(port, vlan, last);
-                let full = map.len() == 64;
-                let next = NextHopId(u32::try_from(map.len()).expect("few"));
-                let expected = map.get(&neighbor).copied().or((!full).then_some(next));
-                if let Some(id) = expected {
-                    map.insert(neighbor, id);
-                }
-                prop_assert_eq!(hops.id(neighbor), expected);
-            }
-            for (neighbor, id) in map {
-                prop_assert_eq!(hops.neighbor(id), neighbor);
-            }
-        }
-    }
-}
+mod tests;
