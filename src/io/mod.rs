@@ -1,0 +1,33 @@
+//! Where frames come from and go to: rings, captures, ordinary memory.
+//!
+//! `io` does not know what a packet is. It hands out [`frame::Frame`]s, each the sole right to one
+//! chunk of frame memory, and takes them back; what happens in between is not its business.
+
+pub mod frame;
+pub mod memory;
+
+use std::os::fd::BorrowedFd;
+
+use crate::frame::FrameBuffer;
+
+/// One queue of one interface, as a worker sees it. Never blocks.
+pub trait Port {
+    /// The frames it carries.
+    type Frame: FrameBuffer;
+
+    /// Appends at most `count` received frames to `frames`; returns how many.
+    fn receive(&mut self, frames: &mut Vec<Self::Frame>, count: usize) -> usize;
+
+    /// Takes frames from the front of `frames` as far as there is room, and leaves the others in
+    /// their order. Returns how many it took. They leave with the next [`Self::kick`].
+    fn transmit(&mut self, frames: &mut Vec<Self::Frame>) -> usize;
+
+    /// Makes the other side look at what was transmitted, if it waits to be told.
+    fn kick(&mut self);
+
+    /// Takes back the memory of frames that have left and offers free memory for those to come.
+    fn refill(&mut self);
+
+    /// What to wait on until a frame comes; none if there is nothing to wait on.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+}
