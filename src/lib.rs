@@ -2,8 +2,10 @@
 #![warn(missing_docs)]
 
 pub mod config;
+pub mod engine;
 pub mod flow;
 pub mod frame;
+pub mod io;
 pub mod nat;
 pub mod next_hop;
 pub mod policy;
