@@ -1,6 +1,7 @@
 //! natwerk: a NAT engine for cloud virtual routers.
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod flow;

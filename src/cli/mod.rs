@@ -1,0 +1,104 @@
+//! The command line: one definition of every subcommand, and one module for each that has a body.
+//!
+//! A subcommand returns a [`Failure`] or nothing; only [`main`] turns that into an exit code and a
+//! sentence. Exit codes: 0 done, 1 failed while running, 2 bad arguments, configuration or rules.
+
+pub mod output;
+mod packet_build;
+pub mod packet_text;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use output::{Failure, Outcome};
+
+/// A NAT engine for cloud virtual routers, on AF_XDP.
+#[derive(Debug, Parser)]
+#[command(name = "natwerk", version, disable_help_subcommand = true)]
+struct Program {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand understands.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// The configuration.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// The control socket of the running engine [default: the configuration's `control_socket`].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Where the configuration is unless said otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/natwerk/natwerk.toml";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the completion script of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Read rules from CloudStack. Not in this version.
+    #[command(name = "cloudstack")]
+    CloudStack(NotYet),
+    /// Generate sample rule files. Not in this version.
+    Generate(NotYet),
+    /// Serve ZStack's management node. Not in this version.
+    #[command(name = "zstack-agent")]
+    ZStackAgent(NotYet),
+}
+
+/// The arguments of a subcommand that this version does not have.
+#[derive(Debug, Args)]
+struct NotYet {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the subcommand that the process's arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Clap prints usage errors itself and exits with 2.
+    let program = Program::parse();
+    output::exit_code(run(&program.command, &program.common))
+}
+
+fn run(command: &Command, common: &Common) -> Outcome {
+    let _ = common;
+    match command {
+        Command::Completions { shell } => completions(*shell),
+        Command::CloudStack(_) => Err(not_yet("cloudstack")),
+        Command::Generate(_) => Err(not_yet("generate")),
+        Command::ZStackAgent(_) => Err(not_yet("zstack-agent")),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Program::command(), "natwerk", &mut script);
+    output::print_bytes(&script)
+}
+
+fn not_yet(subcommand: &str) -> Failure {
+    Failure::failed(format!("this version of natwerk does not have `{subcommand}` yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Program::command().debug_assert();
+    }
+}
