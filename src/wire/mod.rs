@@ -5,7 +5,10 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod fragment;
+pub mod header;
 pub mod icmp;
 pub mod link;
 pub mod parse;
+pub mod sctp;
 pub mod segment;

@@ -1,7 +1,14 @@
 //! One frame to one [`Parsed`]: offsets and endpoints, or why not.
 
+use std::net::Ipv4Addr;
+
 use crate::flow::{Endpoint, FlowKey, Mac, Protocol, Realm};
 use crate::verdict::DropReason;
+use crate::wire::checksum;
+use crate::wire::header::{
+    EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, VlanTag, ether_type, view,
+};
+use crate::wire::segment::flags;
 
 /// What a whole, sound IPv4 frame says of itself. All offsets are from the start of the frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,14 +85,246 @@ impl Parsed {
 /// Parses an Ethernet frame that carries IPv4, with at most one 802.1Q tag, and judges every header
 /// that translation relies on (RFC 1812, section 5.2.2).
 ///
+/// Whether the addresses may be forwarded is not judged here.
+///
 /// # Errors
 /// The reason to drop it. [`DropReason::NotForwardable`] for another EtherType, ARP included.
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
-    todo!()
+    let (vlan, network) = link(frame)?;
+    let header: &Ipv4Header = view(frame, network).ok_or(DropReason::Truncated)?;
+    let (transport, end) = extent(frame, network, header)?;
+    let mut parsed = Parsed {
+        vlan,
+        network,
+        transport,
+        end,
+        protocol: Protocol(header.protocol),
+        kind: Kind::Transport,
+        fragment: fragment(header, end - transport)?,
+        source: Endpoint::new(Ipv4Addr::from_bits(header.source.get()), 0),
+        destination: Endpoint::new(Ipv4Addr::from_bits(header.destination.get()), 0),
+        tcp_flags: 0,
+        ttl: header.ttl,
+        dont_fragment: header.flags_offset.get() & Ipv4Header::DONT_FRAGMENT != 0,
+    };
+    if parsed.fragment != Fragment::Later {
+        let bytes = frame.get(..usize::from(end)).ok_or(DropReason::Truncated)?;
+        read_transport(bytes, &mut parsed)?;
+    }
+    Ok(parsed)
 }
 
 /// The destination and source of the Ethernet header, if the frame is long enough.
 #[must_use]
 pub fn macs(frame: &[u8]) -> Option<(Mac, Mac)> {
-    todo!()
+    let ethernet: &EthernetHeader = view(frame, 0)?;
+    Some((Mac(ethernet.destination), Mac(ethernet.source)))
+}
+
+/// The VLAN of a frame that carries IPv4, and where its IPv4 header begins.
+fn link(frame: &[u8]) -> Result<(u16, u16), DropReason> {
+    let ethernet: &EthernetHeader = view(frame, 0).ok_or(DropReason::Truncated)?;
+    match ethernet.ether_type.get() {
+        ether_type::IPV4 => Ok((0, LINK_LENGTH)),
+        ether_type::VLAN => {
+            let tag: &VlanTag = view(frame, LINK_LENGTH).ok_or(DropReason::Truncated)?;
+            if tag.ether_type.get() != ether_type::IPV4 {
+                return Err(DropReason::NotForwardable);
+            }
+            Ok((tag.control.get() & VLAN_MASK, LINK_LENGTH_TAGGED))
+        }
+        _ => Err(DropReason::NotForwardable),
+    }
+}
+
+/// Judges the IPv4 header (RFC 1812, section 5.2.2): where its payload begins and ends.
+fn extent(frame: &[u8], network: u16, header: &Ipv4Header) -> Result<(u16, u16), DropReason> {
+    let (header_length, total_length) = (header.header_length(), header.total_length.get());
+    if header.version() != 4 || header_length < IPV4_LENGTH || total_length < header_length {
+        return Err(DropReason::BadHeader);
+    }
+    let end = network.checked_add(total_length).ok_or(DropReason::FrameTooLong)?;
+    if usize::from(end) > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    let transport = network + header_length;
+    if header_length == IPV4_LENGTH {
+        if !checksum::header_is_right(header) {
+            return Err(DropReason::BadChecksum);
+        }
+    } else {
+        let bytes =
+            frame.get(usize::from(network)..usize::from(transport)).ok_or(DropReason::Truncated)?;
+        if !checksum::is_right(bytes) {
+            return Err(DropReason::BadChecksum);
+        }
+        let (_, options) = bytes.split_at_checked(20).ok_or(DropReason::Truncated)?;
+        judge_options(options)?;
+    }
+    Ok((transport, end))
+}
+
+/// Judges IP options. Source routes are refused (RFC 7126, sections 4.3 and 4.4); so are record
+/// route and timestamp, which would tell internal addresses (sections 4.5 and 4.6). What else is
+/// well formed passes.
+fn judge_options(mut options: &[u8]) -> Result<(), DropReason> {
+    loop {
+        match *options {
+            [] | [option::END, ..] => return Ok(()),
+            [option::NO_OPERATION, ref rest @ ..] => options = rest,
+            [
+                option::RECORD_ROUTE
+                | option::TIMESTAMP
+                | option::LOOSE_SOURCE_ROUTE
+                | option::STRICT_SOURCE_ROUTE,
+                ..,
+            ] => return Err(DropReason::BadOptions),
+            [_, length, ..] if length >= 2 => {
+                options = options.get(usize::from(length)..).ok_or(DropReason::BadOptions)?;
+            }
+            _ => return Err(DropReason::BadOptions),
+        }
+    }
+}
+
+/// Which part of a datagram a packet with `length` bytes of payload is, if it can be one at all.
+fn fragment(header: &Ipv4Header, length: u16) -> Result<Fragment, DropReason> {
+    let more = header.more_fragments();
+    let offset = header.fragment_offset();
+    if !more && offset == 0 {
+        return Ok(Fragment::Whole);
+    }
+    // Empty, not a multiple of eight octets with more to come (RFC 791, section 3.2), or past the
+    // longest datagram ("ping of death").
+    let past_end =
+        u32::from(header.header_length()) + u32::from(offset) + u32::from(length) > 65_535;
+    if length == 0 || (more && length % 8 != 0) || past_end {
+        return Err(DropReason::FragmentBad);
+    }
+    match offset {
+        0 => Ok(Fragment::First),
+        // It would rewrite the flags of the first one (RFC 1858, section 3; RFC 3128).
+        8 if header.protocol == Protocol::TCP.0 => Err(DropReason::FragmentBad),
+        _ => Ok(Fragment::Later),
+    }
+}
+
+/// Reads ports or identifier, judges the transport header. `packet` ends where the IPv4 packet does.
+fn read_transport(packet: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> {
+    // A header that the first fragment does not hold hides from every filter (RFC 1858, section 3).
+    let too_short = match parsed.fragment {
+        Fragment::Whole => DropReason::Truncated,
+        Fragment::First | Fragment::Later => DropReason::FragmentBad,
+    };
+    let length = parsed.end - parsed.transport;
+    let ports = match parsed.protocol {
+        Protocol::TCP => {
+            let tcp: &TcpHeader = view(packet, parsed.transport).ok_or(too_short)?;
+            judge_tcp(tcp, length, parsed.fragment)?;
+            parsed.tcp_flags = tcp.flags;
+            [tcp.source_port.get(), tcp.destination_port.get()]
+        }
+        Protocol::UDP => {
+            let udp: &UdpHeader = view(packet, parsed.transport).ok_or(too_short)?;
+            let told = udp.length.get();
+            let possible = match parsed.fragment {
+                Fragment::Whole => told == length,
+                Fragment::First | Fragment::Later => told > length,
+            };
+            if !possible {
+                return Err(DropReason::BadHeader);
+            }
+            [udp.source_port.get(), udp.destination_port.get()]
+        }
+        Protocol::ICMP => {
+            let icmp: &IcmpHeader = view(packet, parsed.transport).ok_or(too_short)?;
+            parsed.kind = icmp_kind(icmp.icmp_type);
+            if let Kind::IcmpQuery { .. } = parsed.kind {
+                let identifier = icmp.identifier.get();
+                parsed.source.port = identifier;
+                parsed.destination.port = identifier;
+            }
+            return Ok(());
+        }
+        // Ports come first in all of these; SCTP's common header and DCCP's shortest one have
+        // twelve bytes, UDP-Lite's has eight.
+        Protocol::DCCP | Protocol::SCTP | Protocol::UDP_LITE => {
+            let shortest = if parsed.protocol == Protocol::UDP_LITE { 8 } else { 12 };
+            if length < shortest {
+                return Err(too_short);
+            }
+            let header: &UdpHeader = view(packet, parsed.transport).ok_or(too_short)?;
+            [header.source_port.get(), header.destination_port.get()]
+        }
+        _ => return Ok(()),
+    };
+    // Nobody can answer to port 0, and no mapping could be made for it (RFC 6335, section 6).
+    if ports.contains(&0) {
+        return Err(DropReason::BadHeader);
+    }
+    [parsed.source.port, parsed.destination.port] = ports;
+    Ok(())
+}
+
+/// Judges the TCP header's length and flags.
+fn judge_tcp(tcp: &TcpHeader, length: u16, fragment: Fragment) -> Result<(), DropReason> {
+    let header_length = tcp.header_length();
+    if header_length < TCP_LENGTH {
+        return Err(DropReason::BadHeader);
+    }
+    if header_length > length {
+        return Err(match fragment {
+            Fragment::Whole => DropReason::BadHeader,
+            Fragment::First | Fragment::Later => DropReason::FragmentBad,
+        });
+    }
+    if TCP_FLAGS_POSSIBLE >> (tcp.flags & 0x3f) & 1 == 0 {
+        return Err(DropReason::BadTcpFlags);
+    }
+    Ok(())
+}
+
+/// What an ICMP message of a type is to translation.
+pub(crate) const fn icmp_kind(icmp_type: u8) -> Kind {
+    match icmp_type {
+        3 | 4 | 5 | 11 | 12 => Kind::IcmpError,
+        0 | 8 | 13 | 14 | 17 | 18 => Kind::IcmpQuery { icmp_type },
+        _ => Kind::IcmpOther { icmp_type },
+    }
+}
+
+/// The Ethernet header without a tag, in bytes.
+pub const LINK_LENGTH: u16 = 14;
+/// The Ethernet header with a tag, in bytes.
+pub const LINK_LENGTH_TAGGED: u16 = 18;
+/// The VLAN identifier in a tag's control field.
+pub(crate) const VLAN_MASK: u16 = 0x0fff;
+/// The IPv4 header without options, in bytes.
+pub(crate) const IPV4_LENGTH: u16 = 20;
+/// The TCP header without options, in bytes.
+const TCP_LENGTH: u16 = 20;
+
+/// The combinations of the six classic TCP flags that a stack sends, one bit each; PSH is allowed
+/// with all of them. The same as Linux's conntrack believes.
+const TCP_FLAGS_POSSIBLE: u64 = {
+    use flags::{ACK, FIN, PSH, RST, SYN, URG};
+    let possible =
+        [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG];
+    let mut bits = 0;
+    let mut index = 0;
+    while index < possible.len() {
+        bits |= 1 << possible[index] | 1 << (possible[index] | PSH);
+        index += 1;
+    }
+    bits
+};
+
+/// IP option types (IANA "IP Option Numbers").
+mod option {
+    pub const END: u8 = 0;
+    pub const NO_OPERATION: u8 = 1;
+    pub const RECORD_ROUTE: u8 = 7;
+    pub const TIMESTAMP: u8 = 68;
+    pub const LOOSE_SOURCE_ROUTE: u8 = 131;
+    pub const STRICT_SOURCE_ROUTE: u8 = 137;
 }
