@@ -16,6 +16,7 @@ pub mod rewrite;
 pub mod rules;
 pub mod session;
 pub mod telemetry;
+pub mod testing;
 pub mod time;
 pub mod verdict;
 pub mod wire;

@@ -244,3 +244,164 @@ fn update(
 const TCP_CHECKSUM: u16 = 16;
 const UDP_CHECKSUM: u16 = 6;
 const DCCP_CHECKSUM: u16 = 6;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::Realm;
+    use crate::testing::packets::{Packet, wrong_checksums};
+    use crate::wire::icmp::quote;
+    use crate::wire::parse::parse;
+
+    const PROTOCOLS: [Protocol; 8] = [
+        Protocol::TCP,
+        Protocol::UDP,
+        Protocol::UDP_LITE,
+        Protocol::DCCP,
+        Protocol::SCTP,
+        Protocol::ICMP,
+        Protocol::GRE,
+        Protocol::ESP,
+    ];
+
+    fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint, data: &[u8]) -> Packet {
+        match protocol {
+            Protocol::TCP => Packet::tcp(source, destination, 0x18, &[], data),
+            Protocol::UDP => Packet::udp(source, destination, data),
+            Protocol::ICMP => {
+                Packet::echo(source.address, destination.address, 8, source.port, data)
+            }
+            protocol if protocol.has_ports() => {
+                Packet::with_ports(protocol, source, destination, data)
+            }
+            protocol => Packet::new(protocol, source.address, destination.address, data.to_vec()),
+        }
+    }
+
+    fn endpoint() -> impl Strategy<Value = Endpoint> {
+        // Zero and all ones are where one's complement has two faces.
+        let word = || prop_oneof![4 => any::<u16>(), 1 => Just(0), 1 => Just(0xffff)];
+        (word(), word(), prop_oneof![4 => 1..=u16::MAX, 1 => Just(0xffff)]).prop_map(
+            |(high, low, port)| {
+                let address = u32::from(high) << 16 | u32::from(low);
+                Endpoint::new(Ipv4Addr::from_bits(address), port)
+            },
+        )
+    }
+
+    fn ip_options() -> impl Strategy<Value = Vec<u8>> {
+        proptest::sample::select(vec![vec![], vec![1, 1, 1, 0], vec![0x94, 4, 0, 0]])
+    }
+
+    fn data() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..120)
+    }
+
+    /// The endpoint as a packet of `protocol` shows it, when `other` is what its identifier would be.
+    fn visible(protocol: Protocol, endpoint: Endpoint, identifier: u16) -> Endpoint {
+        match protocol {
+            Protocol::ICMP => Endpoint::new(endpoint.address, identifier),
+            protocol if protocol.has_ports() => endpoint,
+            _ => Endpoint::new(endpoint.address, 0),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_rewritten_packet_is_the_one_its_new_sender_would_have_sent(
+            protocol in proptest::sample::select(&PROTOCOLS[..]),
+            source in endpoint(), destination in endpoint(),
+            new_source in endpoint(), new_destination in endpoint(),
+            data in data(), ttl in 2_u8..=255, tos: u8, identification: u16,
+            tag in proptest::option::of(any::<u16>()),
+            options in ip_options(),
+            padding in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let make = |source, destination, ttl| Packet {
+                tag, ttl, tos, identification,
+                options: options.to_vec(),
+                padding: padding.clone(),
+                ..packet(protocol, source, destination, &data)
+            };
+            let mut frame = make(source, destination, ttl).frame();
+            let parsed = parse(&frame).unwrap();
+            prop_assert_eq!(parsed.source, visible(protocol, source, source.port));
+            prop_assert_eq!(parsed.destination, visible(protocol, destination, source.port));
+            Rewrite::new(&parsed.key(Realm::External), new_source, new_destination)
+                .apply(&mut frame, &parsed);
+            prop_assert_eq!(frame, make(new_source, new_destination, ttl - 1).frame());
+        }
+
+        #[test]
+        fn a_wrong_transport_checksum_stays_as_wrong(
+            protocol in proptest::sample::select(&PROTOCOLS[..6]),
+            source in endpoint(), destination in endpoint(),
+            new_source in endpoint(), new_destination in endpoint(),
+            data in proptest::collection::vec(any::<u8>(), 1..50),
+            flip in 1_u8..=255,
+        ) {
+            let mut sent = packet(protocol, source, destination, &data);
+            *sent.transport.last_mut().unwrap() ^= flip;
+            let mut frame = sent.frame();
+            let parsed = parse(&frame).unwrap();
+            Rewrite::new(&parsed.key(Realm::External), new_source, new_destination)
+                .apply(&mut frame, &parsed);
+            prop_assert_eq!(wrong_checksums(&frame[14..]), ["transport"]);
+        }
+
+        #[test]
+        fn a_rewritten_error_quotes_the_packet_its_receiver_sent(
+            protocol in proptest::sample::select(&PROTOCOLS[..]),
+            guest in endpoint(), public in endpoint(), remote in endpoint(),
+            router in endpoint(),
+            data in data(), cut in 8_usize..200, extension in any::<bool>(),
+            options in ip_options(),
+        ) {
+            // What left, and what its sender knows of it.
+            let make = |source, ttl| Packet {
+                ttl, options: options.to_vec(), ..packet(protocol, source, remote, &data)
+            };
+            let quoted = |packet: Packet| {
+                let mut bytes = packet.bytes();
+                if extension {
+                    bytes.resize(128, 0);
+                    bytes.extend_from_slice(&[0x20, 0, 1, 2, 0, 8, 1, 1, 9, 9, 9, 9]);
+                } else {
+                    bytes.truncate(20 + options.len() + cut);
+                }
+                bytes
+            };
+            prop_assume!(protocol.has_ports() || !data.is_empty());
+            let rest = if extension { [0, 32, 0, 0] } else { [0; 4] };
+            let error = |to: Ipv4Addr, quote: &[u8], ttl| Packet {
+                ttl, ..Packet::icmp(router.address, to, (11, 0), rest, quote)
+            };
+            let mut frame = error(public.address, &quoted(make(public, 3)), 9).frame();
+            let parsed = parse(&frame).unwrap();
+            let found = quote(&frame, &parsed).unwrap();
+            prop_assert_eq!(found.source, visible(protocol, public, public.port));
+            prop_assert_eq!(found.destination, visible(protocol, remote, public.port));
+
+            // The direction that carries the error: remote to guest.
+            let inbound = Rewrite {
+                source: visible(protocol, remote, guest.port),
+                destination: visible(protocol, guest, guest.port),
+                address_delta: ChecksumDelta::default(),
+            };
+            inbound.apply_to_error(&mut frame, &parsed, &found, router.address);
+            let expected = error(guest.address, &quoted(make(guest, 3)), 8).frame();
+            prop_assert_eq!(wrong_checksums(&frame[14..]), Vec::<&str>::new());
+            // A CRC32c or a checksum that the quote shows only a part of cannot be mended.
+            let cut_within = match protocol {
+                Protocol::TCP => cut == 17,
+                Protocol::SCTP => cut > 8 && cut < 12,
+                _ => false,
+            };
+            if !cut_within {
+                prop_assert_eq!(frame, expected);
+            }
+        }
+    }
+}

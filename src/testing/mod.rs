@@ -1,0 +1,5 @@
+//! What tests, fuzz targets and benches share: slow, obviously right packets, and fuzz bodies.
+//!
+//! Nothing of the engine uses this. It may panic: that is how a test fails.
+
+pub mod packets;
