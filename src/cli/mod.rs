@@ -3,9 +3,15 @@
 //! A subcommand returns a [`Failure`] or nothing; only [`main`] turns that into an exit code and a
 //! sentence. Exit codes: 0 done, 1 failed while running, 2 bad arguments, configuration or rules.
 
+pub mod ask;
+pub mod listing;
 pub mod output;
 mod packet_build;
 pub mod packet_text;
+pub mod reload;
+pub mod sessions;
+pub mod show;
+pub mod tables;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +59,14 @@ enum Command {
     CloudStack(NotYet),
     /// Generate sample rule files. Not in this version.
     Generate(NotYet),
+    /// Make the running engine read its rules again.
+    Reload,
+    /// End sessions of the running engine.
+    #[command(subcommand)]
+    Sessions(sessions::Act),
+    /// Look into the running engine.
+    #[command(subcommand)]
+    Show(show::What),
     /// Serve ZStack's management node. Not in this version.
     #[command(name = "zstack-agent")]
     ZStackAgent(NotYet),
@@ -74,11 +88,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: &Command, common: &Common) -> Outcome {
-    let _ = common;
     match command {
         Command::Completions { shell } => completions(*shell),
         Command::CloudStack(_) => Err(not_yet("cloudstack")),
         Command::Generate(_) => Err(not_yet("generate")),
+        Command::Reload => reload::run(common),
+        Command::Sessions(act) => sessions::run(act, common),
+        Command::Show(what) => show::run(what, common),
         Command::ZStackAgent(_) => Err(not_yet("zstack-agent")),
     }
 }
