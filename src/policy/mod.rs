@@ -3,23 +3,54 @@
 //! A [`Policy`] answers the questions of `pipeline::decide` and nothing else. Look-ups allocate
 //! nothing and take time that does not grow with the number of rules (a logarithm at most).
 
+mod attachments;
 pub mod compile;
 pub mod filter;
+mod intervals;
+mod prefixes;
 pub mod publish;
 pub mod registry;
+mod routes;
+#[cfg(test)]
+pub(crate) mod samples;
+mod services;
+pub mod summary;
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+
+use ahash::{HashMap, HashSet};
 
 use crate::flow::{Endpoint, Generation, NetworkId, PortId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
 use crate::nat::mappings::Pool;
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, MssClamp};
-use filter::{Decided, Filter, Probe};
+use attachments::Attachments;
+use filter::Filter;
+use prefixes::PrefixMap;
+use registry::RuleInfo;
+use routes::{ExternalRoutes, InternalRoutes};
+use services::Services;
 
 /// The compiled rules.
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
-    _private: (),
+    generation: Generation,
+    networks: Vec<Network>,
+    public_addresses: Vec<PublicAddress>,
+    rules: Vec<RuleInfo>,
+    /// Where each rule stands in `rules`.
+    rule_places: HashMap<RuleId, usize>,
+    attachments: Attachments,
+    /// Where each address stands in `public_addresses`.
+    public_places: HashMap<Ipv4Addr, usize>,
+    services: Services,
+    static_sources: HashMap<(RealmId, Ipv4Addr), StaticSource>,
+    internal_routes: InternalRoutes,
+    external_routes: ExternalRoutes,
+    routed_networks: PrefixMap<NetworkId>,
+    guest_prefixes: PrefixMap<()>,
+    broadcasts: HashSet<(Realm, Ipv4Addr)>,
+    all_broadcasts: HashSet<Ipv4Addr>,
 }
 
 /// What hangs on an interface under a tag.
@@ -38,6 +69,8 @@ pub struct Network {
     pub name: String,
     /// Its realm.
     pub realm: RealmId,
+    /// The name of its realm: its `domain`, or its own name without one.
+    pub domain: String,
     /// Its interface.
     pub port: PortId,
     /// Its tag; zero for untagged.
@@ -50,6 +83,8 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// Source NAT; none for a routed network.
     pub pool: Option<Pool>,
+    /// What counts its source NAT, and the traffic of a routed network.
+    pub source_nat_rule: RuleId,
     /// Who may send inbound through a mapping.
     pub filtering: FilteringBehavior,
     /// Whether its guests reach public endpoints of the router.
@@ -102,9 +137,25 @@ pub enum Service<'p> {
     /// Nothing but mappings, if any.
     Nothing,
     /// A port forward; no guest while it is detached.
-    PortForward { rule: RuleId, network: NetworkId, guest: Option<Endpoint>, sources: &'p [Cidr] },
+    PortForward {
+        /// Its rule.
+        rule: RuleId,
+        /// The guest's network.
+        network: NetworkId,
+        /// The guest's endpoint for the port that was asked for.
+        guest: Option<Endpoint>,
+        /// Who may use it; empty means everybody.
+        sources: &'p [Cidr],
+    },
     /// Static NAT; no guest while it is detached.
-    StaticNat { rule: RuleId, network: NetworkId, guest: Option<Ipv4Addr> },
+    StaticNat {
+        /// Its rule.
+        rule: RuleId,
+        /// The guest's network.
+        network: NetworkId,
+        /// The guest.
+        guest: Option<Ipv4Addr>,
+    },
 }
 
 /// A load balancer, compiled.
@@ -155,91 +206,132 @@ impl Policy {
     /// A policy without rules: everything is dropped.
     #[must_use]
     pub fn empty() -> Self {
-        todo!()
+        Self::default()
     }
 
-    /// Its number.
+    /// Its number; zero for the empty policy only.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        todo!()
+        self.generation
     }
 
-    /// What hangs on `port` under `vlan`.
+    /// What hangs on `port` under `vlan`; the first of several networks (see
+    /// [`Self::guest_network`]).
     #[must_use]
     pub fn attachment(&self, port: PortId, vlan: u16) -> Option<Attachment> {
-        todo!()
+        self.attachments.find(port, vlan)
+    }
+
+    /// The guest network on `port` under `vlan` that `source` belongs to. Where it belongs to none,
+    /// the first: anti-spoofing decides there.
+    #[must_use]
+    pub fn guest_network(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<NetworkId> {
+        self.attachments.guest_network(port, vlan, source)
     }
 
     /// A network. Ids come from this policy only.
     #[must_use]
     pub fn network(&self, id: NetworkId) -> &Network {
-        todo!()
+        &self.networks[usize::from(id.0)]
     }
 
     /// All networks.
     #[must_use]
     pub fn networks(&self) -> &[Network] {
-        todo!()
+        &self.networks
     }
 
     /// All public addresses.
     #[must_use]
     pub fn public_addresses(&self) -> &[PublicAddress] {
-        todo!()
+        &self.public_addresses
     }
 
     /// The public address `address`, if it is ours.
     #[must_use]
     pub fn public_address(&self, address: Ipv4Addr) -> Option<&PublicAddress> {
-        todo!()
+        self.public_addresses.get(*self.public_places.get(&address)?)
+    }
+
+    /// All rules in the order in which people see them: by network, then by public address.
+    #[must_use]
+    pub fn rules(&self) -> &[RuleInfo] {
+        &self.rules
+    }
+
+    /// The rule with this number, if this policy has it.
+    #[must_use]
+    pub fn rule(&self, rule: RuleId) -> Option<&RuleInfo> {
+        self.rules.get(*self.rule_places.get(&rule)?)
+    }
+
+    /// All load balancers.
+    pub fn balancers(&self) -> impl Iterator<Item = &Balancer> {
+        self.services.balancers()
     }
 
     /// What serves `port` of `public` (the identifier for ICMP, zero without ports). Static NAT
     /// beats port forwards and balancers, and both beat source NAT; local services beat all.
     #[must_use]
     pub fn service(&self, public: Ipv4Addr, protocol: Protocol, port: u16) -> Service<'_> {
-        todo!()
+        self.services.find(public, protocol, port)
     }
 
     /// The static NAT of a guest.
     #[must_use]
     pub fn static_source(&self, realm: RealmId, guest: Ipv4Addr) -> Option<StaticSource> {
-        todo!()
+        self.static_sources.get(&(realm, guest)).copied()
     }
 
     /// Where `destination` lies inside a realm: in one of its networks, or behind a static route.
+    /// The longest prefix counts; a network's own prefix before a route to the same.
     #[must_use]
     pub fn internal_route(&self, realm: RealmId, destination: Ipv4Addr) -> Option<InternalRoute> {
-        todo!()
+        self.internal_routes.find(realm, destination)
     }
 
     /// Where a packet from `public` to `destination` leaves. `public` none (no NAT): by any public
-    /// address's segment and gateway.
+    /// address's segment, else by the first gateway there is.
     #[must_use]
     pub fn external_route(
         &self,
         public: Option<Ipv4Addr>,
         destination: Ipv4Addr,
     ) -> Option<ExternalRoute> {
-        todo!()
+        match public {
+            None => self.external_routes.any(destination),
+            Some(public) => self.external_routes.from(self.public_address(public)?, destination),
+        }
     }
 
-    /// The routed network (without NAT) of any realm that `destination` is in.
+    /// The routed network (without source NAT and static NAT) of any realm that `destination` is
+    /// in.
     #[must_use]
     pub fn routed_network(&self, destination: Ipv4Addr) -> Option<NetworkId> {
-        todo!()
+        self.routed_networks.find(destination).copied()
     }
 
     /// Whether a source may come from the public side: it is neither one of our public addresses
     /// nor inside a guest network.
     #[must_use]
     pub fn may_come_from_outside(&self, source: Ipv4Addr) -> bool {
-        todo!()
+        !self.public_places.contains_key(&source) && self.guest_prefixes.find(source).is_none()
     }
 
-    /// Whether `address` is a broadcast address of a network or public segment we know.
+    /// Whether `address` is a broadcast address of a network or public segment we know, in
+    /// whatever realm.
     #[must_use]
     pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
-        todo!()
+        self.all_broadcasts.contains(&address)
+    }
+
+    /// Whether `address` is a broadcast address of a network or segment of `realm`. Realms may
+    /// overlap: one network's broadcast address is another's guest.
+    #[must_use]
+    pub fn is_broadcast_in(&self, realm: Realm, address: Ipv4Addr) -> bool {
+        self.broadcasts.contains(&(realm, address))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Public addresses: their firewall and what they serve.
+
+use crate::flow::{Endpoint, NetworkId};
+use crate::policy::compile::index::AddressRules;
+use crate::policy::compile::{Compiler, text};
+use crate::policy::filter::{Decided, Filter, FilterRule};
+use crate::policy::registry::RuleKind;
+use crate::policy::services::{Forward, Item, Ports, Services, StaticService};
+use crate::policy::{Balancer, PublicAddress, StaticSource};
+use crate::rules::set::{Cidr, LoadBalancer, Member, PortForward, PortRange, StaticNat};
+
+impl<'a> Compiler<'a> {
+    pub(super) fn public_address(
+        &mut self,
+        rules: &AddressRules<'a>,
+        services: &mut Services,
+    ) -> PublicAddress {
+        let address = rules.address;
+        let ingress = match rules.leads_to_tiers(self.index) {
+            true => None,
+            false => Some(self.firewall(rules)),
+        };
+        self.services(rules, services);
+        PublicAddress {
+            address: address.address,
+            segment: Cidr::containing(address.address, address.prefix_len),
+            port: rules.port,
+            vlan: address.vlan,
+            gateway: address.gateway,
+            ingress,
+            echo_reply: address.echo_reply,
+        }
+    }
+
+    fn firewall(&mut self, rules: &AddressRules<'a>) -> Filter {
+        let owner = rules.address.address.to_string();
+        let mut filter_rules = Vec::with_capacity(rules.firewall.len());
+        for rule in &rules.firewall {
+            let text = text::filter_rule(rule.action, &rule.matches, &rule.sources, &[]);
+            let number = self.number(RuleKind::Firewall, &rule.id, &owner, text, &rule.place);
+            filter_rules.push(FilterRule {
+                decided: Decided { action: rule.action, rule: number },
+                matches: rule.matches,
+                sources: &rule.sources,
+                destinations: &[],
+            });
+        }
+        let action = rules.address.ingress_default;
+        let place = &rules.address.place;
+        let default =
+            self.number_default(RuleKind::FirewallDefault, &owner, text::default(action), place);
+        Filter::new(&filter_rules, Decided { action, rule: default })
+    }
+
+    /// Local services come first, then static NAT, then forwards and balancers as written.
+    fn services(&mut self, rules: &AddressRules<'a>, services: &mut Services) {
+        let mut items: Vec<(Ports, Item)> = rules
+            .local
+            .iter()
+            .map(|service| ((service.protocol, service.ports), Item::Local))
+            .collect();
+        let static_nats: Vec<StaticService> = rules
+            .static_nats
+            .iter()
+            .map(|(network, rule)| self.static_nat(*network, rule))
+            .collect();
+        for (network, rule) in &rules.forwards {
+            items.push(self.forward(*network, rule));
+        }
+        for (network, rule) in &rules.balancers {
+            items.push(self.balancer(*network, rule));
+        }
+        services.insert(rules.address.address, static_nats.first().copied(), items);
+    }
+
+    fn static_nat(&mut self, network: NetworkId, rule: &StaticNat) -> StaticService {
+        let owner = rule.public_ip.to_string();
+        let text = text::static_nat(rule);
+        let number = self.number(RuleKind::StaticNat, &rule.id, &owner, text, &rule.place);
+        if let Some(guest) = rule.guest_ip
+            && let Some(realm) = self.realms.get(usize::from(network.0))
+        {
+            let source = StaticSource { rule: number, public: rule.public_ip };
+            self.static_sources.entry((*realm, guest)).or_insert(source);
+        }
+        StaticService { rule: number, network, guest: rule.guest_ip }
+    }
+
+    fn forward(&mut self, network: NetworkId, rule: &PortForward) -> (Ports, Item) {
+        let owner = rule.public_ip.to_string();
+        let text = text::port_forward(rule);
+        let number = self.number(RuleKind::PortForward, &rule.id, &owner, text, &rule.place);
+        let forward = Forward {
+            rule: number,
+            network,
+            guest: rule.guest_ip,
+            public_ports: rule.public_ports,
+            guest_ports: rule.guest_ports,
+            sources: rule.sources.clone(),
+        };
+        ((rule.protocol, Some(rule.public_ports)), Item::PortForward(forward))
+    }
+
+    fn balancer(&mut self, network: NetworkId, rule: &LoadBalancer) -> (Ports, Item) {
+        let owner = rule.public_ip.to_string();
+        let text = text::load_balancer(rule);
+        let number = self.number(RuleKind::LoadBalancer, &rule.id, &owner, text, &rule.place);
+        let member = |member: &Member| {
+            (Endpoint::new(member.guest_ip, member.guest_port.get()), member.weight)
+        };
+        let balancer = Balancer {
+            rule: number,
+            network,
+            algorithm: rule.algorithm,
+            members: rule.members.iter().map(member).collect(),
+            sources: rule.sources.clone(),
+        };
+        let port = rule.public_port.get();
+        ((rule.protocol, PortRange::new(port, port).ok()), Item::Balancer(balancer))
+    }
+}

@@ -1,0 +1,253 @@
+//! Networks: their filters and pools.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{Protocol, RealmId, RuleId};
+use crate::nat::guests::GuestLimits;
+use crate::nat::mappings::{MappingBehavior, Pool, PoolAddress};
+use crate::policy::Network;
+use crate::policy::compile::index::{AddressRules, NetworkRules};
+use crate::policy::compile::{Compiler, text};
+use crate::policy::filter::{Decided, Filter, FilterRule};
+use crate::policy::registry::RuleKind;
+use crate::rules::diagnostic::Place;
+use crate::rules::set::{self, AclDirection, AclEntry, Action, MappingType, PortRange};
+
+impl<'a> Compiler<'a> {
+    pub(super) fn network(&mut self, rules: &NetworkRules<'a>, realm: RealmId) -> Network {
+        let network = rules.network;
+        let source_nat_rule = self.number_default(
+            RuleKind::SourceNat,
+            &network.name,
+            text::source_nat(network),
+            &network.place,
+        );
+        let (egress, ingress_acl) = match &rules.acl {
+            None => (self.egress(rules), None),
+            Some(acl) => (
+                self.acl(network, AclDirection::Egress, &acl.egress),
+                Some(self.acl(network, AclDirection::Ingress, &acl.ingress)),
+            ),
+        };
+        Network {
+            name: network.name.clone(),
+            realm,
+            domain: network.domain.as_ref().unwrap_or(&network.name).clone(),
+            port: rules.port,
+            vlan: network.vlan,
+            cidr: network.cidr,
+            gateway: network.gateway,
+            mtu: network.mtu,
+            pool: self.pool(network),
+            source_nat_rule,
+            filtering: network.nat.filtering,
+            hairpinning: network.nat.hairpinning,
+            exempt: network.nat.exempt.clone(),
+            anti_spoofing: network.anti_spoofing,
+            mss_clamp: network.mss_clamp,
+            limits: GuestLimits {
+                sessions: network
+                    .limits
+                    .sessions_per_guest
+                    .unwrap_or(self.config.sessions.per_guest),
+                new_sessions_per_second: network.limits.new_sessions_per_second,
+            },
+            egress,
+            egress_reject: network.egress_reject,
+            ingress_acl,
+            bytes_per_second: network
+                .limits
+                .bandwidth_kbit_per_second
+                .saturating_mul(BYTES_PER_KBIT),
+        }
+    }
+
+    fn egress(&mut self, rules: &NetworkRules<'a>) -> Filter {
+        let network = rules.network;
+        let mut filter_rules = Vec::with_capacity(rules.egress.len());
+        for rule in &rules.egress {
+            let text =
+                text::filter_rule(rule.action, &rule.matches, &rule.sources, &rule.destinations);
+            let number = self.number(RuleKind::Egress, &rule.id, &network.name, text, &rule.place);
+            filter_rules.push(FilterRule {
+                decided: Decided { action: rule.action, rule: number },
+                matches: rule.matches,
+                sources: &rule.sources,
+                destinations: &rule.destinations,
+            });
+        }
+        let action = network.egress_default;
+        let default = self.number_default(
+            RuleKind::EgressDefault,
+            &network.name,
+            text::default(action),
+            &network.place,
+        );
+        Filter::new(&filter_rules, Decided { action, rule: default })
+    }
+
+    /// The filter of a VPC tier for one direction: what no entry matches is denied, and so is all
+    /// of a direction for which nothing was written.
+    fn acl(
+        &mut self,
+        network: &set::Network,
+        direction: AclDirection,
+        entries: &[&'a AclEntry],
+    ) -> Filter {
+        let list = match direction {
+            AclDirection::Egress => format!("{}:egress", network.name),
+            AclDirection::Ingress => format!("{}:ingress", network.name),
+        };
+        let mut filter_rules = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let (sources, destinations): (&[_], &[_]) = match direction {
+                AclDirection::Egress => (&[], &entry.cidrs),
+                AclDirection::Ingress => (&entry.cidrs, &[]),
+            };
+            let text = text::filter_rule(entry.action, &entry.matches, sources, destinations);
+            let id = format!("{list}:{}", entry.number);
+            let number = self.number(RuleKind::AclEntry, &id, &network.name, text, &entry.place);
+            filter_rules.push(FilterRule {
+                decided: Decided { action: entry.action, rule: number },
+                matches: entry.matches,
+                sources,
+                destinations,
+            });
+        }
+        let id = format!("{}:{list}", RuleKind::AclDefault.as_str());
+        let text = text::default(Action::Deny);
+        let number = self.number(RuleKind::AclDefault, &id, &network.name, text, &network.place);
+        Filter::new(&filter_rules, Decided { action: Action::Deny, rule: number })
+    }
+
+    /// The pool of a network, none if it asks for none. An address that is missing, or that a
+    /// static NAT has for itself, gives nothing; if no other is left, the pool has it all the same
+    /// with every port reserved: the network is never taken for a routed one.
+    fn pool(&self, network: &set::Network) -> Option<Pool> {
+        let usable = |address: &&Ipv4Addr| {
+            self.index.address(**address).is_some_and(|rules| rules.static_nats.is_empty())
+        };
+        let mut addresses: Vec<PoolAddress> = network
+            .source_nat
+            .iter()
+            .filter(usable)
+            .filter_map(|address| self.index.address(*address))
+            .map(|rules| PoolAddress {
+                address: rules.address.address,
+                reserved: self.reserved(rules),
+            })
+            .collect();
+        if addresses.is_empty() {
+            addresses.push(PoolAddress {
+                address: *network.source_nat.first()?,
+                reserved: PORTED.map(|protocol| (protocol, 0..=u16::MAX)).to_vec(),
+            });
+        }
+        Some(Pool {
+            addresses,
+            ports: network.nat.ports.first()..=network.nat.ports.last(),
+            mapping: match network.nat.mapping {
+                MappingType::AddressAndPortDependent => MappingBehavior::AddressAndPortDependent,
+                MappingType::EndpointIndependent => MappingBehavior::EndpointIndependent,
+            },
+            overload: network.nat.overload,
+            hold: network.nat.hold.unwrap_or(self.config.timeouts.port_hold),
+        })
+    }
+
+    /// The ports of an address that no mapping may take: a guest that got one could stand in for
+    /// the service there (CVE-2021-3773).
+    fn reserved(&self, rules: &AddressRules<'a>) -> Vec<(Protocol, std::ops::RangeInclusive<u16>)> {
+        let every_port = 0..=u16::MAX;
+        let range = |ports: PortRange| ports.first()..=ports.last();
+        let mut reserved = Vec::new();
+        for (_, rule) in &rules.forwards {
+            reserved.push((rule.protocol, range(rule.public_ports)));
+        }
+        for (_, rule) in &rules.balancers {
+            reserved.push((rule.protocol, rule.public_port.get()..=rule.public_port.get()));
+        }
+        for service in &rules.local {
+            // An ICMP service is echo itself; identifiers stay free for the guests' queries.
+            if service.protocol.has_ports() && service.protocol != Protocol::ICMP {
+                reserved.push((service.protocol, service.ports.map_or(every_port.clone(), range)));
+            }
+        }
+        let address = rules.address.address;
+        let kernel = self.options.kernel_addresses.as_ref();
+        if let Some(ports) = &self.options.kernel_ports
+            && kernel.is_none_or(|addresses| addresses.contains(&address))
+        {
+            reserved
+                .extend([Protocol::TCP, Protocol::UDP].map(|protocol| (protocol, ports.clone())));
+        }
+        join(reserved)
+    }
+
+    /// A number for what decides where no written rule does.
+    pub(super) fn number_default(
+        &mut self,
+        kind: RuleKind,
+        owner: &str,
+        text: String,
+        place: &Place,
+    ) -> RuleId {
+        let id = format!("{}:{owner}", kind.as_str());
+        self.number(kind, &id, owner, text, place)
+    }
+}
+
+/// Ranges in ascending order, those that overlap or touch made one.
+fn join(
+    mut ranges: Vec<(Protocol, std::ops::RangeInclusive<u16>)>,
+) -> Vec<(Protocol, std::ops::RangeInclusive<u16>)> {
+    ranges.sort_by_key(|(protocol, ports)| (*protocol, *ports.start()));
+    let mut joined: Vec<(Protocol, std::ops::RangeInclusive<u16>)> =
+        Vec::with_capacity(ranges.len());
+    for (protocol, ports) in ranges {
+        match joined.last_mut() {
+            Some((last, before))
+                if *last == protocol && *ports.start() <= before.end().saturating_add(1) =>
+            {
+                *before = *before.start()..=*before.end().max(ports.end());
+            }
+            Some(_) | None => joined.push((protocol, ports)),
+        }
+    }
+    joined
+}
+
+/// Protocols that source NAT translates by port or identifier.
+const PORTED: [Protocol; 6] = [
+    Protocol::ICMP,
+    Protocol::TCP,
+    Protocol::UDP,
+    Protocol::DCCP,
+    Protocol::SCTP,
+    Protocol::UDP_LITE,
+];
+
+const BYTES_PER_KBIT: u64 = 1000 / 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_overlap_or_touch_become_one() {
+        let (tcp, udp) = (Protocol::TCP, Protocol::UDP);
+        let ranges = vec![
+            (udp, 5..=9),
+            (tcp, 80..=80),
+            (tcp, 81..=90),
+            (tcp, 10..=20),
+            (tcp, 15..=17),
+            (tcp, 92..=u16::MAX),
+            (tcp, 95..=96),
+        ];
+        assert_eq!(
+            join(ranges),
+            [(tcp, 10..=20), (tcp, 80..=90), (tcp, 92..=u16::MAX), (udp, 5..=9)]
+        );
+    }
+}

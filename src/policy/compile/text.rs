@@ -1,0 +1,144 @@
+//! Rules in few words, for `natwerk show rules`.
+
+use std::fmt::{Display, Write};
+
+use crate::rules::set::{
+    Action, Algorithm, Cidr, LoadBalancer, Match, Network, PortForward, StaticNat,
+};
+
+/// `allow tcp 80-90 from 10.1.2.0/24 to 10.1.3.0/24`.
+pub(super) fn filter_rule(
+    action: Action,
+    matches: &Match,
+    sources: &[Cidr],
+    destinations: &[Cidr],
+) -> String {
+    let mut text = String::with_capacity(64);
+    text.push_str(self::action(action));
+    match matches.protocol {
+        None => text.push_str(" all"),
+        Some(protocol) => push(&mut text, " ", protocol),
+    }
+    if let Some(ports) = matches.ports {
+        push(&mut text, " ", ports);
+    }
+    if let Some(kind) = matches.icmp_type {
+        push(&mut text, " type ", kind);
+    }
+    if let Some(code) = matches.icmp_code {
+        push(&mut text, " code ", code);
+    }
+    push_cidrs(&mut text, " from ", sources);
+    push_cidrs(&mut text, " to ", destinations);
+    text
+}
+
+/// `deny everything else`.
+pub(super) fn default(action: Action) -> String {
+    format!("{} everything else", self::action(action))
+}
+
+pub(super) fn port_forward(rule: &PortForward) -> String {
+    let mut text = format!("{} {}:{} to ", rule.protocol, rule.public_ip, rule.public_ports);
+    match rule.guest_ip {
+        None => text.push_str("nothing (detached)"),
+        Some(guest) => text.push_str(&format!("{guest}:{}", rule.guest_ports)),
+    }
+    push_cidrs(&mut text, " from ", &rule.sources);
+    text
+}
+
+pub(super) fn static_nat(rule: &StaticNat) -> String {
+    match rule.guest_ip {
+        None => format!("{} to nothing (detached)", rule.public_ip),
+        Some(guest) => format!("{} to {guest}", rule.public_ip),
+    }
+}
+
+pub(super) fn load_balancer(rule: &LoadBalancer) -> String {
+    let algorithm = match rule.algorithm {
+        Algorithm::LeastConnections => "least connections",
+        Algorithm::RoundRobin => "round robin",
+        Algorithm::Source => "source",
+    };
+    let mut text = format!(
+        "{} {}:{} to {} members by {algorithm}",
+        rule.protocol,
+        rule.public_ip,
+        rule.public_port,
+        rule.members.len(),
+    );
+    push_cidrs(&mut text, " from ", &rule.sources);
+    text
+}
+
+pub(super) fn source_nat(network: &Network) -> String {
+    if network.source_nat.is_empty() {
+        return format!("{} is routed", network.cidr);
+    }
+    let mut text = format!("{} to ", network.cidr);
+    push_list(&mut text, &network.source_nat);
+    text
+}
+
+const fn action(action: Action) -> &'static str {
+    match action {
+        Action::Allow => "allow",
+        Action::Deny => "deny",
+    }
+}
+
+fn push_cidrs(text: &mut String, word: &str, cidrs: &[Cidr]) {
+    if !cidrs.is_empty() {
+        text.push_str(word);
+        push_list(text, cidrs);
+    }
+}
+
+/// The first few of `items`, and how many more there are.
+fn push_list(text: &mut String, items: &[impl Display]) {
+    for (place, item) in items.iter().take(LISTED_MAX).enumerate() {
+        push(text, if place == 0 { "" } else { ", " }, item);
+    }
+    if items.len() > LISTED_MAX {
+        push(text, " and ", items.len() - LISTED_MAX);
+        text.push_str(" more");
+    }
+}
+
+fn push(text: &mut String, before: &str, value: impl Display) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{before}{value}");
+}
+
+const LISTED_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Protocol;
+
+    #[test]
+    fn a_rule_reads_like_a_sentence() {
+        let matches = Match {
+            protocol: Some(Protocol::TCP),
+            ports: Some("80-90".parse().unwrap()),
+            icmp_type: None,
+            icmp_code: None,
+        };
+        let source = ["10.1.2.0/24".parse().unwrap()];
+        assert_eq!(
+            filter_rule(Action::Allow, &matches, &source, &[]),
+            "allow tcp 80-90 from 10.1.2.0/24"
+        );
+        let all = Match { protocol: None, ports: None, icmp_type: None, icmp_code: None };
+        assert_eq!(filter_rule(Action::Deny, &all, &[], &[]), "deny all");
+    }
+
+    #[test]
+    fn a_long_list_is_cut_short() {
+        let mut text = String::new();
+        push_list(&mut text, &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(text, "1, 2, 3, 4 and 2 more");
+    }
+}
