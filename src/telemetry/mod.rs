@@ -1,4 +1,5 @@
 //! What people look at: counters, metrics, events. Workers write, everybody else only reads.
 
 pub mod counters;
+pub mod prometheus;
 pub mod rule_counters;
