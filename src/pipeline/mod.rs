@@ -1,1 +1,305 @@
 //! The core: a batch of frames in, a verdict for each out. No clock, no file, no socket.
+//!
+//! Read [`Pipeline::process`] first; it is the whole fast path. What a packet without a session
+//! needs is in [`slow`], and what the rules say of it in [`decide`].
+
+mod admit;
+mod arp;
+pub mod batch;
+pub mod decide;
+mod errors;
+mod fragments;
+mod open;
+pub mod review;
+pub mod shared;
+mod slow;
+mod sweep;
+mod transmit;
+mod waiting;
+
+use std::sync::Arc;
+
+use crate::config::{ChecksumMode, Role};
+use crate::flow::{Mac, PortId, Protocol, Realm};
+use crate::frame::{FrameBuffer, FrameSource};
+use crate::nat::fragments::Fragments;
+use crate::next_hop::Resolution;
+use crate::policy::publish::Reader;
+use crate::policy::{Attachment, Policy};
+use crate::session::table::{Found, Hash};
+use crate::session::tcp::{self, Judgement};
+use crate::telemetry::counters::WorkerCounters;
+use crate::time::{Coarse, Tick};
+use crate::verdict::{DropReason, HostReason, Verdict};
+use crate::wire;
+use crate::wire::parse::{Fragment, Kind, Parsed};
+use crate::wire::segment::{self, Segment, flags};
+use batch::{BATCH_MAX, Batch};
+use errors::ErrorLimit;
+use fragments::FragmentPlan;
+use shared::Shared;
+use waiting::{WAITING_MAX, Waiting};
+
+/// One worker's pipeline.
+pub struct Pipeline<F> {
+    shared: Arc<Shared>,
+    policy: Reader,
+    counters: Arc<WorkerCounters>,
+    /// What the first pass of a batch found out about each frame.
+    parsed: Vec<Result<Ready, DropReason>>,
+    waiting: Waiting<F>,
+    fragments: Fragments<FragmentPlan, (PortId, F)>,
+    /// The identification of the next datagram that is translated in fragments.
+    identification: u16,
+    /// Frames that came out of waiting and have yet to be processed.
+    released: Vec<(PortId, F)>,
+    error_limit: ErrorLimit,
+    sweep: sweep::Sweep,
+}
+
+/// A sound packet with what the lookup needs.
+#[derive(Clone, Copy)]
+struct Ready {
+    packet: Parsed,
+    realm: Realm,
+    attachment: Attachment,
+    hash: Hash,
+}
+
+/// What every step of a packet's way needs to know beside the packet.
+struct Context<'c, F, S> {
+    shared: &'c Shared,
+    policy: &'c Policy,
+    /// Where frames that natwerk makes, or held until now, go.
+    extra: &'c mut Vec<(PortId, F)>,
+    /// Where held frames for the kernel go.
+    host: &'c mut Vec<(PortId, HostReason, F)>,
+    frames: &'c mut S,
+    now: Tick,
+}
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// A pipeline for one of `shared`'s workers, which counts into `counters`.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, counters: Arc<WorkerCounters>) -> Self {
+        let settings = &shared.settings;
+        Self {
+            policy: shared.policy.reader(),
+            parsed: Vec::with_capacity(BATCH_MAX),
+            waiting: Waiting::new(),
+            fragments: Fragments::new(
+                FRAGMENT_DATAGRAMS_MAX,
+                FRAGMENT_FRAMES_MAX,
+                settings.timeouts.fragment,
+                settings.seed,
+            ),
+            identification: settings.seed[0] as u16,
+            released: Vec::with_capacity(FRAGMENT_FRAMES_MAX + WAITING_MAX),
+            error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
+            sweep: sweep::Sweep::new(),
+            counters,
+            shared,
+        }
+    }
+
+    /// Gives every frame of `batch` its verdict. Forwarded frames stand rewritten in their slots,
+    /// dropped ones untouched; held ones were taken out.
+    pub fn process<S: FrameSource<Frame = F>>(
+        &mut self,
+        batch: &mut Batch<F>,
+        frames: &mut S,
+        now: Tick,
+    ) {
+        let policy = Arc::clone(self.policy.current());
+        let shared = Arc::clone(&self.shared);
+
+        self.parsed.clear();
+        for slot in &batch.slots {
+            let ready = match &slot.frame {
+                Some(frame) => {
+                    self.counters.received(slot.port, frame.bytes().len());
+                    self.look(frame, slot.port, &policy)
+                }
+                None => Err(DropReason::Truncated),
+            };
+            if let Ok(ready) = &ready {
+                shared.sessions.prefetch_index(ready.hash);
+            }
+            self.parsed.push(ready);
+        }
+        for ready in self.parsed.iter().flatten() {
+            shared.sessions.prefetch_entry(ready.hash);
+        }
+
+        let Batch { slots, extra, host } = batch;
+        let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
+        for (index, slot) in slots.iter_mut().enumerate() {
+            let ready = self.parsed.get(index).copied().unwrap_or(Err(DropReason::Truncated));
+            slot.verdict = match ready {
+                Ok(ready) => self.forward(&mut slot.frame, slot.port, &ready, &mut context),
+                Err(reason) => self.unparsed(&mut slot.frame, slot.port, reason, &mut context),
+            };
+            self.count(slot.verdict);
+        }
+        self.release_waiting(&mut context);
+    }
+
+    /// First pass over a frame: parse it, find the realm it is in, hash its key.
+    fn look(&self, frame: &F, port: PortId, policy: &Policy) -> Result<Ready, DropReason> {
+        let packet = wire::parse::parse(frame.bytes())?;
+        let (realm, attachment) = match policy.attachment(port, packet.vlan) {
+            Some(Attachment::Public) => (Realm::External, Attachment::Public),
+            Some(Attachment::Guest(first)) => {
+                let source = packet.source.address;
+                let network = policy.guest_network(port, packet.vlan, source).unwrap_or(first);
+                (Realm::Internal(policy.network(network).realm), Attachment::Guest(network))
+            }
+            None => return Err(DropReason::UnknownVlan),
+        };
+        let hash = self.shared.sessions.hash(&packet.key(realm));
+        Ok(Ready { packet, realm, attachment, hash })
+    }
+
+    /// The way of one sound packet: its session if there is one, the slow path if not.
+    fn forward<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let shared = context.shared;
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        if !self.is_for_us(frame.bytes(), port) {
+            return Verdict::Drop(DropReason::MacNotOurs);
+        }
+        if self.checks_partial(port) && wire::checksum::is_partial(frame.bytes(), &ready.packet) {
+            wire::checksum::complete(frame.bytes_mut(), &ready.packet);
+        }
+        if ready.packet.fragment != Fragment::Whole {
+            return self.fragment(slot, port, ready, context);
+        }
+        match ready.packet.kind {
+            Kind::Transport | Kind::IcmpQuery { .. } => {}
+            Kind::IcmpError => return self.icmp_error(slot, port, ready, context),
+            Kind::IcmpOther { .. } => return Verdict::Drop(DropReason::IcmpRefused),
+        }
+        let key = ready.packet.key(ready.realm);
+        let found = match shared.sessions.find(&key, ready.hash) {
+            Some(found) if self.is_current(&found, ready, context) => found,
+            Some(_) | None => match self.miss(frame, port, ready, &key, context) {
+                Ok(found) => found,
+                Err(verdict) => return verdict,
+            },
+        };
+        self.apply(slot, port, ready, &found, context)
+    }
+
+    /// Whether a session can be followed without another look at it: decided under the rules in
+    /// force, and surely not expired.
+    fn is_current<S>(
+        &self,
+        found: &Found<'_>,
+        ready: &Ready,
+        context: &Context<'_, F, S>,
+    ) -> bool {
+        let idle = context.now.coarse().since(found.last_seen);
+        found.generation == context.policy.generation()
+            && idle < self.sweep.shortest_timeout(&self.shared, ready.packet.protocol)
+    }
+
+    /// Does what a session says to one of its packets.
+    fn apply<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        found: &Found<'_>,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        let packet = &ready.packet;
+        if packet.ttl <= 1 {
+            return self.ttl_expired(frame.bytes(), port, ready, context);
+        }
+        let link = context.shared.next_hops.link(found.next_hop);
+        if packet.packet_length() > link.mtu && packet.dont_fragment {
+            return self.too_big(frame.bytes(), port, ready, link.mtu, context);
+        }
+        let Resolution::Reachable(destination) = link.destination else {
+            return self.unresolved(slot, port, ready, found.next_hop, &link, context);
+        };
+        if packet.protocol == Protocol::TCP {
+            match self.track(frame, packet, found, context) {
+                Tracked::Counts => found.touch(packet.packet_length(), context.now.coarse()),
+                Tracked::Passes => {}
+                Tracked::Reopens => return self.reopen(slot, port, ready, found, context),
+            }
+        } else {
+            found.touch(packet.packet_length(), context.now.coarse());
+        }
+        found.rewrite.apply(frame.bytes_mut(), packet);
+        self.transmit(frame, packet, &link, destination, context)
+    }
+
+    /// Follows the TCP state of a session; clamps the MSS of SYNs.
+    fn track<S>(
+        &self,
+        frame: &mut F,
+        packet: &Parsed,
+        found: &Found<'_>,
+        context: &Context<'_, F, S>,
+    ) -> Tracked {
+        let seen: Segment = segment::segment(frame.bytes(), packet.transport, packet.end);
+        let own = found.tcp();
+        match tcp::judge(&seen, own, || found.peer_tcp()) {
+            Judgement::Believe(state) => {
+                if state != own {
+                    found.set_tcp(state);
+                }
+                if seen.flags & flags::SYN != 0 {
+                    self.clamp_mss(frame, packet, found, context.policy);
+                }
+                Tracked::Counts
+            }
+            Judgement::Doubt => Tracked::Passes,
+            Judgement::Reopen => Tracked::Reopens,
+        }
+    }
+
+    /// Whether a frame is addressed to this interface (RFC 1812, section 5.3.4).
+    fn is_for_us(&self, frame: &[u8], port: PortId) -> bool {
+        let ours = self.shared.next_hops.source_mac(port);
+        wire::parse::macs(frame).is_some_and(|(destination, _): (Mac, Mac)| destination == ours)
+    }
+
+    fn checks_partial(&self, port: PortId) -> bool {
+        let port: Option<&(Role, ChecksumMode)> = self.shared.settings.ports.get(port.index());
+        port.is_some_and(|(_, mode)| *mode == ChecksumMode::DetectPartial)
+    }
+
+    /// Counts a frame's verdict. A held frame is counted again when it gets its last one.
+    fn count(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Drop(reason) => self.counters.dropped(reason),
+            Verdict::Forward(_) => {}
+            Verdict::Hold => self.counters.held(),
+            Verdict::Host(reason) => self.counters.hosted(reason),
+        }
+    }
+}
+
+/// What TCP tracking says of a segment.
+enum Tracked {
+    /// It counts and keeps the session alive.
+    Counts,
+    /// It passes without changing anything (RFC 5961: not believed, not cut).
+    Passes,
+    /// It opens a new connection on a closed session.
+    Reopens,
+}
+
+/// Datagrams in fragments that a worker follows at once.
+const FRAGMENT_DATAGRAMS_MAX: usize = 4096;
+/// Fragments that wait for their first one, per worker; they keep frames from the pool.
+const FRAGMENT_FRAMES_MAX: usize = 512;

@@ -1,0 +1,77 @@
+//! Addresses that no first packet may carry: martians and spoofed sources. Established sessions
+//! need no such check, because their keys were admitted.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{NetworkId, Realm};
+use crate::frame::FrameBuffer;
+use crate::pipeline::{Pipeline, Ready};
+use crate::policy::{Attachment, Policy};
+use crate::verdict::DropReason;
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// Judges a packet's addresses (RFC 1812, sections 5.3.7 and 5.3.8; BCP 38).
+    pub(super) fn admit(&self, ready: &Ready, policy: &Policy) -> Result<(), DropReason> {
+        admit(ready.attachment, ready.packet.source.address, ready.packet.destination.address, policy)
+    }
+}
+
+/// Judges the addresses of a first packet that came by `attachment`.
+///
+/// # Errors
+/// Why it must be dropped.
+pub fn admit(
+    attachment: Attachment,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    policy: &Policy,
+) -> Result<(), DropReason> {
+    let martian = never_forwarded(source)
+        || never_forwarded(destination)
+        || source == destination
+        || policy.is_directed_broadcast(source)
+        || policy.is_directed_broadcast(destination);
+    if martian {
+        return Err(DropReason::MartianAddress);
+    }
+    let spoofed = match attachment {
+        Attachment::Public => !policy.may_come_from_outside(source),
+        Attachment::Guest(id) => {
+            let network = policy.network(id);
+            let at_home = network.cidr.contains(source) && source != network.gateway;
+            network.anti_spoofing
+                && !at_home
+                && network_of(policy, Realm::Internal(network.realm), source) != Some(id)
+        }
+    };
+    if spoofed { Err(DropReason::SourceSpoofed) } else { Ok(()) }
+}
+
+/// The network of `realm` that `guest` is in, or behind.
+#[must_use]
+pub fn network_of(policy: &Policy, realm: Realm, guest: Ipv4Addr) -> Option<NetworkId> {
+    match realm {
+        Realm::External => None,
+        Realm::Internal(realm) => {
+            policy.internal_route(realm, guest).map(|route| route.network)
+        }
+    }
+}
+
+/// "This network", loopback, multicast, class E and limited broadcast.
+fn never_forwarded(address: Ipv4Addr) -> bool {
+    matches!(address.octets()[0], 0 | 127 | 224..=255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn martians_are_never_forwarded() {
+        for martian in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255"] {
+            assert!(never_forwarded(martian.parse().unwrap()), "{martian}");
+        }
+        assert!(!never_forwarded(Ipv4Addr::new(223, 255, 255, 255)));
+    }
+}

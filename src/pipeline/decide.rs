@@ -1,0 +1,513 @@
+//! What the rules say of a first packet: a pure function from policy and key to a [`Decision`].
+//!
+//! It allocates nothing and takes nothing: the slow path acts on a decision, a reload asks whether
+//! a session would still be decided the same way, and `natwerk explain` prints the steps.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
+use crate::nat::mappings::Mappings;
+use crate::pipeline::shared::Contacts;
+use crate::policy::filter::{Decided, Probe};
+use crate::policy::{Balancer, Network, Policy, PublicAddress, Service};
+use crate::rules::set::{Action, Cidr, FilteringBehavior};
+use crate::session::entry::SessionKind;
+use crate::verdict::{DropReason, HostReason};
+
+/// The first packet of a session that may come to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// Its key in the realm it came from.
+    pub key: FlowKey,
+    /// The guest network it came from; none from the public side.
+    pub network: Option<NetworkId>,
+    /// ICMP type and code; zeros for other protocols.
+    pub icmp: (u8, u8),
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug)]
+pub enum Decision<'p> {
+    /// The router answers an echo request to one of its addresses.
+    EchoReply,
+    /// It is for the router's own kernel.
+    Host(HostReason),
+    /// A session may be opened.
+    Open(Plan<'p>),
+    /// It is refused.
+    Refuse(Refusal),
+}
+
+/// Why a first packet was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: DropReason,
+    /// The rule that refused it, or [`RuleId::DEFAULT`].
+    pub rule: RuleId,
+    /// Whether the sender is told with ICMP 3/13.
+    pub tell: bool,
+}
+
+/// How a session is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'p> {
+    /// The kind of session.
+    pub kind: SessionKind,
+    /// The rule that allowed it.
+    pub rule: RuleId,
+    /// What becomes of the source.
+    pub source: Source,
+    /// Who gets it.
+    pub target: Target<'p>,
+    /// Whether it came through a mapping that the session must hold.
+    pub through_mapping: bool,
+}
+
+/// What becomes of the source of a session's first packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// It stays.
+    Keep,
+    /// It is translated through the source-NAT pool of this network.
+    Pool(NetworkId),
+    /// Its address becomes this one, its port stays.
+    Static(Ipv4Addr),
+}
+
+/// Who gets a session's first packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'p> {
+    /// One of a balancer's members, yet to be chosen.
+    Balanced(&'p Balancer),
+    /// This remote, on the public side.
+    External(Endpoint),
+    /// This guest, in this network.
+    Guest { network: NetworkId, guest: Endpoint },
+}
+
+/// A step on the way to a decision, for people to read.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'p> {
+    /// A filter was asked.
+    Filter { filter: FilterName, network: Option<NetworkId>, decided: Decided },
+    /// The destination is a public address of the router.
+    Public(Ipv4Addr),
+    /// This serves the public endpoint.
+    Service(Service<'p>),
+    /// A dynamic mapping stands at the public endpoint.
+    Mapping(Endpoint),
+    /// The destination lies in this network of the same realm.
+    SameRealm(NetworkId),
+    /// The destination lies outside: it leaves by the public side.
+    Outside,
+    /// The destination is exempt from translation.
+    Exempt,
+}
+
+/// Which filter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FilterName {
+    /// A tier's ingress ACL.
+    AclIngress,
+    /// A network's egress rules or egress ACL.
+    Egress,
+    /// A public address's firewall.
+    Firewall,
+}
+
+/// Whoever wants to see the steps.
+pub trait Witness<'p> {
+    /// A step was taken.
+    fn saw(&mut self, step: Step<'p>);
+}
+
+impl<'p> Witness<'p> for () {
+    fn saw(&mut self, _: Step<'p>) {}
+}
+
+impl<'p> Witness<'p> for Vec<Step<'p>> {
+    fn saw(&mut self, step: Step<'p>) {
+        self.push(step);
+    }
+}
+
+/// Decides a first packet.
+pub struct Decider<'p, 'm> {
+    /// The rules.
+    pub policy: &'p Policy,
+    /// The dynamic mappings, which inbound packets may use where filtering lets them.
+    pub mappings: &'m Mappings,
+    /// Who guests have sent to.
+    pub contacts: &'m Contacts,
+}
+
+impl<'p> Decider<'p, '_> {
+    /// What the rules say of `question`.
+    pub fn decide(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
+        if is_query_reply(question) {
+            return self.unasked_reply(question);
+        }
+        match (question.key.realm, question.network) {
+            (Realm::Internal(realm), Some(network)) => {
+                self.from_guest(question, realm, network, witness)
+            }
+            (Realm::External, _) | (Realm::Internal(_), None) => {
+                self.from_outside(question, witness)
+            }
+        }
+    }
+
+    /// A reply that belongs to no session opens none. From outside it may answer the router's own
+    /// ping.
+    fn unasked_reply(&self, question: &Question) -> Decision<'p> {
+        match question.key.realm {
+            Realm::External
+                if self.policy.public_address(question.key.destination.address).is_some() =>
+            {
+                Decision::Host(HostReason::RouterOwnTraffic)
+            }
+            Realm::External | Realm::Internal(_) => refuse(DropReason::IcmpRefused, RuleId::DEFAULT),
+        }
+    }
+
+    fn from_guest(
+        &self,
+        question: &Question,
+        realm: RealmId,
+        id: NetworkId,
+        witness: &mut impl Witness<'p>,
+    ) -> Decision<'p> {
+        let network = self.policy.network(id);
+        let destination = question.key.destination;
+        if let Some(public) = self.policy.public_address(destination.address) {
+            witness.saw(Step::Public(public.address));
+            if !network.hairpinning {
+                return refuse(DropReason::ExternalHairpinLoop, RuleId::DEFAULT);
+            }
+            return self.to_public(question, public, witness);
+        }
+        if let Some(route) = self.policy.internal_route(realm, destination.address) {
+            let target = self.policy.network(route.network);
+            if destination.address == target.gateway {
+                return to_gateway(question);
+            }
+            return self.to_same_realm(question, id, route.network, witness);
+        }
+        witness.saw(Step::Outside);
+        let egress = network.egress.decide(&probe(question));
+        witness.saw(Step::Filter {
+            filter: FilterName::Egress,
+            network: Some(id),
+            decided: egress,
+        });
+        if egress.action == Action::Deny {
+            return Decision::Refuse(Refusal {
+                reason: DropReason::EgressDenied,
+                rule: egress.rule,
+                tell: network.egress_reject,
+            });
+        }
+        let target = Target::External(destination);
+        if network.exempt.iter().any(|exempt| exempt.contains(destination.address)) {
+            witness.saw(Step::Exempt);
+            return open(SessionKind::Routed, egress.rule, Source::Keep, target);
+        }
+        match self.translated_source(realm, id, question.key.source.address) {
+            Source::Keep => refuse(DropReason::NoSourceNat, RuleId::DEFAULT),
+            source @ Source::Static(_) => open(SessionKind::StaticNat, egress.rule, source, target),
+            source @ Source::Pool(_) => open(SessionKind::SourceNat, egress.rule, source, target),
+        }
+    }
+
+    /// A packet between two networks of a realm, or within one: routed under both ACLs.
+    fn to_same_realm(
+        &self,
+        question: &Question,
+        from: NetworkId,
+        to: NetworkId,
+        witness: &mut impl Witness<'p>,
+    ) -> Decision<'p> {
+        witness.saw(Step::SameRealm(to));
+        let target = Target::Guest { network: to, guest: question.key.destination };
+        if from == to {
+            return open(SessionKind::Routed, RuleId::DEFAULT, Source::Keep, target);
+        }
+        let probe = probe(question);
+        let egress = self.policy.network(from).egress.decide(&probe);
+        witness.saw(Step::Filter {
+            filter: FilterName::Egress,
+            network: Some(from),
+            decided: egress,
+        });
+        if egress.action == Action::Deny {
+            return refuse(DropReason::AclDenied, egress.rule);
+        }
+        let mut rule = egress.rule;
+        if let Some(acl) = &self.policy.network(to).ingress_acl {
+            let ingress = acl.decide(&probe);
+            witness.saw(Step::Filter {
+                filter: FilterName::AclIngress,
+                network: Some(to),
+                decided: ingress,
+            });
+            if ingress.action == Action::Deny {
+                return refuse(DropReason::AclDenied, ingress.rule);
+            }
+            rule = ingress.rule;
+        }
+        open(SessionKind::Routed, rule, Source::Keep, target)
+    }
+
+    fn from_outside(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
+        let destination = question.key.destination;
+        if let Some(public) = self.policy.public_address(destination.address) {
+            witness.saw(Step::Public(public.address));
+            return self.to_public(question, public, witness);
+        }
+        let Some(id) = self.policy.routed_network(destination.address) else {
+            return refuse(DropReason::AddressNotOurs, RuleId::DEFAULT);
+        };
+        // A network that is not translated towards this remote is reached under its own address,
+        // if its ACL opens it; without an ACL nothing does (FLT-06).
+        let network = self.policy.network(id);
+        let remote = question.key.source.address;
+        let exempt = network.exempt.iter().any(|exempt| exempt.contains(remote));
+        let Some(acl) = network.ingress_acl.as_ref().filter(|_| exempt) else {
+            return refuse(DropReason::AddressNotOurs, RuleId::DEFAULT);
+        };
+        let decided = acl.decide(&probe(question));
+        witness.saw(Step::Filter { filter: FilterName::AclIngress, network: Some(id), decided });
+        match decided.action {
+            Action::Deny => refuse(DropReason::AclDenied, decided.rule),
+            Action::Allow => {
+                let target = Target::Guest { network: id, guest: destination };
+                open(SessionKind::Routed, decided.rule, Source::Keep, target)
+            }
+        }
+    }
+
+    /// A packet to one of our public addresses, from outside or from a guest.
+    fn to_public(
+        &self,
+        question: &Question,
+        public: &'p PublicAddress,
+        witness: &mut impl Witness<'p>,
+    ) -> Decision<'p> {
+        let key = &question.key;
+        let service = self.policy.service(public.address, key.protocol, key.destination.port);
+        witness.saw(Step::Service(service));
+        match service {
+            Service::Local => Decision::Host(HostReason::LocalService),
+            Service::Nothing => self.to_unserved(question, public, witness),
+            Service::StaticNat { rule, network, guest } => {
+                let guest = guest.map(|address| Endpoint::new(address, key.destination.port));
+                self.to_guest(question, public, (rule, network, guest), &[], witness)
+            }
+            Service::PortForward { rule, network, guest, sources } => {
+                self.to_guest(question, public, (rule, network, guest), sources, witness)
+            }
+            Service::Balancer(balancer) => {
+                let refusal =
+                    self.admission(question, public, balancer.network, None, witness).or_else(
+                        || not_among(&balancer.sources, key.source.address, balancer.rule),
+                    );
+                match refusal {
+                    Some(refusal) => Decision::Refuse(refusal),
+                    None if balancer.members.iter().all(|(_, weight)| *weight == 0) => {
+                        refuse(DropReason::ForwardDetached, balancer.rule)
+                    }
+                    None => {
+                        self.inbound(question, balancer.rule, Target::Balanced(balancer), false)
+                    }
+                }
+            }
+        }
+    }
+
+    fn to_guest(
+        &self,
+        question: &Question,
+        public: &'p PublicAddress,
+        (rule, network, guest): (RuleId, NetworkId, Option<Endpoint>),
+        sources: &[Cidr],
+        witness: &mut impl Witness<'p>,
+    ) -> Decision<'p> {
+        let refusal = self
+            .admission(question, public, network, guest, witness)
+            .or_else(|| not_among(sources, question.key.source.address, rule));
+        match (refusal, guest) {
+            (Some(refusal), _) => Decision::Refuse(refusal),
+            (None, None) => refuse(DropReason::ForwardDetached, rule),
+            (None, Some(guest)) => {
+                self.inbound(question, rule, Target::Guest { network, guest }, false)
+            }
+        }
+    }
+
+    /// Whether the firewall of the public address, or the ACL of the tier behind it, refuses.
+    fn admission(
+        &self,
+        question: &Question,
+        public: &'p PublicAddress,
+        network: NetworkId,
+        guest: Option<Endpoint>,
+        witness: &mut impl Witness<'p>,
+    ) -> Option<Refusal> {
+        let tier = self.policy.network(network).ingress_acl.as_ref();
+        let (filter, name, reason, probe) = match (tier, &public.ingress) {
+            (Some(acl), _) => {
+                // A tier's ACL sees the packet as the tier will: translated.
+                let mut probe = probe(question);
+                if let Some(guest) = guest {
+                    probe.destination = guest.address;
+                    probe.port = guest.port;
+                }
+                (acl, FilterName::AclIngress, DropReason::AclDenied, probe)
+            }
+            (None, Some(firewall)) => {
+                (firewall, FilterName::Firewall, DropReason::FirewallDenied, probe(question))
+            }
+            (None, None) => return Some(refusal(DropReason::FirewallDenied, RuleId::DEFAULT)),
+        };
+        let decided = filter.decide(&probe);
+        witness.saw(Step::Filter { filter: name, network: tier.map(|_| network), decided });
+        (decided.action == Action::Deny).then(|| refusal(reason, decided.rule))
+    }
+
+    /// A public endpoint that no rule serves: a mapping, an echo request, or nothing.
+    fn to_unserved(
+        &self,
+        question: &Question,
+        public: &'p PublicAddress,
+        witness: &mut impl Witness<'p>,
+    ) -> Decision<'p> {
+        let key = &question.key;
+        let is_echo_request = key.protocol == Protocol::ICMP && question.icmp.0 == ECHO_REQUEST;
+        if !is_echo_request
+            && let Some(decision) = self.to_mapping(question, witness)
+        {
+            return decision;
+        }
+        let filtered = public.ingress.as_ref().map(|firewall| firewall.decide(&probe(question)));
+        if let Some(decided) = filtered {
+            let filter = FilterName::Firewall;
+            witness.saw(Step::Filter { filter, network: None, decided });
+        }
+        let allowed = filtered.is_some_and(|decided| decided.action == Action::Allow);
+        if is_echo_request && public.echo_reply.unwrap_or(allowed) {
+            return Decision::EchoReply;
+        }
+        match (key.realm, filtered) {
+            (Realm::Internal(_), _) => refuse(DropReason::ExternalHairpinLoop, RuleId::DEFAULT),
+            (Realm::External, Some(decided)) if !allowed => {
+                refuse(DropReason::FirewallDenied, decided.rule)
+            }
+            (Realm::External, _) => refuse(DropReason::FirewallDenied, RuleId::DEFAULT),
+        }
+    }
+
+    /// A dynamic mapping at the public endpoint, where filtering lets this remote use it
+    /// (RFC 4787, REQ-8).
+    fn to_mapping(
+        &self,
+        question: &Question,
+        witness: &mut impl Witness<'p>,
+    ) -> Option<Decision<'p>> {
+        let key = &question.key;
+        let mapping = self.mappings.find(key.protocol, key.destination)?;
+        let Realm::Internal(realm) = mapping.realm else { return None };
+        let route = self.policy.internal_route(realm, mapping.internal.address)?;
+        let network = self.policy.network(route.network);
+        let lets_in = match network.filtering {
+            FilteringBehavior::EndpointIndependent => true,
+            FilteringBehavior::AddressDependent => {
+                self.contacts.knows(key.protocol, key.destination, key.source.address)
+            }
+            FilteringBehavior::AddressAndPortDependent => false,
+        };
+        if !lets_in {
+            return None;
+        }
+        witness.saw(Step::Mapping(mapping.internal));
+        let target = Target::Guest { network: route.network, guest: mapping.internal };
+        Some(self.inbound(question, RuleId::DEFAULT, target, true))
+    }
+
+    /// A session into a guest: from outside as it is, from another guest with an external source
+    /// (RFC 4787, REQ-9a).
+    fn inbound(
+        &self,
+        question: &Question,
+        rule: RuleId,
+        target: Target<'p>,
+        through_mapping: bool,
+    ) -> Decision<'p> {
+        let (kind, source) = match (question.key.realm, question.network) {
+            (Realm::Internal(realm), Some(network)) => (
+                SessionKind::Hairpin,
+                self.translated_source(realm, network, question.key.source.address),
+            ),
+            (Realm::External, _) | (Realm::Internal(_), None) => {
+                (SessionKind::Inbound, Source::Keep)
+            }
+        };
+        Decision::Open(Plan { kind, rule, source, target, through_mapping })
+    }
+
+    /// What a guest's source becomes on the public side: static NAT beats the pool.
+    fn translated_source(&self, realm: RealmId, id: NetworkId, guest: Ipv4Addr) -> Source {
+        let network: &Network = self.policy.network(id);
+        match (self.policy.static_source(realm, guest), &network.pool) {
+            (Some(fixed), _) => Source::Static(fixed.public),
+            (None, Some(_)) => Source::Pool(id),
+            (None, None) => Source::Keep,
+        }
+    }
+}
+
+const ECHO_REPLY: u8 = 0;
+pub(super) const ECHO_REQUEST: u8 = 8;
+const TIMESTAMP_REPLY: u8 = 14;
+const MASK_REPLY: u8 = 18;
+
+/// Whether an ICMP message answers a query; such a packet opens nothing.
+fn is_query_reply(question: &Question) -> bool {
+    question.key.protocol == Protocol::ICMP
+        && matches!(question.icmp.0, ECHO_REPLY | TIMESTAMP_REPLY | MASK_REPLY)
+}
+
+fn to_gateway<'p>(question: &Question) -> Decision<'p> {
+    if question.key.protocol == Protocol::ICMP && question.icmp.0 == ECHO_REQUEST {
+        Decision::EchoReply
+    } else {
+        Decision::Host(HostReason::LocalService)
+    }
+}
+
+fn probe(question: &Question) -> Probe {
+    Probe {
+        protocol: question.key.protocol,
+        source: question.key.source.address,
+        destination: question.key.destination.address,
+        port: question.key.destination.port,
+        icmp: question.icmp,
+    }
+}
+
+fn not_among(sources: &[Cidr], source: Ipv4Addr, rule: RuleId) -> Option<Refusal> {
+    let welcome = sources.is_empty() || sources.iter().any(|cidr| cidr.contains(source));
+    (!welcome).then(|| refusal(DropReason::FirewallDenied, rule))
+}
+
+const fn refusal(reason: DropReason, rule: RuleId) -> Refusal {
+    Refusal { reason, rule, tell: false }
+}
+
+const fn refuse<'p>(reason: DropReason, rule: RuleId) -> Decision<'p> {
+    Decision::Refuse(refusal(reason, rule))
+}
+
+const fn open<'p>(kind: SessionKind, rule: RuleId, source: Source, target: Target<'p>) -> Decision<'p> {
+    Decision::Open(Plan { kind, rule, source, target, through_mapping: false })
+}

@@ -1,0 +1,167 @@
+//! Fragments on their way: the first one is judged like a whole packet, the others follow it.
+
+use crate::flow::{FlowKey, PortId};
+use crate::frame::{FrameBuffer, FrameSource};
+use crate::nat::fragments::{DatagramKey, Span, Step};
+use crate::next_hop::Resolution;
+use crate::pipeline::{Context, Pipeline, Ready};
+use crate::session::entry::SessionKind;
+use crate::session::table::Found;
+use crate::verdict::{DropReason, HostReason, Verdict};
+use crate::wire;
+use crate::wire::parse::{Fragment, Kind};
+
+/// What the first fragment's judgement says to do with all fragments of its datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FragmentPlan {
+    /// They are for the router's own kernel.
+    Host(HostReason),
+    /// They follow the session with this key; those of guests who share a public address get an
+    /// identification of their own (RFC 6864, section 5.3.1).
+    Session { key: FlowKey, identification: Option<u16> },
+}
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// The way of a fragment.
+    #[cold]
+    pub(super) fn fragment<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        let packet = &ready.packet;
+        let (start, end, more) = wire::fragment::span(frame.bytes(), packet);
+        let key = DatagramKey {
+            realm: ready.realm,
+            source: packet.source.address,
+            destination: packet.destination.address,
+            protocol: packet.protocol,
+            identification: wire::fragment::identification(frame.bytes(), packet),
+        };
+        match self.fragments.step(&key, Span { start, end, more }, context.now) {
+            Step::Drop(reason) => Verdict::Drop(reason),
+            Step::Wait => {
+                let Some(frame) = slot.take() else { return Verdict::Hold };
+                match self.fragments.keep(&key, (port, frame)) {
+                    Ok(()) => Verdict::Hold,
+                    Err(((_, frame), reason)) => {
+                        *slot = Some(frame);
+                        Verdict::Drop(reason)
+                    }
+                }
+            }
+            Step::Follow(plan) => self.follow(slot, port, ready, plan, context),
+            Step::Judge => {
+                let plan = self.judge_first(frame, port, ready, context);
+                let reason = plan.map_err(|verdict| match verdict {
+                    Verdict::Drop(reason) => reason,
+                    Verdict::Forward(_) | Verdict::Hold | Verdict::Host(_) => {
+                        DropReason::IcmpRefused
+                    }
+                });
+                let released = &mut self.released;
+                self.fragments.judged(&key, reason, context.now, |waited| {
+                    // The list has room for every frame that may wait.
+                    released.push(waited);
+                });
+                match plan {
+                    Ok(plan) => self.follow(slot, port, ready, plan, context),
+                    Err(verdict) => verdict,
+                }
+            }
+        }
+    }
+
+    /// Finds or opens the session of a first fragment.
+    fn judge_first<S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &mut F,
+        port: PortId,
+        ready: &Ready,
+        context: &mut Context<'_, F, S>,
+    ) -> Result<FragmentPlan, Verdict> {
+        if !matches!(ready.packet.kind, Kind::Transport | Kind::IcmpQuery { .. }) {
+            return Err(Verdict::Drop(DropReason::IcmpRefused));
+        }
+        let key = ready.packet.key(ready.realm);
+        let sessions = &context.shared.sessions;
+        let found = match sessions.find(&key, ready.hash) {
+            Some(found) if self.is_current(&found, ready, context) => found,
+            Some(_) | None => match self.miss(frame, port, ready, &key, context) {
+                Ok(found) => found,
+                Err(Verdict::Host(reason)) => return Ok(FragmentPlan::Host(reason)),
+                Err(verdict) => return Err(verdict),
+            },
+        };
+        let shares_address = match found.kind() {
+            SessionKind::Hairpin | SessionKind::SourceNat => found.is_initiator(),
+            SessionKind::Inbound | SessionKind::Routed | SessionKind::StaticNat => false,
+        };
+        let identification = shares_address.then(|| {
+            self.identification = self.identification.wrapping_add(1);
+            self.identification
+        });
+        Ok(FragmentPlan::Session { key, identification })
+    }
+
+    /// Does to a fragment what its datagram's plan says.
+    fn follow<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        plan: FragmentPlan,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let (key, identification) = match plan {
+            FragmentPlan::Host(reason) => return Verdict::Host(reason),
+            FragmentPlan::Session { key, identification } => (key, identification),
+        };
+        let sessions = &context.shared.sessions;
+        let Some(found) = sessions.find(&key, sessions.hash(&key)) else {
+            return Verdict::Drop(DropReason::FragmentTimeout);
+        };
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        let packet = &ready.packet;
+        if packet.fragment == Fragment::First {
+            if let Some(identification) = identification {
+                wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
+            }
+            return self.apply(slot, port, ready, &found, context);
+        }
+        self.apply_later(slot, port, ready, &found, identification, context)
+    }
+
+    fn apply_later<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        found: &Found<'_>,
+        identification: Option<u16>,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        let packet = &ready.packet;
+        if packet.ttl <= 1 {
+            // No error about a later fragment (RFC 1812, section 4.3.2.7).
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        let link = context.shared.next_hops.link(found.next_hop);
+        if packet.packet_length() > link.mtu && packet.dont_fragment {
+            return Verdict::Drop(DropReason::MtuExceeded);
+        }
+        let Resolution::Reachable(destination) = link.destination else {
+            return self.unresolved(slot, port, ready, found.next_hop, &link, context);
+        };
+        if let Some(identification) = identification {
+            wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
+        }
+        found.touch(packet.packet_length(), context.now.coarse());
+        found.rewrite.apply(frame.bytes_mut(), packet);
+        self.transmit(frame, packet, &link, destination, context)
+    }
+}

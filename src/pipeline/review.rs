@@ -1,0 +1,152 @@
+//! A second look at a session: has it expired, and would the rules in force still open it so?
+
+use std::net::Ipv4Addr;
+
+use crate::config::OnRuleRemoval;
+use crate::flow::{Protocol, Realm, RuleId};
+use crate::frame::FrameBuffer;
+use crate::nat::mappings::Pool;
+use crate::next_hop::NextHopId;
+use crate::pipeline::admit::{admit, network_of};
+use crate::pipeline::decide::{Decider, Decision, Plan, Question, Source, Target};
+use crate::pipeline::open::{next_hop, public_side};
+use crate::pipeline::shared::Shared;
+use crate::pipeline::{Pipeline, decide};
+use crate::policy::{Attachment, Policy};
+use crate::session::entry::{NewSession, SessionKind};
+use crate::session::table::SessionView;
+use crate::session::timeout;
+use crate::telemetry::counters::Ended;
+use crate::time::Tick;
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// Looks at a session again and ends it, or confirms it under the rules in force. Returns
+    /// whether it lives on.
+    pub(super) fn review(
+        &mut self,
+        view: &SessionView,
+        shared: &Shared,
+        policy: &Policy,
+        now: Tick,
+    ) -> bool {
+        if timeout::is_expired(&shared.settings.timeouts, view, now) {
+            self.end(view, Ended::Expired, shared, now);
+            return false;
+        }
+        if view.session.generation == policy.generation() {
+            return true;
+        }
+        match renewed(&view.session, shared, policy) {
+            Some(renewal) => {
+                shared.sessions.confirm(view, policy.generation(), renewal.rule, renewal.next_hops);
+                true
+            }
+            None => {
+                self.end(view, Ended::Removed, shared, now);
+                false
+            }
+        }
+    }
+
+    /// Ends a session and gives back what it held.
+    pub(super) fn end(&mut self, view: &SessionView, how: Ended, shared: &Shared, now: Tick) {
+        if let Some(last) = shared.sessions.remove(view.index, &view.session.initiator) {
+            shared.settle(&last, now);
+            self.counters.session_ended(how);
+        }
+    }
+}
+
+/// What changes for a session that lives on under new rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal {
+    /// The rule that allows it now.
+    pub rule: RuleId,
+    /// Where the initiator's and the responder's packets go now.
+    pub next_hops: [NextHopId; 2],
+}
+
+/// Whether the rules in force would open this session the same way, and what changes for it.
+#[must_use]
+pub fn renewed(session: &NewSession, shared: &Shared, policy: &Policy) -> Option<Renewal> {
+    let rule = match same_decision(session, shared, policy) {
+        Some(rule) => rule,
+        None if shared.settings.on_rule_removal == OnRuleRemoval::Keep => session.rule,
+        None => return None,
+    };
+    let (initiator, responder) = (&session.initiator, &session.responder);
+    let public = public_side(session.kind, initiator, responder.destination);
+    let hop = |realm, address| next_hop(shared, policy, realm, address, public).ok();
+    let next_hops = [
+        hop(responder.realm, responder.source.address)?,
+        hop(initiator.realm, initiator.source.address)?,
+    ];
+    Some(Renewal { rule, next_hops })
+}
+
+/// The rule that would open the session as it is, if any does.
+fn same_decision(session: &NewSession, shared: &Shared, policy: &Policy) -> Option<RuleId> {
+    let key = &session.initiator;
+    let network = network_of(policy, key.realm, key.source.address);
+    let attachment = match (key.realm, network) {
+        (Realm::External, _) => Attachment::Public,
+        (Realm::Internal(_), network) => Attachment::Guest(network?),
+    };
+    admit(attachment, key.source.address, key.destination.address, policy).ok()?;
+    let icmp = if key.protocol == Protocol::ICMP { (decide::ECHO_REQUEST, 0) } else { (0, 0) };
+    let question = Question { key: *key, network, icmp };
+    let decider =
+        Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
+    match decider.decide(&question, &mut ()) {
+        Decision::Open(plan) if same_plan(session, &plan, policy) => Some(plan.rule),
+        // Endpoint-independent filtering let it in while the mapping stood; it holds it itself.
+        Decision::EchoReply | Decision::Host(_) | Decision::Open(_) | Decision::Refuse(_) => None,
+    }
+}
+
+fn same_plan(session: &NewSession, plan: &Plan<'_>, policy: &Policy) -> bool {
+    let (initiator, responder) = (&session.initiator, &session.responder);
+    if plan.kind != session.kind {
+        return false;
+    }
+    let same_target = match plan.target {
+        Target::External(remote) => {
+            responder.realm == Realm::External && responder.source.address == remote.address
+        }
+        Target::Guest { network, guest } => {
+            responder.realm == Realm::Internal(policy.network(network).realm)
+                && responder.source.address == guest.address
+                && (initiator.protocol == Protocol::ICMP || responder.source.port == guest.port)
+        }
+        // A member of weight zero is drained: it keeps the sessions it has.
+        Target::Balanced(balancer) => {
+            balancer.members.iter().any(|(member, _)| *member == responder.source)
+        }
+    };
+    same_target
+        && match plan.source {
+            Source::Keep => responder.destination == initiator.source,
+            Source::Static(public) => responder.destination.address == public,
+            Source::Pool(network) => policy
+                .network(network)
+                .pool
+                .as_ref()
+                .is_some_and(|pool| may_use(pool, session, responder.destination.address)),
+        }
+}
+
+/// Whether a pool may still give out the external endpoint that a session has.
+fn may_use(pool: &Pool, session: &NewSession, public: Ipv4Addr) -> bool {
+    let external = session.responder.destination;
+    if session.kind != SessionKind::SourceNat && session.kind != SessionKind::Hairpin {
+        return false;
+    }
+    let Some(address) = pool.addresses.iter().find(|address| address.address == public) else {
+        return false;
+    };
+    !session.initiator.protocol.has_ports()
+        || pool.ports.contains(&external.port)
+            && !address.reserved.iter().any(|(protocol, ports)| {
+                *protocol == session.initiator.protocol && ports.contains(&external.port)
+            })
+}

@@ -1,0 +1,278 @@
+//! What all workers share: the session table, mappings, guests, next hops, the policy in force.
+
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+
+use crate::config::{ChecksumMode, OnRuleRemoval, Role};
+use crate::flow::{Endpoint, Protocol, Realm, RuleId};
+use crate::nat::guests::{GuestLimits, Guests};
+use crate::nat::mappings::Mappings;
+use crate::next_hop::NextHops;
+use crate::policy::publish::Published;
+use crate::policy::{Policy, Service};
+use crate::rules::set::FilteringBehavior;
+use crate::session::entry::{NewSession, SessionKind};
+use crate::session::table::{SessionView, Table};
+use crate::session::timeout::Timeouts;
+use crate::telemetry::counters::RuleCounters;
+use crate::time::Tick;
+use crate::verdict::DropReason;
+
+/// The state of the dataplane. Everything in it may be used by all workers at once.
+pub struct Shared {
+    /// What we remember of sessions.
+    pub sessions: Table,
+    /// External endpoints and who has them.
+    pub mappings: Mappings,
+    /// What guests use.
+    pub guests: Guests,
+    /// Where frames go next.
+    pub next_hops: Arc<NextHops>,
+    /// The policy in force.
+    pub policy: Published,
+    /// What rules counted beside the sessions that live now.
+    pub rules: RuleCounters,
+    /// What balancers remember.
+    pub balance: BalanceState,
+    /// Remotes that guests with address-dependent filtering have sent to.
+    pub contacts: Contacts,
+    /// The part of the configuration that workers read.
+    pub settings: Settings,
+    /// Where the next share of the sweep begins.
+    pub(super) sweep_cursor: AtomicU32,
+}
+
+/// The part of the configuration that workers read.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Each interface's side and checksum mode, by [`crate::flow::PortId`].
+    pub ports: Vec<(Role, ChecksumMode)>,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// What becomes of sessions whose rule is taken away.
+    pub on_rule_removal: OnRuleRemoval,
+    /// ICMP errors that a worker may send per second; zero means no limit.
+    pub icmp_errors_per_second: u32,
+    /// How many workers there are.
+    pub workers: usize,
+    /// Keys the hashes that need not be stable.
+    pub seed: [u64; 4],
+}
+
+impl Shared {
+    /// The state around a session table; nothing else is remembered yet.
+    #[must_use]
+    pub fn new(
+        sessions: Table,
+        next_hops: Arc<NextHops>,
+        policy: Published,
+        settings: Settings,
+    ) -> Self {
+        let capacity = usize::try_from(sessions.sessions_max()).unwrap_or(usize::MAX);
+        Self {
+            mappings: Mappings::new(capacity, settings.seed),
+            guests: Guests::new(settings.seed),
+            sessions,
+            next_hops,
+            policy,
+            rules: RuleCounters::default(),
+            balance: BalanceState::default(),
+            contacts: Contacts::default(),
+            settings,
+            sweep_cursor: AtomicU32::new(0),
+        }
+    }
+
+    /// Rebuilds what is not in the session region from the sessions that a former process left
+    /// there. Call it once, with the first policy in force and before the first worker runs.
+    /// Returns how many sessions there are.
+    pub fn adopt(&self, policy: &Policy, now: Tick) -> u32 {
+        let mut cursor = 0;
+        let mut count = 0;
+        self.sessions.walk(&mut cursor, self.sessions.slots(), |view| {
+            count += 1;
+            let session = &view.session;
+            if let Some((realm, internal, external)) = mapping_of(session) {
+                self.mappings.adopt(realm, session.initiator.protocol, internal, external);
+            }
+            let _unlimited = self.enter_guest(session, GuestLimits::default(), now);
+            let public = &session.initiator.destination;
+            if let Service::Balancer(_) =
+                policy.service(public.address, session.initiator.protocol, public.port)
+            {
+                self.balance.enter(session);
+            }
+            if let Realm::Internal(realm) = session.initiator.realm
+                && let Some(route) = policy.internal_route(realm, session.initiator.source.address)
+                && policy.network(route.network).filtering == FilteringBehavior::AddressDependent
+            {
+                self.contacts.enter(session);
+            }
+        });
+        count
+    }
+
+    /// Counts a new session's guest, if a guest opened it.
+    ///
+    /// # Errors
+    /// When the guest may not have another one.
+    pub(super) fn enter_guest(
+        &self,
+        session: &NewSession,
+        limits: GuestLimits,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        match session.initiator.realm {
+            Realm::External => Ok(()),
+            realm @ Realm::Internal(_) => {
+                self.guests.enter(realm, session.initiator.source.address, limits, now)
+            }
+        }
+    }
+
+    /// Takes back what [`Self::enter_guest`] counted.
+    pub(super) fn leave_guest(&self, session: &NewSession) {
+        if let realm @ Realm::Internal(_) = session.initiator.realm {
+            self.guests.leave(realm, session.initiator.source.address);
+        }
+    }
+
+    /// Gives back everything that a session which was removed from the table held.
+    pub fn settle(&self, view: &SessionView, now: Tick) {
+        let session = &view.session;
+        if let Some((_, _, external)) = mapping_of(session) {
+            self.mappings.release(session.initiator.protocol, external, now);
+        }
+        self.leave_guest(session);
+        self.balance.leave(session);
+        self.contacts.leave(session);
+        self.rules.add(
+            session.rule,
+            view.initiator.packets + view.responder.packets,
+            view.initiator.bytes + view.responder.bytes,
+        );
+    }
+}
+
+/// The mapping that a session holds a reference on: realm, internal and external endpoint.
+fn mapping_of(session: &NewSession) -> Option<(Realm, Endpoint, Endpoint)> {
+    if !session.mapped {
+        return None;
+    }
+    Some(match session.kind {
+        SessionKind::Inbound => {
+            (session.responder.realm, session.responder.source, session.initiator.destination)
+        }
+        SessionKind::Hairpin
+        | SessionKind::Routed
+        | SessionKind::SourceNat
+        | SessionKind::StaticNat => {
+            (session.initiator.realm, session.initiator.source, session.responder.destination)
+        }
+    })
+}
+
+/// What balancers remember between sessions: whose turn it is, and how many sessions members have.
+#[derive(Default)]
+pub struct BalanceState {
+    turns: DashMap<RuleId, u64, ahash::RandomState>,
+    sessions: Counts<(Protocol, Endpoint, Endpoint)>,
+}
+
+impl BalanceState {
+    /// The number of the next session of a balancer.
+    pub fn turn(&self, rule: RuleId) -> u64 {
+        let mut turn = self.turns.entry(rule).or_default();
+        *turn = turn.wrapping_add(1);
+        *turn
+    }
+
+    /// Sessions that `member` has through the balancer at `public` now.
+    #[must_use]
+    pub fn sessions(&self, protocol: Protocol, public: Endpoint, member: Endpoint) -> u32 {
+        self.sessions.count(&(protocol, public, member))
+    }
+
+    pub(super) fn enter(&self, session: &NewSession) {
+        self.sessions.enter(Self::key(session));
+    }
+
+    fn leave(&self, session: &NewSession) {
+        self.sessions.leave(&Self::key(session));
+    }
+
+    fn key(session: &NewSession) -> (Protocol, Endpoint, Endpoint) {
+        (session.initiator.protocol, session.initiator.destination, session.responder.source)
+    }
+}
+
+/// Who guests have sent to through which mapping: what address-dependent filtering asks
+/// (RFC 4787, section 5). The session table cannot tell, because its keys hold the remote port.
+#[derive(Default)]
+pub struct Contacts(Counts<(Protocol, Endpoint, Ipv4Addr)>);
+
+impl Contacts {
+    /// Whether a live session goes from the mapping at `external` to `remote`.
+    #[must_use]
+    pub fn knows(&self, protocol: Protocol, external: Endpoint, remote: Ipv4Addr) -> bool {
+        self.0.count(&(protocol, external, remote)) > 0
+    }
+
+    pub(super) fn enter(&self, session: &NewSession) {
+        self.0.enter(Self::key(session));
+    }
+
+    fn leave(&self, session: &NewSession) {
+        self.0.leave(&Self::key(session));
+    }
+
+    fn key(session: &NewSession) -> (Protocol, Endpoint, Ipv4Addr) {
+        let responder = &session.responder;
+        (responder.protocol, responder.destination, responder.source.address)
+    }
+}
+
+/// Counts of live sessions by some key, kept for the few sessions that need it. Leaving under a key
+/// that nobody entered is free: most sessions never did.
+struct Counts<K> {
+    counts: DashMap<K, u32, ahash::RandomState>,
+    /// Keys in the map, so that an empty map costs one load.
+    keys: AtomicUsize,
+}
+
+impl<K: Eq + Hash> Default for Counts<K> {
+    fn default() -> Self {
+        Self { counts: DashMap::default(), keys: AtomicUsize::new(0) }
+    }
+}
+
+impl<K: Eq + Hash> Counts<K> {
+    fn count(&self, key: &K) -> u32 {
+        self.counts.get(key).map_or(0, |count| *count)
+    }
+
+    fn enter(&self, key: K) {
+        let mut count = self.counts.entry(key).or_default();
+        if *count == 0 {
+            self.keys.fetch_add(1, Ordering::Relaxed);
+        }
+        *count += 1;
+    }
+
+    fn leave(&self, key: &K) {
+        if self.keys.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let gone = self.counts.get_mut(key).is_some_and(|mut count| {
+            *count -= 1;
+            *count == 0
+        });
+        if gone && self.counts.remove_if(key, |_, count| *count == 0).is_some() {
+            self.keys.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

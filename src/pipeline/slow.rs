@@ -1,0 +1,144 @@
+//! The slow path: a packet without a session, or with one that must be looked at again.
+
+use crate::flow::{FlowKey, PortId, Protocol, RuleId};
+use crate::frame::{FrameBuffer, FrameSource};
+use crate::pipeline::decide::{Decider, Decision, Question, Refusal};
+use crate::pipeline::{Context, Pipeline, Ready};
+use crate::policy::Attachment;
+use crate::session::table::Found;
+use crate::telemetry::counters::Ended;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire;
+use crate::wire::icmp::IcmpError;
+use crate::wire::parse::{Kind, Parsed};
+use crate::wire::segment::flags;
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// Finds out what becomes of a packet that the fast path could not help: the session it now
+    /// has, or its verdict.
+    #[cold]
+    pub(super) fn miss<'c, S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &mut F,
+        port: PortId,
+        ready: &Ready,
+        key: &FlowKey,
+        context: &mut Context<'c, F, S>,
+    ) -> Result<Found<'c>, Verdict> {
+        let shared = context.shared;
+        if let Some(found) = shared.sessions.find(key, ready.hash)
+            && self.still_holds(&found, context)
+            && let Some(found) = shared.sessions.find(key, ready.hash)
+        {
+            return Ok(found);
+        }
+        self.admit(ready, context.policy).map_err(Verdict::Drop)?;
+        let packet = &ready.packet;
+        if packet.protocol == Protocol::TCP && !opens_connection(packet.tcp_flags) {
+            // RFC 6146, section 3.5.2.2: only a SYN opens a session.
+            return Err(Verdict::Drop(DropReason::TcpNoSession));
+        }
+        let question = question(frame.bytes(), ready, key);
+        let decider = Decider {
+            policy: context.policy,
+            mappings: &shared.mappings,
+            contacts: &shared.contacts,
+        };
+        match decider.decide(&question, &mut ()) {
+            Decision::Open(plan) => match self.open(ready, key, &plan, context) {
+                Ok(()) => {
+                    self.counters.session_created();
+                    let found = shared.sessions.find(key, ready.hash);
+                    found.ok_or(Verdict::Drop(DropReason::SessionTableFull))
+                }
+                Err(reason) => {
+                    // RFC 5508, REQ-8; RFC 6888, REQ-11: the sender is told that it was refused.
+                    let tell = matches!(reason, DropReason::NoPort | DropReason::SessionLimit);
+                    let refusal = Refusal { reason, rule: plan.rule, tell };
+                    Err(self.refuse(frame, port, ready, refusal, context))
+                }
+            },
+            Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
+            Decision::Host(reason) => Err(Verdict::Host(reason)),
+            Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet)),
+        }
+    }
+
+    /// Whether an old session may go on: not expired, and decided the same under the new rules.
+    /// Ends it if not.
+    fn still_holds<S>(&mut self, found: &Found<'_>, context: &Context<'_, F, S>) -> bool {
+        let Some(view) = context.shared.sessions.view(found.index) else { return false };
+        self.review(&view, context.shared, context.policy, context.now)
+    }
+
+    /// Opens a connection anew whose former one is closed, with the SYN at hand.
+    #[cold]
+    pub(super) fn reopen<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        found: &Found<'_>,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let shared = context.shared;
+        if let Some(view) = shared.sessions.view(found.index) {
+            self.end(&view, Ended::Expired, shared, context.now);
+        }
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        let key = ready.packet.key(ready.realm);
+        match self.miss(frame, port, ready, &key, context) {
+            Ok(found) => self.apply(slot, port, ready, &found, context),
+            Err(verdict) => verdict,
+        }
+    }
+
+    fn refuse<S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &F,
+        port: PortId,
+        ready: &Ready,
+        refusal: Refusal,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        if refusal.rule != RuleId::DEFAULT {
+            context.shared.rules.refused(refusal.rule, ready.packet.packet_length());
+        }
+        if refusal.tell && matches!(ready.attachment, Attachment::Guest(_)) {
+            let error = IcmpError::AdministrativelyProhibited;
+            self.answer(frame.bytes(), port, ready, error, context);
+        }
+        Verdict::Drop(refusal.reason)
+    }
+
+    fn reply_to_echo(&self, frame: &mut F, port: PortId, packet: &Parsed) -> Verdict {
+        wire::icmp::turn_into_echo_reply(frame.bytes_mut(), packet);
+        if !frame.set_length(usize::from(packet.end)) {
+            return Verdict::Drop(DropReason::Truncated);
+        }
+        self.counters.forwarded(port, frame.bytes().len());
+        Verdict::Forward(port)
+    }
+}
+
+/// The question that a packet asks of the rules.
+pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey) -> Question {
+    let packet = &ready.packet;
+    let icmp = match packet.kind {
+        Kind::IcmpQuery { icmp_type } | Kind::IcmpOther { icmp_type } => {
+            let code = frame.get(usize::from(packet.transport) + 1).copied().unwrap_or(0);
+            (icmp_type, code)
+        }
+        Kind::IcmpError | Kind::Transport => (0, 0),
+    };
+    let network = match ready.attachment {
+        Attachment::Guest(network) => Some(network),
+        Attachment::Public => None,
+    };
+    Question { key: *key, network, icmp }
+}
+
+/// A SYN and nothing that contradicts it; ECN setup and data are welcome (RFC 3168, RFC 7413).
+const fn opens_connection(tcp_flags: u8) -> bool {
+    tcp_flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
+}

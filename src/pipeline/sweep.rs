@@ -1,0 +1,104 @@
+//! The sweep: every session is looked at now and then, a bounded share at a time, so that expired
+//! ones free their room and ones that new rules refuse end within a second.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::flow::{Generation, Protocol};
+use crate::frame::{FrameBuffer, FrameSource};
+use crate::pipeline::batch::Batch;
+use crate::pipeline::shared::Shared;
+use crate::pipeline::{Context, Pipeline};
+use crate::session::timeout;
+use crate::time::Tick;
+use crate::verdict::DropReason;
+
+/// The slots that one call looks at, at the most: some tens of microseconds.
+const SLOTS_PER_CALL: u32 = 2048;
+/// How long a whole sweep takes when nothing hurries it, in milliseconds, per 65,536 slots.
+const SWEEP_MS_PER_64K_SLOTS: u64 = 100;
+/// The shortest and the longest time for a whole sweep, in milliseconds.
+const SWEEP_MS: (u64, u64) = (500, 4000);
+/// The time for a whole sweep after new rules came, in milliseconds.
+const REVIEW_MS: u64 = 500;
+
+/// One worker's share of the sweep.
+pub(super) struct Sweep {
+    /// When it last got its share.
+    last: Tick,
+    /// The policy that a hurried sweep is about, and the slots still to be looked at under it.
+    generation: Generation,
+    hurry: u64,
+    /// Slots that are due but have not been looked at, in thousandths.
+    due_milli: u64,
+}
+
+impl Sweep {
+    pub(super) fn new() -> Self {
+        Self { last: Tick::ZERO, generation: Generation(0), hurry: 0, due_milli: 0 }
+    }
+
+    /// The shortest time, on the coarse clock, after which a session of `protocol` may be over.
+    pub(super) fn shortest_timeout(&self, shared: &Shared, protocol: Protocol) -> u32 {
+        timeout::shortest(&shared.settings.timeouts, protocol)
+    }
+
+    /// The slots to look at now, and whether more are due already.
+    fn share(&mut self, shared: &Shared, generation: Generation, now: Tick) -> (u32, bool) {
+        let slots = u64::from(shared.sessions.slots());
+        let workers = u64::try_from(shared.settings.workers.max(1)).unwrap_or(1);
+        if generation != self.generation {
+            self.generation = generation;
+            self.hurry = slots / workers + u64::from(SLOTS_PER_CALL);
+        }
+        let pass_ms = if self.hurry > 0 {
+            REVIEW_MS
+        } else {
+            (slots * SWEEP_MS_PER_64K_SLOTS / 65_536).clamp(SWEEP_MS.0, SWEEP_MS.1)
+        };
+        let passed_ms = u64::try_from(now.since(self.last).as_millis()).unwrap_or(u64::MAX);
+        self.last = now;
+        // After a long sleep one whole pass is enough.
+        let gained = passed_ms.min(pass_ms) * slots * 1000 / pass_ms / workers;
+        self.due_milli = (self.due_milli + gained).min(slots * 1000);
+        let due = self.due_milli / 1000;
+        let share = due.min(u64::from(SLOTS_PER_CALL));
+        self.due_milli -= share * 1000;
+        self.hurry = self.hurry.saturating_sub(share);
+        (u32::try_from(share).unwrap_or(SLOTS_PER_CALL), due > share)
+    }
+}
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// Work that is due without a frame: a share of the sweep, frames that waited long enough.
+    /// Call it after each batch and when there is nothing to receive. Returns whether more is due
+    /// already, so that a worker does not go to sleep over it.
+    pub fn idle<S: FrameSource<Frame = F>>(
+        &mut self,
+        batch: &mut Batch<F>,
+        frames: &mut S,
+        now: Tick,
+    ) -> bool {
+        let policy = Arc::clone(self.policy.current());
+        let shared = Arc::clone(&self.shared);
+        let Batch { extra, host, .. } = batch;
+        let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
+        self.release_waiting(&mut context);
+        let Self { fragments, counters, .. } = self;
+        fragments.expire(now, |(_, frame)| {
+            counters.dropped(DropReason::FragmentTimeout);
+            context.frames.release(frame);
+        });
+
+        let (share, more) = self.sweep.share(&shared, policy.generation(), now);
+        if share == 0 {
+            return more;
+        }
+        let slots = shared.sessions.slots();
+        let mut cursor = shared.sweep_cursor.fetch_add(share, Ordering::Relaxed) % slots.max(1);
+        shared.sessions.walk(&mut cursor, share, |view| {
+            self.review(&view, &shared, &policy, now);
+        });
+        more
+    }
+}

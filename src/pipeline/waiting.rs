@@ -1,0 +1,150 @@
+//! Frames that wait until their next hop's link address is known, as they came: unchanged.
+
+use crate::flow::PortId;
+use crate::frame::{FrameBuffer, FrameSource};
+use crate::next_hop::{Link, NextHopId, NextHops, Resolution};
+use crate::pipeline::{Context, Pipeline, Ready};
+use crate::time::Tick;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::icmp::IcmpError;
+
+/// Frames that one worker keeps waiting.
+pub(super) const WAITING_MAX: usize = 256;
+/// Frames that wait for one neighbour (RFC 1122, section 2.3.2.2 asks for at least one).
+const WAITING_PER_HOP_MAX: usize = 16;
+/// How long a frame waits at the most, in milliseconds.
+const WAITING_MS_MAX: u64 = 3000;
+
+/// The frames that wait.
+pub(super) struct Waiting<F> {
+    frames: Vec<Waiter<F>>,
+    /// What [`NextHops::changes`] was when they were last looked at.
+    changes: u64,
+}
+
+struct Waiter<F> {
+    frame: F,
+    port: PortId,
+    next_hop: NextHopId,
+    since: Tick,
+}
+
+impl<F> Waiting<F> {
+    pub(super) fn new() -> Self {
+        Self { frames: Vec::with_capacity(WAITING_MAX), changes: 0 }
+    }
+
+    fn has_room(&self, next_hop: NextHopId) -> bool {
+        self.frames.len() < WAITING_MAX
+            && self.frames.iter().filter(|waiter| waiter.next_hop == next_hop).count()
+                < WAITING_PER_HOP_MAX
+    }
+
+    /// Moves the frames whose next hop has been resolved or given up to `released`, in the order
+    /// they came, and hands those that waited too long to `drop`.
+    fn sort(
+        &mut self,
+        hops: &NextHops,
+        now: Tick,
+        released: &mut Vec<(PortId, F)>,
+        mut drop: impl FnMut(F),
+    ) {
+        let changes = hops.changes();
+        let changed = std::mem::replace(&mut self.changes, changes) != changes;
+        let mut index = 0;
+        while let Some(waiter) = self.frames.get(index) {
+            let late = u128::from(WAITING_MS_MAX) < now.since(waiter.since).as_millis();
+            let settled = changed && hops.link(waiter.next_hop).destination != Resolution::Pending;
+            if settled {
+                let waiter = self.frames.remove(index);
+                released.push((waiter.port, waiter.frame));
+            } else if late {
+                drop(self.frames.remove(index).frame);
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
+impl<F: FrameBuffer> Pipeline<F> {
+    /// A packet whose next hop has no link address: it waits, or its sender hears that nobody
+    /// answers (RFC 1812, section 5.2.7.1).
+    #[cold]
+    pub(super) fn unresolved<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        next_hop: NextHopId,
+        link: &Link,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        context.shared.next_hops.want(next_hop);
+        if link.destination == Resolution::Failed {
+            if let Some(frame) = slot {
+                self.answer(frame.bytes(), port, ready, IcmpError::HostUnreachable, context);
+            }
+            return Verdict::Drop(DropReason::NeighborUnreachable);
+        }
+        if !self.waiting.has_room(next_hop) {
+            return Verdict::Drop(DropReason::NeighborQueueFull);
+        }
+        if let Some(frame) = slot.take() {
+            self.waiting.frames.push(Waiter { frame, port, next_hop, since: context.now });
+        }
+        Verdict::Hold
+    }
+
+    /// Takes up the frames that need not wait any more.
+    pub(super) fn release_waiting<S: FrameSource<Frame = F>>(
+        &mut self,
+        context: &mut Context<'_, F, S>,
+    ) {
+        if !self.waiting.frames.is_empty() {
+            let Self { waiting, released, counters, .. } = self;
+            waiting.sort(&context.shared.next_hops, context.now, released, |frame| {
+                counters.dropped(DropReason::NeighborUnreachable);
+                context.frames.release(frame);
+            });
+        }
+        if self.released.is_empty() {
+            return;
+        }
+        // What is released while these are processed waits for the next round.
+        let mut released = std::mem::take(&mut self.released);
+        for (port, frame) in released.drain(..) {
+            self.process_one(port, frame, context);
+        }
+        released.append(&mut self.released);
+        self.released = released;
+    }
+
+    /// Processes one frame outside a batch.
+    fn process_one<S: FrameSource<Frame = F>>(
+        &mut self,
+        port: PortId,
+        frame: F,
+        context: &mut Context<'_, F, S>,
+    ) {
+        let mut slot = Some(frame);
+        let verdict = match slot.as_ref().map(|frame| self.look(frame, port, context.policy)) {
+            Some(Ok(ready)) => self.forward(&mut slot, port, &ready, context),
+            Some(Err(reason)) => Verdict::Drop(reason),
+            None => return,
+        };
+        self.count(verdict);
+        let Some(frame) = slot else { return };
+        match verdict {
+            Verdict::Forward(to) if context.extra.len() < context.extra.capacity() => {
+                context.extra.push((to, frame));
+            }
+            Verdict::Host(reason) if context.host.len() < context.host.capacity() => {
+                context.host.push((port, reason, frame));
+            }
+            Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Hold | Verdict::Host(_) => {
+                context.frames.release(frame);
+            }
+        }
+    }
+}
