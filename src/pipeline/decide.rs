@@ -194,6 +194,10 @@ impl<'p> Decider<'p, '_> {
             }
             return self.to_same_realm(question, id, route.network, witness);
         }
+        if !self.policy.may_come_from_outside(destination.address) {
+            // Another realm's network: nothing addressed to it leaves by the public side.
+            return refuse(DropReason::NoRoute, RuleId::DEFAULT);
+        }
         witness.saw(Step::Outside);
         let egress = network.egress.decide(&probe(question));
         witness.saw(Step::Filter {

@@ -29,7 +29,7 @@ use crate::policy::{Attachment, Policy};
 use crate::session::table::{Found, Hash};
 use crate::session::tcp::{self, Judgement};
 use crate::telemetry::counters::WorkerCounters;
-use crate::time::{Coarse, Tick};
+use crate::time::Tick;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::parse::{Fragment, Kind, Parsed};

@@ -23,8 +23,6 @@ struct Translated {
     endpoint: Endpoint,
     /// A reference on a mapping is held.
     mapped: bool,
-    /// The endpoint is shared with other guests' sessions.
-    overloaded: bool,
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -105,7 +103,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         target: Endpoint,
         context: &Context<'_, F, S>,
     ) -> Result<Translated, DropReason> {
-        let kept = |endpoint| Translated { endpoint, mapped: false, overloaded: false };
+        let kept = |endpoint| Translated { endpoint, mapped: false };
         let network = match plan.source {
             Source::Keep => return Ok(kept(key.source)),
             Source::Static(public) => return Ok(kept(Endpoint::new(public, key.source.port))),
@@ -130,7 +128,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         };
         match shared.mappings.bind(&request, context.now, unused) {
             Ok(Bound { external, overloaded }) => {
-                Ok(Translated { endpoint: external, mapped: !overloaded, overloaded })
+                Ok(Translated { endpoint: external, mapped: !overloaded })
             }
             Err(_) => Err(DropReason::NoPort),
         }
@@ -158,7 +156,6 @@ impl<F: FrameBuffer> Pipeline<F> {
             generation: context.policy.generation(),
             kind: plan.kind,
             mapped: translated.mapped || plan.through_mapping,
-            overloaded: translated.overloaded,
         })
     }
 }

@@ -99,7 +99,6 @@ fn same_decision(session: &NewSession, shared: &Shared, policy: &Policy) -> Opti
         Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
     match decider.decide(&question, &mut ()) {
         Decision::Open(plan) if same_plan(session, &plan, policy) => Some(plan.rule),
-        // Endpoint-independent filtering let it in while the mapping stood; it holds it itself.
         Decision::EchoReply | Decision::Host(_) | Decision::Open(_) | Decision::Refuse(_) => None,
     }
 }

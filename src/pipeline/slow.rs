@@ -102,7 +102,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         if refusal.rule != RuleId::DEFAULT {
-            context.shared.rules.refused(refusal.rule, ready.packet.packet_length());
+            let bytes = u64::from(ready.packet.packet_length());
+            context.shared.rules.refused(refusal.rule, bytes);
         }
         if refusal.tell && matches!(ready.attachment, Attachment::Guest(_)) {
             let error = IcmpError::AdministrativelyProhibited;

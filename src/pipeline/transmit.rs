@@ -3,6 +3,7 @@
 use crate::flow::Mac;
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::Link;
+use crate::pipeline::admit::network_of;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Policy;
 use crate::rules::set::MssClamp;
@@ -55,26 +56,22 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Verdict::Drop(DropReason::Truncated);
         };
         let first_extra = context.extra.len();
-        let mut complete = true;
-        wire::fragment::split(original, link.mtu, |header, payload| {
+        let complete = wire::fragment::split(original, link.mtu, |header, payload| {
             let length = ETHERNET_HEADER + header.len() + payload.len();
-            let Some(mut piece) = context.frames.allocate() else {
-                complete = false;
-                return;
-            };
+            let Some(mut piece) = context.frames.allocate() else { return false };
             let sent = context.extra.len() < context.extra.capacity()
                 && piece.set_length(length)
                 && fill(piece.bytes_mut(), header, payload)
                 && matches!(
-                    self.send(&mut piece, ETHERNET_HEADER as u16, link, destination),
+                    self.send(&mut piece, 14, link, destination),
                     Verdict::Forward(_)
                 );
             if sent {
                 context.extra.push((link.port, piece));
             } else {
                 context.frames.release(piece);
-                complete = false;
             }
+            sent
         });
         if !complete {
             // Half a datagram is of no use to anybody.
@@ -114,7 +111,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             (session.responder.realm, session.responder.source.address),
         ];
         let clamps = guests.into_iter().filter_map(|(realm, guest)| {
-            let network = policy.network(policy.guest_of(realm, guest)?);
+            let network = policy.network(network_of(policy, realm, guest)?);
             Some(match network.mss_clamp? {
                 MssClamp::To(mss) => mss,
                 MssClamp::PathMtu => mtu.saturating_sub(IPV4_AND_TCP_HEADER),
