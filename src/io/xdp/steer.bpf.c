@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Which frames the dataplane gets. Everything else is the kernel's.
+//
+// The program decides nothing by itself: user space fills the maps from the rules and from what the
+// kernel owns (see src/io/xdp/steering.rs), and each test here is one look into one of them. What
+// the dataplane should have had but cannot get, because no socket is bound to the queue, is dropped:
+// passing it would let the kernel forward around the rules.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define VLAN_ID_MASK 0x0fff
+#define FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
+#define HEADER_WORDS 0x0f
+#define QUEUES_MAX 256
+
+struct tag {
+	__be16 control;
+	__be16 protocol;
+};
+
+struct ports {
+	__be16 source;
+	__be16 destination;
+};
+
+/* An address that the kernel has under a tag (zero for none). */
+struct local_key {
+	__be32 address;
+	__u16 vlan;
+	__u16 zero;
+};
+
+/* 256 ports of one protocol of a public address. */
+struct page_key {
+	__be32 address;
+	__u8 protocol;
+	__u8 page;
+	__u16 zero;
+};
+
+/* A set bit is a port that the kernel serves. */
+struct page {
+	__u64 bits[4];
+};
+
+/* The names stand in src/io/xdp/program.rs, in the same order. */
+enum reason {
+	DROPPED_NO_SOCKET,
+	DROPPED_SHORT,
+	PASSED_GROUP,
+	PASSED_LOCAL_ADDRESS,
+	PASSED_NOT_IPV4,
+	PASSED_SERVICE,
+	PASSED_TAG,
+	REDIRECTED,
+	REASONS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, QUEUES_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+/* By VLAN identifier, zero for untagged: whether the dataplane has a network there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} tags SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct local_key);
+	__type(value, __u8);
+} local_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct page_key);
+	__type(value, struct page);
+} kernel_ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline int counted(int action, __u32 reason)
+{
+	__u64 *counter = bpf_map_lookup_elem(&counters, &reason);
+
+	if (counter)
+		*counter += 1;
+	return action;
+}
+
+static __always_inline int to_socket(struct xdp_md *frame)
+{
+	/* The last argument is what becomes of the frame if no socket is bound to its queue. */
+	if (bpf_redirect_map(&xsks, frame->rx_queue_index, XDP_DROP) == XDP_REDIRECT)
+		return counted(XDP_REDIRECT, REDIRECTED);
+	return counted(XDP_DROP, DROPPED_NO_SOCKET);
+}
+
+static __always_inline int is_tag(__be16 protocol)
+{
+	return protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD);
+}
+
+/* The destination port stands in the same place in all of these. */
+static __always_inline int has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
+	       protocol == IPPROTO_DCCP || protocol == IPPROTO_UDPLITE;
+}
+
+/* Whether the kernel serves the endpoint that an unfragmented packet goes to. */
+static __always_inline int is_service(struct iphdr *ip, void *end)
+{
+	struct page_key key = { .address = ip->daddr, .protocol = ip->protocol };
+	__u16 port = 0;
+
+	if (has_ports(ip->protocol)) {
+		struct ports *ports = (void *)ip + (*(__u8 *)ip & HEADER_WORDS) * 4;
+
+		if ((void *)(ports + 1) > end)
+			return 0;
+		port = bpf_ntohs(ports->destination);
+	}
+	key.page = port >> 8;
+	struct page *page = bpf_map_lookup_elem(&kernel_ports, &key);
+
+	return page && page->bits[(port >> 6) & 3] >> (port & 63) & 1;
+}
+
+SEC("xdp")
+int natwerk_steer(struct xdp_md *frame)
+{
+	void *start = (void *)(long)frame->data;
+	void *end = (void *)(long)frame->data_end;
+	struct ethhdr *ethernet = start;
+	void *next = ethernet + 1;
+	__u32 vlan = 0;
+
+	if (next > end)
+		return counted(XDP_DROP, DROPPED_SHORT);
+	__be16 protocol = ethernet->h_proto;
+
+	if (is_tag(protocol)) {
+		struct tag *tag = next;
+
+		next = tag + 1;
+		if (next > end)
+			return counted(XDP_DROP, DROPPED_SHORT);
+		vlan = bpf_ntohs(tag->control) & VLAN_ID_MASK;
+		protocol = tag->protocol;
+	}
+
+	__u32 *ours = bpf_map_lookup_elem(&tags, &vlan);
+
+	if (!ours || !*ours)
+		return counted(XDP_PASS, PASSED_TAG);
+	/* The kernel does not forward packets out of group frames. */
+	if (ethernet->h_dest[0] & 1)
+		return counted(XDP_PASS, PASSED_GROUP);
+	if (protocol != bpf_htons(ETH_P_IP))
+		return counted(XDP_PASS, PASSED_NOT_IPV4);
+
+	struct iphdr *ip = next;
+
+	if ((void *)(ip + 1) > end)
+		return to_socket(frame);
+
+	struct local_key local = { .address = ip->daddr, .vlan = vlan };
+
+	if (bpf_map_lookup_elem(&local_addresses, &local))
+		return counted(XDP_PASS, PASSED_LOCAL_ADDRESS);
+	/* Later fragments have no ports, so user space gets all of a datagram and puts it together. */
+	if (!(ip->frag_off & bpf_htons(FRAGMENT_MASK)) && is_service(ip, end))
+		return counted(XDP_PASS, PASSED_SERVICE);
+	return to_socket(frame);
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
