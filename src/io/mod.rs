@@ -5,6 +5,8 @@
 
 pub mod frame;
 pub mod memory;
+#[cfg(feature = "af-xdp")]
+pub mod xdp;
 
 use std::os::fd::BorrowedFd;
 
@@ -30,4 +32,22 @@ pub trait Port {
 
     /// What to wait on until a frame comes; none if there is nothing to wait on.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Frames that were lost before they got here, as far as the other side tells. May be slow.
+    fn losses(&self) -> Losses {
+        Losses::default()
+    }
+}
+
+/// Frames that a port lost without anybody seeing them, since it was opened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Losses {
+    /// The receive ring was full.
+    pub receive_ring_full: u64,
+    /// No memory was offered to receive into.
+    pub fill_ring_empty: u64,
+    /// Other reasons, such as being longer than a chunk.
+    pub receive_dropped: u64,
+    /// Descriptors of ours that were refused.
+    pub transmit_invalid: u64,
 }

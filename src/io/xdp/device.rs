@@ -1,0 +1,170 @@
+//! What the kernel says of a network device: its number, MTU, queues and offloads.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// A network device, as it was when it was asked about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it; a device that is deleted and made again gets another.
+    pub index: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub is_up: bool,
+    /// Its queues.
+    pub queues: Queues,
+    /// Whether it takes VLAN tags off received frames before the XDP program sees them.
+    pub strips_tags: bool,
+}
+
+/// How many queues a device uses at the moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Queues {
+    /// Queues that frames arrive on.
+    pub receive: u32,
+    /// Queues that frames leave by.
+    pub transmit: u32,
+}
+
+impl Queues {
+    /// How many sockets can be bound: one to each queue of either kind.
+    #[must_use]
+    pub fn sockets_max(self) -> u32 {
+        self.receive.max(self.transmit)
+    }
+}
+
+impl Device {
+    /// The device called `name`, in the network namespace of this process.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is none.
+    pub fn find(name: &str) -> io::Result<Self> {
+        let socket = control_socket()?;
+        let index = u32::try_from(ask(&socket, name, libc::SIOCGIFINDEX)?).unwrap_or_default();
+        let mtu = u32::try_from(ask(&socket, name, libc::SIOCGIFMTU)?).unwrap_or_default();
+        // Only the low sixteen bits hold flags.
+        let is_up = ask(&socket, name, libc::SIOCGIFFLAGS)? & libc::IFF_UP != 0;
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            mtu,
+            is_up,
+            queues: queues(&socket, name),
+            strips_tags: strips_tags(&socket, name),
+        })
+    }
+
+    /// The kernel's number of the device called `name`, if there is one.
+    #[must_use]
+    pub fn index_of(name: &str) -> Option<u32> {
+        let socket = control_socket().ok()?;
+        u32::try_from(ask(&socket, name, libc::SIOCGIFINDEX).ok()?).ok()
+    }
+}
+
+/// A socket to ask about devices through.
+fn control_socket() -> io::Result<OwnedFd> {
+    // SAFETY: a system call with plain numbers; the result is checked.
+    let descriptor =
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just opened and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Asks for a number that `ifreq` carries.
+fn ask(socket: &OwnedFd, name: &str, request: libc::c_ulong) -> io::Result<i32> {
+    let mut answer = named(name)?;
+    // SAFETY: `answer` is an `ifreq` with a terminated name, which these requests fill in.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut answer) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(match request {
+        // SAFETY: this request sets the flags.
+        libc::SIOCGIFFLAGS => i32::from(unsafe { answer.ifr_ifru.ifru_flags }),
+        // SAFETY: index and MTU are both an `int` at the start of the union.
+        _ => unsafe { answer.ifr_ifru.ifru_ifindex },
+    })
+}
+
+fn named(name: &str) -> io::Result<libc::ifreq> {
+    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    let name: &CStr = &name;
+    // SAFETY: `ifreq` consists of integers, arrays and a pointer, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.to_bytes_with_nul().len() > request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
+        *place = byte.cast_signed();
+    }
+    Ok(request)
+}
+
+/// Asks the driver through `SIOCETHTOOL`; `value` starts with the command and is filled in.
+fn ask_driver<const N: usize>(
+    socket: &OwnedFd,
+    name: &str,
+    mut value: [u32; N],
+) -> io::Result<[u32; N]> {
+    let mut request = named(name)?;
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: `request` names the device and points to a structure as large as the command that it
+    // starts with says, which lives until the call returns.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// The queues in use. Drivers that cannot be asked have as many as sysfs shows, or one.
+fn queues(socket: &OwnedFd, name: &str) -> Queues {
+    // struct ethtool_channels: command, four maxima, then receive, transmit, other, combined.
+    if let Ok([_, _, _, _, _, receive, transmit, _, combined]) =
+        ask_driver(socket, name, [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0])
+        && combined + receive > 0
+    {
+        return Queues { receive: combined + receive, transmit: (combined + transmit).max(1) };
+    }
+    let count = |kind: &str| {
+        let entries = std::fs::read_dir(format!("/sys/class/net/{name}/queues"));
+        let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let count = names.filter(|name| name.to_string_lossy().starts_with(kind)).count();
+        u32::try_from(count).unwrap_or(u32::MAX).max(1)
+    };
+    Queues { receive: count("rx-"), transmit: count("tx-") }
+}
+
+fn strips_tags(socket: &OwnedFd, name: &str) -> bool {
+    ask_driver(socket, name, [ETHTOOL_GFLAGS, 0])
+        .is_ok_and(|[_, flags]| flags & ETH_FLAG_RXVLAN != 0)
+}
+
+// linux/sockios.h and linux/ethtool.h.
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_device_is_found_and_others_are_not() {
+        let device = Device::find("lo").expect("every namespace has one");
+        assert_eq!(device.index, 1);
+        assert!(device.queues.receive >= 1);
+        assert_eq!(Device::index_of("lo"), Some(1));
+        for name in ["no-such-device", "a-name-that-is-too-long-for-linux", "nul\0"] {
+            let error = Device::find(name).expect_err("no such device");
+            assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{name}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! AF_XDP: sockets, the XDP program that feeds them, and the devices they are bound to.
+//!
+//! [`open::open`] does it all in the right order and gives back one [`open::LaneParts`] for each
+//! worker and one [`program::Program`] for each interface.
+
+mod attach;
+mod descriptor;
+pub mod device;
+pub mod open;
+pub mod program;
+pub mod socket;
+pub mod steering;

@@ -1,0 +1,512 @@
+//! Opens everything that AF_XDP takes, in the order that works, or nothing.
+//!
+//! For each mode that may be used, the best first: load the programs and fill their maps, bind the
+//! sockets of every worker, attach the programs, and ask each socket to send nothing. Some drivers
+//! bind happily and fail only then, so a mode counts as got when that has worked.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use xsk_rs::config::{
+    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
+};
+use xsk_rs::{Socket, Umem};
+
+use crate::config::XdpMode;
+use crate::flow::PortId;
+use crate::io::frame::{FramePool, HEADROOM, Memory};
+use crate::io::xdp::descriptor::Layout;
+use crate::io::xdp::device::Device;
+use crate::io::xdp::program::{Program, ProgramFault};
+use crate::io::xdp::socket::{Rings, XdpPort};
+use crate::io::xdp::steering::Steering;
+
+/// What to open.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'r> {
+    /// The interfaces, with what their programs go by.
+    pub interfaces: &'r [(PortId, Device, Steering)],
+    /// How many workers share the queues: worker `w` of `n` gets queues `w`, `w + n`, `w + 2n` ...
+    pub workers: usize,
+    /// Chunks of frame memory per worker.
+    pub frames: u32,
+    /// The mode wanted.
+    pub mode: XdpMode,
+}
+
+/// What was opened.
+pub struct Opened {
+    /// What each worker gets.
+    pub lanes: Vec<LaneParts>,
+    /// The program of each interface, in the order asked for.
+    pub programs: Vec<Program>,
+    /// What each interface got: never [`XdpMode::Auto`].
+    pub modes: Vec<XdpMode>,
+}
+
+/// The frame memory and bound sockets of one worker, on their way to its thread.
+pub struct LaneParts {
+    umem: Umem,
+    base: usize,
+    chunk_size: u32,
+    frames: u32,
+    fill_max: u32,
+    sockets: Vec<BoundSocket>,
+    layout: Layout,
+}
+
+struct BoundSocket {
+    port: PortId,
+    queue: u32,
+    rings: Rings,
+}
+
+/// The frame memory and ports of one worker.
+pub struct Lane {
+    /// Where its frames come from.
+    pub pool: FramePool,
+    /// Its ports. The first one of an interface is the one to transmit on.
+    pub ports: Vec<LanePort>,
+}
+
+/// A port of a lane.
+pub struct LanePort {
+    /// The interface.
+    pub port: PortId,
+    /// The queue.
+    pub queue: u32,
+    /// The socket.
+    pub socket: XdpPort,
+}
+
+/// Why not everything could be opened. Nothing is left open then.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Frame memory cannot be registered with the kernel.
+    #[error("{frames} frames of memory cannot be registered with the kernel: {error}{hint}", hint = memory_hint(.error))]
+    Memory {
+        /// How many.
+        frames: u32,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The MTU is larger than any chunk.
+    #[error(
+        "{interface} has an MTU of {mtu}, and frames of natwerk hold {most}: ip link set dev {interface} mtu {most}"
+    )]
+    MtuTooLarge {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+        /// The largest that fits.
+        most: u32,
+    },
+    /// The program cannot be loaded, told or attached.
+    #[error(transparent)]
+    Program(#[from] ProgramFault),
+    /// A socket cannot be bound, or does not work.
+    #[error("queue {queue} of {interface} cannot be used: {error}{hint}", hint = socket_hint(.error, *zero_copy))]
+    Socket {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// Whether zero-copy was asked for.
+        zero_copy: bool,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The descriptors of this version of xsk-rs are not known.
+    #[error(
+        "this build's xsk-rs keeps its descriptors in a way that natwerk does not know; build natwerk with its Cargo.lock"
+    )]
+    UnknownDescriptors,
+}
+
+fn memory_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS) => {
+            "; the limit on locked memory is too low: set LimitMEMLOCK=infinity, or grant CAP_IPC_LOCK"
+        }
+        Some(libc::EPERM) => "; it takes root, or CAP_NET_RAW",
+        Some(libc::EAFNOSUPPORT) => "; this kernel is built without AF_XDP (CONFIG_XDP_SOCKETS)",
+        _ => "",
+    }
+}
+
+fn socket_hint(error: &io::Error, zero_copy: bool) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => "; another process has a socket on it (ss --xdp -p shows which)",
+        Some(libc::EPERM) => "; it takes root, or CAP_NET_RAW",
+        Some(libc::EOPNOTSUPP | libc::EINVAL) if zero_copy => {
+            "; its driver has no zero-copy: set workers.mode = \"auto\" or \"copy\""
+        }
+        Some(libc::EINVAL) => "; there is no such queue",
+        _ => "",
+    }
+}
+
+impl OpenError {
+    /// Whether another mode may do better.
+    fn depends_on_mode(&self) -> bool {
+        match self {
+            Self::Program(fault) => matches!(fault, ProgramFault::Mode { .. }),
+            Self::Socket { error, .. } => {
+                !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM | libc::ENODEV))
+            }
+            Self::Memory { .. } | Self::MtuTooLarge { .. } | Self::UnknownDescriptors => false,
+        }
+    }
+}
+
+/// How one attempt goes about it.
+#[derive(Clone, Copy)]
+struct Attempt {
+    zero_copy: bool,
+    in_driver: bool,
+    /// Whether an interface whose driver has no XDP gets the generic one.
+    or_skb: bool,
+}
+
+/// Opens everything, or nothing.
+///
+/// # Errors
+/// With one sentence that says what stands in the way and what to do about it.
+pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
+    let zero_copy = Attempt { zero_copy: true, in_driver: true, or_skb: false };
+    let copy = Attempt { zero_copy: false, in_driver: true, or_skb: false };
+    match request.mode {
+        XdpMode::ZeroCopy => attempt(request, zero_copy),
+        XdpMode::Copy => attempt(request, copy),
+        XdpMode::Skb => attempt(request, Attempt { in_driver: false, ..copy }),
+        XdpMode::Auto => match attempt(request, zero_copy) {
+            Err(error) if error.depends_on_mode() => {
+                tracing::info!("no zero-copy: {error}");
+                attempt(request, Attempt { or_skb: true, ..copy })
+            }
+            decided => decided,
+        },
+    }
+}
+
+fn attempt(request: &Request<'_>, attempt: Attempt) -> Result<Opened, OpenError> {
+    let layout = Layout::find().ok_or(OpenError::UnknownDescriptors)?;
+    let chunk_size = chunk_size(request)?;
+    let mut programs = Vec::new();
+    for (_, _, steering) in request.interfaces {
+        let mut program = Program::load()?;
+        program.apply(steering)?;
+        programs.push(program);
+    }
+    let mut lanes = Vec::new();
+    for worker in 0..request.workers {
+        lanes.push(bind_patiently(request, worker, chunk_size, layout, attempt)?);
+    }
+    let mut modes = Vec::new();
+    for (program, (port, device, _)) in programs.iter_mut().zip(request.interfaces) {
+        for socket in lanes.iter().flat_map(|lane| &lane.sockets).filter(|it| it.port == *port) {
+            program.set_socket(socket.queue, socket.rings.receive.fd())?;
+        }
+        modes.push(attach(program, device, attempt)?);
+    }
+    for socket in lanes.iter().flat_map(|lane| &lane.sockets) {
+        probe(socket, request, attempt)?;
+    }
+    Ok(Opened { lanes, programs, modes })
+}
+
+fn attach(
+    program: &mut Program,
+    device: &Device,
+    attempt: Attempt,
+) -> Result<XdpMode, ProgramFault> {
+    match program.attach(device, attempt.in_driver) {
+        Ok(()) if attempt.zero_copy => Ok(XdpMode::ZeroCopy),
+        Ok(()) if attempt.in_driver => Ok(XdpMode::Copy),
+        Ok(()) => Ok(XdpMode::Skb),
+        Err(fault @ ProgramFault::Mode { .. }) if attempt.or_skb => {
+            tracing::info!("generic XDP instead: {fault}");
+            program.attach(device, false).map(|()| XdpMode::Skb)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The chunk that holds a frame of every interface: 2,048 bytes or 4,096.
+fn chunk_size(request: &Request<'_>) -> Result<u32, OpenError> {
+    let overhead = HEADROOM as u32 + ETHERNET_OVERHEAD;
+    let mut size = CHUNK_SMALL;
+    for (_, device, _) in request.interfaces {
+        if device.mtu > CHUNK_LARGE - overhead {
+            return Err(OpenError::MtuTooLarge {
+                interface: device.name.clone(),
+                mtu: device.mtu,
+                most: CHUNK_LARGE - overhead,
+            });
+        }
+        if device.mtu > CHUNK_SMALL - overhead {
+            size = CHUNK_LARGE;
+        }
+    }
+    Ok(size)
+}
+
+/// Binds the sockets of a worker. The kernel takes its time to let go of closed ones, so queues
+/// that are in use get a little patience.
+fn bind_patiently(
+    request: &Request<'_>,
+    worker: usize,
+    chunk_size: u32,
+    layout: Layout,
+    attempt: Attempt,
+) -> Result<LaneParts, OpenError> {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match bind(request, worker, chunk_size, layout, attempt) {
+            Err(OpenError::Socket { error, .. })
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            decided => return decided,
+        }
+    }
+}
+
+fn bind(
+    request: &Request<'_>,
+    worker: usize,
+    chunk_size: u32,
+    layout: Layout,
+    attempt: Attempt,
+) -> Result<LaneParts, OpenError> {
+    let queues = queues_of(request, worker);
+    let share = request.frames / 2 / u32::try_from(queues.len().max(1)).unwrap_or(u32::MAX);
+    let fill_max = previous_power_of_two(share).clamp(RING_MIN, RING_MAX);
+    let memory_fault = |error| OpenError::Memory { frames: request.frames, error };
+    let umem_config = UmemConfig::builder()
+        .frame_size(FrameSize::new(chunk_size).map_err(io::Error::other).map_err(memory_fault)?)
+        .fill_queue_size(ring(fill_max).map_err(memory_fault)?)
+        .comp_queue_size(ring(RING_MAX).map_err(memory_fault)?)
+        .build()
+        .map_err(io::Error::other)
+        .map_err(memory_fault)?;
+    let count = request.frames.try_into().map_err(io::Error::other).map_err(memory_fault)?;
+    // Reserved huge pages if there are any: fewer misses of the address cache.
+    let (umem, descriptors) = Umem::new(umem_config, count, true)
+        .or_else(|_| Umem::new(umem_config, count, false))
+        .map_err(|error| memory_fault(told(&error)))?;
+    let base = base(&umem, &descriptors);
+    let mut sockets = Vec::new();
+    for (port, device, queue) in queues {
+        let fault = |error| OpenError::Socket {
+            interface: device.name.clone(),
+            queue,
+            zero_copy: attempt.zero_copy,
+            error,
+        };
+        let rings = bind_socket(&umem, device, queue, fill_max, attempt).map_err(fault)?;
+        sockets.push(BoundSocket { port, queue, rings });
+    }
+    Ok(LaneParts { umem, base, chunk_size, frames: request.frames, fill_max, sockets, layout })
+}
+
+/// The queues of one worker, by interface, its own first.
+fn queues_of<'r>(request: &Request<'r>, worker: usize) -> Vec<(PortId, &'r Device, u32)> {
+    let mut queues = Vec::new();
+    for (port, device, _) in request.interfaces {
+        // A queue for each worker to transmit on, even if nothing arrives there.
+        let count = device.queues.receive.max(u32::try_from(request.workers).unwrap_or(u32::MAX));
+        let own = (0..count).skip(worker).step_by(request.workers.max(1));
+        queues.extend(own.map(|queue| (*port, device, queue)));
+    }
+    queues
+}
+
+fn bind_socket(
+    umem: &Umem,
+    device: &Device,
+    queue: u32,
+    receive_size: u32,
+    attempt: Attempt,
+) -> io::Result<Rings> {
+    let name: Interface = device.name.parse().map_err(io::Error::other)?;
+    let mode = if attempt.zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
+    let config = SocketConfig::builder()
+        .rx_queue_size(ring(receive_size)?)
+        .tx_queue_size(ring(RING_MAX)?)
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+        .build();
+    // SAFETY: no program is loaded by libxdp (the flag above), and each queue of a device is bound
+    // once.
+    let made = unsafe { Socket::new(config, umem, &name, queue) };
+    let (transmit, receive, rings) = made.map_err(|error| told(&error))?;
+    let (fill, completion) = rings.ok_or_else(|| io::Error::from_raw_os_error(libc::EBUSY))?;
+    let frames_per_kick = raise_transmit_budget(receive.fd().as_raw_fd());
+    Ok(Rings { receive, transmit, fill, completion, transmit_size: RING_MAX, frames_per_kick })
+}
+
+/// Asks for more frames per wakeup in copy mode (Linux 6.17 and later). Returns what was got.
+fn raise_transmit_budget(socket: RawFd) -> u32 {
+    match set_option(socket, XDP_MAX_TX_SKB_BUDGET, TRANSMIT_BUDGET) {
+        Ok(()) => TRANSMIT_BUDGET,
+        Err(_) => TRANSMIT_BUDGET_DEFAULT,
+    }
+}
+
+/// Asks the socket to send the nothing it has, and whether the mode is what was asked for.
+fn probe(socket: &BoundSocket, request: &Request<'_>, attempt: Attempt) -> Result<(), OpenError> {
+    let fault = |error| OpenError::Socket {
+        interface: request
+            .interfaces
+            .iter()
+            .find(|(port, _, _)| *port == socket.port)
+            .map_or_else(String::new, |(_, device, _)| device.name.clone()),
+        queue: socket.queue,
+        zero_copy: attempt.zero_copy,
+        error,
+    };
+    // "Later" and "the link is down" count as working.
+    socket.rings.transmit.wakeup().map_err(fault)?;
+    let options = option(socket.rings.receive.fd().as_raw_fd(), XDP_OPTIONS).map_err(fault)?;
+    if (options & XDP_OPTIONS_ZEROCOPY != 0) != attempt.zero_copy {
+        return Err(fault(io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+    }
+    Ok(())
+}
+
+impl LaneParts {
+    /// The queues it serves.
+    pub fn queues(&self) -> impl Iterator<Item = (PortId, u32)> {
+        self.sockets.iter().map(|socket| (socket.port, socket.queue))
+    }
+
+    /// The lane, on the thread that will use it.
+    #[must_use]
+    pub fn into_lane(self) -> Lane {
+        let base = std::ptr::with_exposed_provenance_mut(self.base);
+        let base = NonNull::new(base).expect("mapped memory does not start at zero");
+        let memory = Memory::Umem(self.umem);
+        // SAFETY: xsk-rs mapped `frames` chunks at `base`, zeroed, and keeps them as long as the
+        // `Umem`; xsk-rs itself touches them only when asked to, and nobody asks.
+        let pool = unsafe { FramePool::new(base, self.chunk_size as usize, self.frames, memory) };
+        let (layout, fill_max) = (self.layout, self.fill_max);
+        let ports = self.sockets.into_iter().map(|BoundSocket { port, queue, rings }| LanePort {
+            port,
+            queue,
+            socket: XdpPort::new(pool.clone(), rings, layout, fill_max),
+        });
+        Lane { ports: ports.collect(), pool }
+    }
+}
+
+/// Where the frame memory starts.
+fn base(umem: &Umem, descriptors: &[xsk_rs::FrameDesc]) -> usize {
+    let first = descriptors.first().expect("there is at least one chunk");
+    // SAFETY: the descriptor is this memory's own, and nobody writes there yet.
+    let data = unsafe { umem.data(first) };
+    data.contents().as_ptr().expose_provenance() - first.addr()
+}
+
+fn ring(size: u32) -> io::Result<QueueSize> {
+    QueueSize::new(size).map_err(io::Error::other)
+}
+
+/// What the kernel said, out of what xsk-rs made of it.
+fn told(error: &dyn std::error::Error) -> io::Error {
+    let kernel = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    match kernel.and_then(io::Error::raw_os_error) {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::other(error.to_string()),
+    }
+}
+
+fn option(socket: RawFd, name: libc::c_int) -> io::Result<u32> {
+    let mut value = 0u32;
+    // Four, which fits.
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: both pointers are to variables of the right size that outlive the call.
+    let result = unsafe {
+        libc::getsockopt(socket, libc::SOL_XDP, name, (&raw mut value).cast(), &raw mut length)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+fn set_option(socket: RawFd, name: libc::c_int, value: u32) -> io::Result<()> {
+    // Four, which fits.
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointer is to a variable of the length given that outlives the call.
+    let result =
+        unsafe { libc::setsockopt(socket, libc::SOL_XDP, name, (&raw const value).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn previous_power_of_two(number: u32) -> u32 {
+    number.checked_ilog2().map_or(0, |log| 1 << log)
+}
+
+const CHUNK_SMALL: u32 = 2048;
+/// Chunks are at most a page.
+const CHUNK_LARGE: u32 = 4096;
+/// Ethernet header and two tags.
+const ETHERNET_OVERHEAD: u32 = 14 + 8;
+const RING_MIN: u32 = 64;
+const RING_MAX: u32 = 2048;
+/// How long to wait for queues that are in use, and between attempts.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// A worker transmits less than this in a batch, in all but the rarest cases.
+const TRANSMIT_BUDGET: u32 = 256;
+/// The kernel's TX_BATCH_SIZE.
+const TRANSMIT_BUDGET_DEFAULT: u32 = 32;
+// linux/if_xdp.h; Debian 12's headers lack the first.
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+const XDP_OPTIONS: libc::c_int = 8;
+const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::xdp::device::Queues;
+
+    fn device(name: &str, mtu: u32, receive: u32) -> Device {
+        let queues = Queues { receive, transmit: receive };
+        Device { name: name.into(), index: 2, mtu, is_up: true, queues, strips_tags: false }
+    }
+
+    fn interfaces(devices: &[Device]) -> Vec<(PortId, Device, Steering)> {
+        let numbered = (0u8..).zip(devices);
+        numbered.map(|(n, device)| (PortId(n), device.clone(), Steering::default())).collect()
+    }
+
+    #[test]
+    fn every_receive_queue_has_one_worker_and_every_worker_a_queue_of_each_interface() {
+        let interfaces = interfaces(&[device("a", 1500, 5), device("b", 1500, 2)]);
+        let request =
+            Request { interfaces: &interfaces, workers: 2, frames: 4096, mode: XdpMode::Auto };
+        let numbers = |worker| {
+            let queues = queues_of(&request, worker);
+            queues.into_iter().map(|(port, _, queue)| (port.0, queue)).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(0), [(0, 0), (0, 2), (0, 4), (1, 0)]);
+        assert_eq!(numbers(1), [(0, 1), (0, 3), (1, 1)]);
+    }
+
+    #[test]
+    fn a_chunk_holds_the_largest_frame_of_all_interfaces() {
+        let sizes = |devices: &[Device]| {
+            let interfaces = interfaces(devices);
+            let request =
+                Request { interfaces: &interfaces, workers: 1, frames: 64, mode: XdpMode::Auto };
+            chunk_size(&request).map_err(|error| error.to_string())
+        };
+        assert_eq!(sizes(&[device("a", 1500, 1)]), Ok(2048));
+        assert_eq!(sizes(&[device("a", 1500, 1), device("b", 1800, 1)]), Ok(4096));
+        let said = sizes(&[device("a", 9000, 1)]).expect_err("too large");
+        assert!(said.ends_with("ip link set dev a mtu 3818"), "{said}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The XDP program of one interface: loaded, told what to go by, attached, counted.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::{ProgramError, Xdp, XdpMode as AttachMode, xdp::XdpError};
+use aya::{Ebpf, EbpfError};
+
+use crate::flow::Protocol;
+use crate::io::xdp::attach::{self, Occupant};
+use crate::io::xdp::device::Device;
+use crate::io::xdp::steering::Steering;
+
+/// The program on one interface. Dropping it takes it off.
+pub struct Program {
+    // Before the maps, so that the program is off before they go.
+    program: Ebpf,
+    sockets: XskMap<MapData>,
+    tags: Array<MapData, u32>,
+    local_addresses: HashMap<MapData, [u8; 8], u8>,
+    kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
+    counters: PerCpuArray<MapData, u64>,
+    applied: Steering,
+}
+
+/// Why the program is not on an interface, or does not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramFault {
+    /// Another program holds the hook.
+    #[error(
+        "{interface} has another XDP program (id {id}, {name:?}); if it is not needed, take it off: ip link set dev {interface} xdp off"
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// The program's number.
+        id: u32,
+        /// Its name.
+        name: String,
+    },
+    /// The device cannot run the program in this mode.
+    #[error("{interface} cannot run XDP programs in {mode} mode: {error}")]
+    Mode {
+        /// The interface.
+        interface: String,
+        /// `driver` or `skb`.
+        mode: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The kernel does not take the program.
+    #[error("the kernel refuses natwerk's XDP program: {0}{hint}", hint = hint(.0))]
+    Refused(String),
+    /// A map cannot be changed.
+    #[error("the XDP program's maps cannot be changed: {0}")]
+    Map(#[from] MapError),
+}
+
+fn hint(said: &str) -> &'static str {
+    if said.contains("Operation not permitted") || said.contains("EPERM") {
+        "; it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    } else {
+        ""
+    }
+}
+
+/// What the program counts, by name, in the order of `enum reason` in steer.bpf.c.
+pub const COUNTERS: [&str; 8] = [
+    "dropped_no_socket",
+    "dropped_short",
+    "passed_group",
+    "passed_local_address",
+    "passed_not_ipv4",
+    "passed_service",
+    "passed_tag",
+    "redirected",
+];
+
+impl Program {
+    /// Loads the program. It sees no frame before it is attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn load() -> Result<Self, ProgramFault> {
+        let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+        let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
+        let mut program = Ebpf::load(object).map_err(refused)?;
+        xdp(&mut program)?.load().map_err(|error| ProgramFault::Refused(chain(&error)))?;
+        let mut take = |name: &str| {
+            program.take_map(name).ok_or_else(|| ProgramFault::Refused(format!("no map {name}")))
+        };
+        Ok(Self {
+            sockets: take("xsks")?.try_into()?,
+            tags: take("tags")?.try_into()?,
+            local_addresses: take("local_addresses")?.try_into()?,
+            kernel_ports: take("kernel_ports")?.try_into()?,
+            counters: take("counters")?.try_into()?,
+            applied: Steering::default(),
+            program,
+        })
+    }
+
+    /// Makes the program go by `steering`, live: what stays the same is not touched.
+    ///
+    /// # Errors
+    /// When a map is full. What was changed until then stays changed; the next call goes on.
+    pub fn apply(&mut self, steering: &Steering) -> Result<(), ProgramFault> {
+        // What is the kernel's grows before the dataplane's tags do, and shrinks after them: in
+        // between, a frame may be counted as somebody's that it no longer is, but none that is the
+        // dataplane's own gets to the kernel without having been the kernel's before or after.
+        for local in &steering.local_addresses {
+            self.local_addresses.insert(local_key(*local), 1, 0)?;
+        }
+        for ((address, protocol), ports) in &steering.kernel_ports {
+            if self.applied.kernel_ports.get(&(*address, *protocol)) == Some(ports) {
+                continue;
+            }
+            for (page, bits) in ports.pages() {
+                self.kernel_ports.insert(page_key(*address, *protocol, page), bits, 0)?;
+            }
+        }
+        for tag in steering.tags.symmetric_difference(&self.applied.tags) {
+            let is_ours = u32::from(steering.tags.contains(tag));
+            self.tags.set(u32::from(*tag), is_ours, 0)?;
+        }
+        for local in self.applied.local_addresses.difference(&steering.local_addresses) {
+            absent_is_fine(self.local_addresses.remove(&local_key(*local)))?;
+        }
+        for ((address, protocol), ports) in &self.applied.kernel_ports {
+            let now = steering.kernel_ports.get(&(*address, *protocol));
+            for (page, _) in ports.pages() {
+                let is_kept = now.is_some_and(|now| now.pages().any(|(kept, _)| kept == page));
+                if !is_kept {
+                    let key = page_key(*address, *protocol, page);
+                    absent_is_fine(self.kernel_ports.remove(&key))?;
+                }
+            }
+        }
+        self.applied = steering.clone();
+        Ok(())
+    }
+
+    /// Makes frames of `queue` go to `socket`.
+    ///
+    /// # Errors
+    /// When there are more queues than the map has room for.
+    pub fn set_socket(&mut self, queue: u32, socket: &impl AsRawFd) -> Result<(), ProgramFault> {
+        Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
+    }
+
+    /// Puts the program on `device`. A leftover of a former natwerk is taken off first.
+    ///
+    /// # Errors
+    /// When the device cannot run it in this mode, or runs another one.
+    pub fn attach(&mut self, device: &Device, in_driver: bool) -> Result<(), ProgramFault> {
+        let (mode, name) =
+            if in_driver { (AttachMode::Driver, "driver") } else { (AttachMode::Skb, "skb") };
+        let fault =
+            |error| ProgramFault::Mode { interface: device.name.clone(), mode: name, error };
+        if let Some(Occupant { id, name }) = attach::occupant(device.index).map_err(fault)? {
+            if name != PROGRAM {
+                return Err(ProgramFault::Occupied { interface: device.name.clone(), id, name });
+            }
+            tracing::warn!(interface = device.name, id, "a former natwerk's program is taken off");
+            attach::evict(device.index, id).map_err(fault)?;
+        }
+        let attached = xdp(&mut self.program)?.attach_to_if_index(device.index, mode);
+        attached.map(|_| ()).map_err(|error| fault(reason(error)))
+    }
+
+    /// The kernel's number of the program.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        let program = self.program.program(PROGRAM)?;
+        program.info().ok().map(|info| info.id())
+    }
+
+    /// What the program counted since it was loaded, in the order of [`COUNTERS`].
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let count = |index| {
+            let by_processor = self.counters.get(&index, 0);
+            by_processor.map_or(0, |values| {
+                values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value))
+            })
+        };
+        (0u32..).zip(COUNTERS).map(|(index, name)| (name, count(index))).collect()
+    }
+}
+
+fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
+    let found = program.program_mut(PROGRAM);
+    let found = found.ok_or_else(|| ProgramFault::Refused(format!("no program {PROGRAM}")))?;
+    found.try_into().map_err(|error: ProgramError| ProgramFault::Refused(chain(&error)))
+}
+
+fn local_key((vlan, address): (u16, Ipv4Addr)) -> [u8; 8] {
+    let ([a, b, c, d], [v, w]) = (address.octets(), vlan.to_ne_bytes());
+    [a, b, c, d, v, w, 0, 0]
+}
+
+fn page_key(address: Ipv4Addr, protocol: Protocol, page: u8) -> [u8; 8] {
+    let [a, b, c, d] = address.octets();
+    [a, b, c, d, protocol.0, page, 0, 0]
+}
+
+fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), ProgramFault> {
+    match removed {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the kernel said, out of what aya made of it.
+fn reason(error: ProgramError) -> io::Error {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error,
+        ProgramError::XdpError(XdpError::NetlinkError(error)) => io::Error::other(chain(&error)),
+        error => io::Error::other(chain(&error)),
+    }
+}
+
+/// An error with everything it was caused by, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_said = cause.to_string();
+        if !said.contains(&cause_said) {
+            said.push_str(": ");
+            said.push_str(&cause_said);
+        }
+        source = cause.source();
+    }
+    said.replace('\n', " ")
+}
+
+/// The program's name in the object, which the kernel shows too.
+const PROGRAM: &str = "natwerk_steer";
