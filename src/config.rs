@@ -1,9 +1,14 @@
 //! `natwerk.toml`: how the engine runs. What it forwards stands in the rule files.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod read;
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::rules::diagnostic::Diagnostic;
 use crate::session::timeout::Timeouts;
+
+pub use read::CONFIG;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +33,34 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// ICMP errors that natwerk may send per second and worker; zero means no limit.
     pub icmp_errors_per_second: u32,
+}
+
+impl Config {
+    /// Reads the file `path`. Relative paths of rules start at its folder.
+    ///
+    /// # Errors
+    /// Every fault of the file, in order.
+    pub fn load(path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        read::load(path)
+    }
+}
+
+impl Default for Config {
+    /// What holds without a word in the file; a real configuration also has interfaces and rules.
+    fn default() -> Self {
+        Self {
+            rules: Vec::new(),
+            state_dir: "/run/natwerk".into(),
+            control_socket: "/run/natwerk/control.sock".into(),
+            metrics_listen: None,
+            manage_addresses: false,
+            interfaces: Vec::new(),
+            workers: Workers::default(),
+            sessions: Sessions::default(),
+            timeouts: Timeouts::default(),
+            icmp_errors_per_second: 1000,
+        }
+    }
 }
 
 /// A network interface natwerk owns.
@@ -73,6 +106,12 @@ pub struct Workers {
     pub frames: u32,
 }
 
+impl Default for Workers {
+    fn default() -> Self {
+        Self { count: None, mode: XdpMode::Auto, spin: false, frames: 16384 }
+    }
+}
+
 /// Which AF_XDP mode to bind with.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum XdpMode {
@@ -96,6 +135,12 @@ pub struct Sessions {
     pub per_guest: u32,
     /// What becomes of sessions whose rule is taken away.
     pub on_rule_removal: OnRuleRemoval,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { max: 1 << 20, per_guest: 1 << 16, on_rule_removal: OnRuleRemoval::End }
+    }
 }
 
 /// What becomes of sessions that the new rules would not create.

@@ -1,0 +1,176 @@
+//! JSON text into the tree: strict JSON, but all its faults in one run.
+//!
+//! The parser stops at the first fault. What people get wrong most (comments, a comma too many or
+//! too few) is mended in a copy, byte for byte so that offsets stay true, and the copy is parsed
+//! again: what stands behind such a fault is still looked at.
+
+use jsonc_parser::ast::{self, ObjectPropName};
+use jsonc_parser::common::{Range, Ranged};
+use jsonc_parser::errors::{ParseError, ParseErrorKind};
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+
+use super::tree::{Entry, Node, Parsed, SyntaxFault, Value, offset};
+
+/// More faults of syntax than this are not worth a reader's while.
+const MENDS_MAX: usize = 32;
+
+/// The tree of `text` and everything wrong with the text.
+#[must_use]
+pub fn parse(text: &str) -> Parsed<'_> {
+    let mut faults = Vec::new();
+    let error = match parse_strict(text, &mut faults) {
+        Ok(root) => return Parsed { root, faults },
+        Err(error) => error,
+    };
+    let mut bytes = text.as_bytes().to_vec();
+    faults.push(fault(&error));
+    let mut error = error;
+    while faults.len() < MENDS_MAX && mend(&mut bytes, &error) {
+        // Only ASCII took the place of whole characters, so this cannot fail.
+        let Ok(mended) = std::str::from_utf8(&bytes) else { break };
+        match parse_strict(mended, &mut faults) {
+            Ok(root) => return Parsed { root: root.map(Node::into_owned), faults },
+            Err(next) => error = next,
+        }
+        faults.push(fault(&error));
+    }
+    Parsed { root: None, faults }
+}
+
+fn parse_strict<'t>(
+    text: &'t str,
+    faults: &mut Vec<SyntaxFault>,
+) -> Result<Option<Node<'t>>, ParseError> {
+    let options = ParseOptions {
+        allow_comments: false,
+        allow_loose_object_property_names: false,
+        allow_trailing_commas: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    };
+    let result = parse_to_ast(text, &CollectOptions::default(), &options)?;
+    let Some(value) = result.value else {
+        faults.push(SyntaxFault {
+            at: 0,
+            what: "the file is empty".to_owned(),
+            hint: "the smallest rule file is {\"version\": 1}",
+        });
+        return Ok(None);
+    };
+    Ok(Some(Converter { text, faults }.node(value)))
+}
+
+/// Turns the parser's nodes into ours, and refuses the little that the parser lets through.
+struct Converter<'t, 'f> {
+    text: &'t str,
+    faults: &'f mut Vec<SyntaxFault>,
+}
+
+impl<'t> Converter<'t, '_> {
+    fn node(&mut self, value: ast::Value<'t>) -> Node<'t> {
+        let range = value.range();
+        let value = match value {
+            ast::Value::StringLit(text) => {
+                self.refuse_control_characters(range);
+                Value::Text(text.value)
+            }
+            ast::Value::NumberLit(number) => self.number(range, number.value),
+            ast::Value::BooleanLit(boolean) => Value::Boolean(boolean.value),
+            ast::Value::Object(object) => Value::Table(
+                object.properties.into_iter().map(|property| self.entry(property)).collect(),
+            ),
+            ast::Value::Array(array) => {
+                Value::List(array.elements.into_iter().map(|element| self.node(element)).collect())
+            }
+            ast::Value::NullKeyword(_) => Value::Null,
+        };
+        Node { at: offset(range.start), value }
+    }
+
+    fn entry(&mut self, property: ast::ObjectProp<'t>) -> Entry<'t> {
+        let range = property.name.range();
+        self.refuse_control_characters(range);
+        let key = match property.name {
+            ObjectPropName::String(text) => text.value,
+            ObjectPropName::Word(word) => word.value.into(),
+        };
+        Entry { key, key_at: offset(range.start), node: self.node(property.value) }
+    }
+
+    fn number(&mut self, range: Range, text: &'t str) -> Value<'t> {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit() {
+            self.faults.push(SyntaxFault {
+                at: offset(range.start),
+                what: format!("the number {text} starts with a zero"),
+                hint: "JSON numbers have no leading zeros",
+            });
+        }
+        text.parse().map_or(Value::Number, Value::Integer)
+    }
+
+    fn refuse_control_characters(&mut self, range: Range) {
+        let raw = self.text.as_bytes().get(range.start..range.end).unwrap_or_default();
+        if let Some(position) = raw.iter().position(|&byte| byte < 0x20) {
+            self.faults.push(SyntaxFault {
+                at: offset(range.start + position),
+                what: "a control character inside a string".to_owned(),
+                hint: "end the string on its line, or write the character as \\n, \\t or \\u00XX",
+            });
+        }
+    }
+}
+
+/// Mends one fault without moving a byte; false if that cannot be done.
+fn mend(bytes: &mut [u8], error: &ParseError) -> bool {
+    let range = error.range();
+    match error.kind() {
+        ParseErrorKind::CommentsNotAllowed | ParseErrorKind::TrailingCommasNotAllowed => {
+            let Some(wrong) = bytes.get_mut(range.start..range.end) else { return false };
+            wrong.fill(b' ');
+            range.start < range.end
+        }
+        ParseErrorKind::ExpectedComma => match bytes.get_mut(range.start) {
+            Some(byte) if byte.is_ascii_whitespace() => {
+                *byte = b',';
+                true
+            }
+            Some(_) | None => false,
+        },
+        _ => false,
+    }
+}
+
+fn fault(error: &ParseError) -> SyntaxFault {
+    use ParseErrorKind as Kind;
+    let what = error.kind().to_string();
+    let what = what.trim_end_matches('.');
+    let mut letters = what.chars();
+    let what = letters
+        .next()
+        .map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect::<String>());
+    let hint = match error.kind() {
+        Kind::CommentsNotAllowed => "JSON has no comments: delete it, or write the rules in TOML",
+        Kind::TrailingCommasNotAllowed => "delete the comma behind the last entry",
+        Kind::ExpectedComma => "put a comma between the entries",
+        Kind::ExpectedColonAfterObjectKey => "write \"field\": value",
+        Kind::ExpectedStringObjectProperty => "put the field's name in double quotes",
+        Kind::SingleQuotedStringsNotAllowed => "use double quotes",
+        Kind::UnterminatedArray => "close the list that starts here with ]",
+        Kind::UnterminatedObject => "close the object that starts here with }",
+        Kind::UnterminatedCommentBlock => "JSON has no comments: delete it",
+        Kind::UnexpectedWord => {
+            "put strings in double quotes; the only bare words are true, false and null"
+        }
+        Kind::MultipleRootJsonValues => "a rule file is one object: delete what stands behind it",
+        Kind::String(_) => "check the quotes and backslashes of this string",
+        Kind::NestingDepthExceeded => "no rule needs lists and objects this deep",
+        _ => "compare with the example in `natwerk schema` and the README",
+    };
+    SyntaxFault { at: offset(error.range().start), what, hint }
+}

@@ -1,0 +1,177 @@
+//! The native rule file: its fields, and how they become rules.
+
+mod addresses;
+mod filters;
+mod services;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+pub use addresses::{NETWORK, PUBLIC_IP};
+pub use filters::{EGRESS_RULE, FIREWALL_RULE, NETWORK_ACL};
+pub use services::{LOAD_BALANCER, LOCAL_SERVICE, MEMBER, PORT_FORWARD, ROUTE, STATIC_NAT};
+
+use super::fields::{Kind, Section, optional, required};
+use super::reader::{Faults, Fields, Format};
+use super::set::RuleSet;
+use super::source::Source;
+use super::spots::SectionSpots;
+use super::tree::Node;
+use super::{from_json, from_toml};
+use crate::rules::diagnostic::Diagnostic;
+
+/// The rule file itself.
+pub static RULE_FILE: Section = Section {
+    name: "the rule file",
+    about: "What a natwerk router forwards, translates and filters.",
+    fields: &[
+        optional("$schema", Kind::Text(1024), "", "Where the schema lies, for editors."),
+        required("version", Kind::Integer(1, 1), "The version of this format: 1."),
+        optional("public_ips", Kind::List(&Kind::Table(&PUBLIC_IP)), "[]", "Public addresses."),
+        optional("networks", Kind::List(&Kind::Table(&NETWORK)), "[]", "Guest networks."),
+        optional(
+            "egress_rules",
+            Kind::List(&Kind::Table(&EGRESS_RULE)),
+            "[]",
+            "What guests may reach; the first rule of the network that matches decides.",
+        ),
+        optional(
+            "firewall_rules",
+            Kind::List(&Kind::Table(&FIREWALL_RULE)),
+            "[]",
+            "Who may reach a public address, before translation.",
+        ),
+        optional(
+            "port_forwards",
+            Kind::List(&Kind::Table(&PORT_FORWARD)),
+            "[]",
+            "Public ports that lead to a guest.",
+        ),
+        optional(
+            "static_nats",
+            Kind::List(&Kind::Table(&STATIC_NAT)),
+            "[]",
+            "Public addresses that belong to one guest.",
+        ),
+        optional(
+            "load_balancers",
+            Kind::List(&Kind::Table(&LOAD_BALANCER)),
+            "[]",
+            "Public ports that lead to several guests.",
+        ),
+        optional(
+            "network_acls",
+            Kind::List(&Kind::Table(&NETWORK_ACL)),
+            "[]",
+            "What may enter and leave a network, instead of egress and firewall rules.",
+        ),
+        optional(
+            "routes",
+            Kind::List(&Kind::Table(&ROUTE)),
+            "[]",
+            "Static routes inside a domain.",
+        ),
+        optional(
+            "local_services",
+            Kind::List(&Kind::Table(&LOCAL_SERVICE)),
+            "[]",
+            "Services of the router's own kernel on public addresses.",
+        ),
+    ],
+};
+
+/// A domain or network name, an id, an interface.
+const NAME: Kind = Kind::Text(128);
+
+/// Rules as they were read: each is well formed, not yet checked against the others.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// The rules.
+    pub set: RuleSet,
+    /// Where their fields stand.
+    pub spots: Spots,
+    /// What faulty entries would have defined.
+    pub unread: Unread,
+    /// The file being read: its place in the list of sources.
+    file: u32,
+}
+
+/// Where the fields of the rules stand.
+#[derive(Debug, Default)]
+pub struct Spots {
+    /// Of `public_ips`.
+    pub public_ips: SectionSpots,
+    /// Of `networks`.
+    pub networks: SectionSpots,
+    /// Of `egress_rules`.
+    pub egress_rules: SectionSpots,
+    /// Of `firewall_rules`.
+    pub firewall_rules: SectionSpots,
+    /// Of `port_forwards`.
+    pub port_forwards: SectionSpots,
+    /// Of `static_nats`.
+    pub static_nats: SectionSpots,
+    /// Of `load_balancers`.
+    pub load_balancers: SectionSpots,
+    /// Of the `members` of all load balancers, one after the other.
+    pub members: SectionSpots,
+    /// Of `network_acls`.
+    pub network_acls: SectionSpots,
+    /// Of `routes`.
+    pub routes: SectionSpots,
+    /// Of `local_services`.
+    pub local_services: SectionSpots,
+}
+
+/// What entries with faults would have defined, so that one fault does not cause others.
+#[derive(Debug, Default)]
+pub struct Unread {
+    /// Their addresses.
+    pub addresses: HashSet<Ipv4Addr>,
+    /// Their names and domains.
+    pub names: HashSet<String>,
+    /// Whether there may be addresses nobody knows.
+    pub any_address: bool,
+    /// Whether there may be networks nobody knows.
+    pub any_network: bool,
+}
+
+/// Reads one file into `draft`; `file` is its place in the list of sources. Returns its faults.
+pub fn read(source: &Source, format: Format, file: u32, draft: &mut Draft) -> Vec<Diagnostic> {
+    draft.file = file;
+    let parsed = match format {
+        Format::Json => from_json::parse(source.text()),
+        Format::Toml => from_toml::parse(source.text()),
+    };
+    let mut faults = Faults::new(source, format, parsed.faults.is_empty());
+    for fault in parsed.faults {
+        // What stands behind a fault of syntax may be lost, definitions included.
+        draft.unread.any_address = true;
+        draft.unread.any_network = true;
+        faults.error(fault.at, fault.what, fault.hint);
+    }
+    if let Some(root) = &parsed.root {
+        read_root(root, draft, &mut faults);
+    }
+    faults.into_list()
+}
+
+fn read_root(root: &Node<'_>, draft: &mut Draft, faults: &mut Faults<'_>) {
+    let Some(fields) = Fields::open(root, &RULE_FILE, faults) else {
+        draft.unread.any_address = true;
+        draft.unread.any_network = true;
+        return;
+    };
+    fields.text("$schema", faults);
+    fields.integer::<u8>("version", faults);
+    addresses::read_public_ips(fields.list("public_ips", faults), draft, faults);
+    addresses::read_networks(fields.list("networks", faults), draft, faults);
+    filters::read_egress_rules(fields.list("egress_rules", faults), draft, faults);
+    filters::read_firewall_rules(fields.list("firewall_rules", faults), draft, faults);
+    services::read_port_forwards(fields.list("port_forwards", faults), draft, faults);
+    services::read_static_nats(fields.list("static_nats", faults), draft, faults);
+    services::read_load_balancers(fields.list("load_balancers", faults), draft, faults);
+    filters::read_network_acls(fields.list("network_acls", faults), draft, faults);
+    services::read_routes(fields.list("routes", faults), draft, faults);
+    services::read_local_services(fields.list("local_services", faults), draft, faults);
+}
