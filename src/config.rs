@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::rules::diagnostic::Diagnostic;
 use crate::session::timeout::Timeouts;
 
-pub use read::CONFIG;
+pub use read::looks_like_one;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,6 +4,7 @@
 //! sentence. Exit codes: 0 done, 1 failed while running, 2 bad arguments, configuration or rules.
 
 pub mod ask;
+pub mod check;
 pub mod listing;
 pub mod output;
 mod packet_build;
@@ -49,6 +50,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/natwerk/natwerk.toml";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check a configuration or rules: prints every fault, with its place and what to do.
+    Check(check::Args),
     /// Print the completion script of a shell.
     Completions {
         /// The shell.
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: &Command, common: &Common) -> Outcome {
     match command {
+        Command::Check(args) => check::run(args, common),
         Command::Completions { shell } => completions(*shell),
         Command::CloudStack(_) => Err(not_yet("cloudstack")),
         Command::Generate(_) => Err(not_yet("generate")),

@@ -9,6 +9,7 @@ use crate::rules::diagnostic::Diagnostic;
 use crate::rules::fields::{Kind, Section, optional, required};
 use crate::rules::from_toml;
 use crate::rules::load::read_source;
+use crate::rules::native::RULE_FILE;
 use crate::rules::reader::{Faults, Fields, Format, integer, plain_text, port};
 use crate::rules::source::Source;
 use crate::rules::tree::{Node, Value};
@@ -169,6 +170,22 @@ const SECONDS: Kind = Kind::Integer(1, YEAR);
 const INTERFACE_NAME_MAX: usize = 15;
 const INTERFACES_MAX: usize = 32;
 
+/// Whether the file `path` is a configuration rather than rules: TOML with fields that only a
+/// configuration has.
+#[must_use]
+pub fn looks_like_one(path: &Path) -> bool {
+    if path.extension().is_none_or(|extension| extension != "toml") {
+        return false;
+    }
+    let Ok(source) = read_source(path) else { return false };
+    let Some(root) = from_toml::parse(source.text()).root else { return false };
+    let Value::Table(entries) = root.value else { return false };
+    let count = |section: &Section| {
+        entries.iter().filter(|entry| section.position(&entry.key).is_some()).count()
+    };
+    count(&CONFIG) > count(&RULE_FILE)
+}
+
 /// Reads the configuration file `path`.
 pub fn load(path: &Path) -> Result<Config, Vec<Diagnostic>> {
     let source = read_source(path).map_err(|fault| vec![*fault])?;
@@ -178,7 +195,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<Diagnostic>> {
 /// Reads the configuration in `source`; relative rule paths start at `folder`.
 pub fn read(source: &Source, folder: &Path) -> Result<Config, Vec<Diagnostic>> {
     let parsed = from_toml::parse(source.text());
-    let mut faults = Faults::new(source, Format::Toml, parsed.faults.is_empty());
+    let mut faults = Faults::new(source, Format::Toml, parsed.whole);
     for fault in parsed.faults {
         faults.error(fault.at, fault.what, fault.hint);
     }

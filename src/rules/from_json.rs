@@ -19,7 +19,7 @@ const MENDS_MAX: usize = 32;
 pub fn parse(text: &str) -> Parsed<'_> {
     let mut faults = Vec::new();
     let error = match parse_strict(text, &mut faults) {
-        Ok(root) => return Parsed { root, faults },
+        Ok(root) => return Parsed { root, faults, whole: true },
         Err(error) => error,
     };
     let mut bytes = text.as_bytes().to_vec();
@@ -29,12 +29,14 @@ pub fn parse(text: &str) -> Parsed<'_> {
         // Only ASCII took the place of whole characters, so this cannot fail.
         let Ok(mended) = std::str::from_utf8(&bytes) else { break };
         match parse_strict(mended, &mut faults) {
-            Ok(root) => return Parsed { root: root.map(Node::into_owned), faults },
+            Ok(root) => {
+                return Parsed { root: root.map(Node::into_owned), faults, whole: true };
+            }
             Err(next) => error = next,
         }
         faults.push(fault(&error));
     }
-    Parsed { root: None, faults }
+    Parsed { root: None, faults, whole: false }
 }
 
 fn parse_strict<'t>(

@@ -9,7 +9,7 @@ use super::tree::{Entry, Node, Parsed, SyntaxFault, Value, offset};
 #[must_use]
 pub fn parse(text: &str) -> Parsed<'_> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let faults = errors
+    let faults: Vec<SyntaxFault> = errors
         .iter()
         .map(|error| SyntaxFault {
             at: offset(error.span().map_or(0, |span| span.start)),
@@ -18,7 +18,8 @@ pub fn parse(text: &str) -> Parsed<'_> {
         })
         .collect();
     let at = offset(root.span().start);
-    Parsed { root: Some(Node { at, value: table(root.into_inner()) }), faults }
+    let whole = errors.is_empty();
+    Parsed { root: Some(Node { at, value: table(root.into_inner()) }), faults, whole }
 }
 
 fn table(entries: DeTable<'_>) -> Value<'_> {

@@ -46,6 +46,7 @@ pub fn load(paths: &[String], config: Option<&Config>) -> Result<Loaded, Vec<Dia
         digest.write(source.text().as_bytes());
         faults.extend(native::read(source, format_of(source), index, &mut draft));
     }
+    draft.unread.any_rule = !faults.is_empty();
     faults.extend(check::check(&draft, &sources, config));
     sort(&mut faults, &files);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
@@ -138,11 +139,13 @@ pub(crate) fn read_source(file: &Path) -> Result<Source, Box<Diagnostic>> {
     }
     let name = file.display().to_string();
     match String::from_utf8(bytes) {
-        // A byte order mark is not part of the text.
-        Ok(text) => Ok(Source::new(
-            &name,
-            text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned),
-        )),
+        Ok(mut text) => {
+            // A byte order mark is not part of the text.
+            if text.starts_with('\u{feff}') {
+                text.remove(0);
+            }
+            Ok(Source::new(&name, text))
+        }
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
@@ -189,5 +192,4 @@ fn sort(faults: &mut [Diagnostic], files: &[PathBuf]) {
         let Place { line, column, .. } = fault.place;
         (order(&fault.place), line, column)
     });
-    // One wrong value may be found wrong in more than one way, but never twice in the same.
 }

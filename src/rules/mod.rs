@@ -13,7 +13,7 @@ mod from_json;
 pub(crate) mod from_toml;
 pub(crate) mod load;
 mod names;
-mod native;
+pub(crate) mod native;
 pub(crate) mod reader;
 pub mod set;
 pub(crate) mod source;

@@ -455,7 +455,11 @@ pub fn integer(node: &Node<'_>, low: i64, high: i64, faults: &mut Faults<'_>) ->
         Value::Integer(value) if (low..=high).contains(&value) => Some(value),
         Value::Integer(value) => {
             let what = format!("{value} is out of range");
-            faults.error(node.at, what, format!("write a number from {low} to {high}"));
+            let hint = match low == high {
+                true => format!("write {low}"),
+                false => format!("write a number from {low} to {high}"),
+            };
+            faults.error(node.at, what, hint);
             None
         }
         Value::Number => {

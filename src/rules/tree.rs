@@ -59,8 +59,10 @@ pub struct SyntaxFault {
 pub struct Parsed<'t> {
     /// What could be made out; none if nothing could.
     pub root: Option<Node<'t>>,
-    /// Everything that is wrong with the text. With faults, the tree may lack entries.
+    /// Everything that is wrong with the text.
     pub faults: Vec<SyntaxFault>,
+    /// Whether the tree has everything that the text has, faults or not.
+    pub whole: bool,
 }
 
 impl Node<'_> {

@@ -216,14 +216,16 @@ pub(super) fn check_routes(checker: &mut Checker<'_>) {
             }
             continue;
         };
-        if let Some(network) = networks.iter().find(|n| n.cidr.overlaps(&route.destination)) {
-            if route.destination.length() >= network.cidr.length() {
-                let what = format!(
-                    "{} lies in the network \"{}\" itself: the route is never used",
-                    route.destination, network.name
-                );
-                checker.warning(at(checker, "destination"), what, "delete the route");
-            }
+        let inside = |network: &&&Network| {
+            network.cidr.overlaps(&route.destination)
+                && route.destination.length() >= network.cidr.length()
+        };
+        if let Some(network) = networks.iter().find(inside) {
+            let what = format!(
+                "{} lies in the network \"{}\" itself: the route is never used",
+                route.destination, network.name
+            );
+            checker.warning(at(checker, "destination"), what, "delete the route");
         }
         let wrong = match networks.iter().find(|network| network.cidr.contains(route.via)) {
             None if checker.unread.any_network => None,

@@ -90,7 +90,7 @@ fn check_entries(checker: &mut Checker<'_>, acl: &NetworkAcl) {
 /// A firewall rule that lets packets in where nothing takes them does nothing.
 pub(super) fn check_reach(checker: &mut Checker<'_>) {
     let (set, spots) = (checker.set, checker.spots);
-    if checker.unread.any_address || checker.unread.any_network {
+    if checker.unread.any_rule {
         return;
     }
     let services = Services::of(checker);

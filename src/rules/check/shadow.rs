@@ -11,10 +11,13 @@ use std::collections::{BTreeMap, HashMap};
 use crate::flow::Protocol;
 use crate::rules::set::{Cidr, Match, PortRange};
 
+/// Spans of which none is inside another: first number to last number and the entry.
+type Spans = BTreeMap<u32, (u32, usize)>;
+
 /// The entries so far.
 #[derive(Default)]
 pub(super) struct Shadow {
-    spans: HashMap<(Cidr, Option<Protocol>), BTreeMap<u32, (u32, usize)>, ahash::RandomState>,
+    spans: HashMap<(Cidr, Option<Protocol>), Spans, ahash::RandomState>,
     /// Which prefix lengths occur, a bit each.
     lengths: u64,
 }
@@ -113,7 +116,7 @@ mod tests {
 
     fn cidrs() -> impl Strategy<Value = Vec<Cidr>> {
         let cidr = (0_u32..16, 28_u8..=32)
-            .prop_map(|(low, length)| Cidr::containing(Ipv4Addr::from_bits(low << 0), length));
+            .prop_map(|(low, length)| Cidr::containing(Ipv4Addr::from_bits(low), length));
         prop::collection::vec(cidr, 0..3)
     }
 

@@ -134,6 +134,8 @@ pub struct Unread {
     pub any_address: bool,
     /// Whether there may be networks nobody knows.
     pub any_network: bool,
+    /// Whether there may be rules nobody knows.
+    pub any_rule: bool,
 }
 
 /// Reads one file into `draft`; `file` is its place in the list of sources. Returns its faults.
@@ -143,11 +145,11 @@ pub fn read(source: &Source, format: Format, file: u32, draft: &mut Draft) -> Ve
         Format::Json => from_json::parse(source.text()),
         Format::Toml => from_toml::parse(source.text()),
     };
-    let mut faults = Faults::new(source, format, parsed.faults.is_empty());
+    let mut faults = Faults::new(source, format, parsed.whole);
+    // What stands behind a fault of syntax may be lost, definitions included.
+    draft.unread.any_address |= !parsed.whole;
+    draft.unread.any_network |= !parsed.whole;
     for fault in parsed.faults {
-        // What stands behind a fault of syntax may be lost, definitions included.
-        draft.unread.any_address = true;
-        draft.unread.any_network = true;
         faults.error(fault.at, fault.what, fault.hint);
     }
     if let Some(root) = &parsed.root {
