@@ -124,7 +124,10 @@ pub enum IcmpError {
     /// Type 3, code 13: refused by policy or limits.
     AdministrativelyProhibited,
     /// Type 3, code 4, with the next link's MTU in bytes (RFC 1191).
-    FragmentationNeeded { mtu: u16 },
+    FragmentationNeeded {
+        /// What the next link takes, in bytes.
+        mtu: u16,
+    },
     /// Type 3, code 1.
     HostUnreachable,
     /// Type 3, code 0.
@@ -259,3 +262,6 @@ const QUOTE_MAX: usize = 576 - ERROR_OVERHEAD;
 const INTERNETWORK_CONTROL: u8 = 0xc0;
 /// The time to live of packets that natwerk sends (RFC 1340).
 const TTL: u8 = 64;
+
+#[cfg(test)]
+mod tests;

@@ -45,9 +45,15 @@ pub enum Kind {
     /// An ICMP error that quotes a packet (types 3, 4, 5, 11, 12).
     IcmpError,
     /// An ICMP query or its reply, translated by identifier: echo, timestamp, address mask.
-    IcmpQuery { icmp_type: u8 },
+    IcmpQuery {
+        /// The ICMP type.
+        icmp_type: u8,
+    },
     /// Any other ICMP message; never forwarded.
-    IcmpOther { icmp_type: u8 },
+    IcmpOther {
+        /// The ICMP type.
+        icmp_type: u8,
+    },
     /// Everything else, with ports where the protocol has them.
     Transport,
 }
@@ -198,7 +204,7 @@ fn fragment(header: &Ipv4Header, length: u16) -> Result<Fragment, DropReason> {
     // longest datagram ("ping of death").
     let past_end =
         u32::from(header.header_length()) + u32::from(offset) + u32::from(length) > 65_535;
-    if length == 0 || (more && length % 8 != 0) || past_end {
+    if length == 0 || (more && !length.is_multiple_of(8)) || past_end {
         return Err(DropReason::FragmentBad);
     }
     match offset {
@@ -328,3 +334,6 @@ mod option {
     pub const LOOSE_SOURCE_ROUTE: u8 = 131;
     pub const STRICT_SOURCE_ROUTE: u8 = 137;
 }
+
+#[cfg(test)]
+mod tests;
