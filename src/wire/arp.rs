@@ -108,3 +108,81 @@ impl Body {
     /// Hardware type Ethernet, protocol type IPv4, addresses of six and four bytes.
     const PREFIX: [u8; 6] = [0, 1, 8, 0, 6, 4];
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const THEIRS: Mac = Mac([2, 0, 0, 0, 0, 2]);
+
+    fn request(vlan: u16) -> Arp {
+        Arp {
+            vlan,
+            operation: ArpOperation::Request,
+            sender_mac: OURS,
+            sender: Ipv4Addr::new(10, 1, 1, 1),
+            target_mac: Mac::default(),
+            target: Ipv4Addr::new(10, 1, 1, 5),
+        }
+    }
+
+    #[test]
+    fn a_written_request_is_the_one_of_the_rfc() {
+        let mut buffer = [0xff; 60];
+        assert_eq!(write(&mut buffer, OURS, Mac::BROADCAST, &request(0)), Some(42));
+        let expected = [
+            &[0xff; 6][..],
+            &OURS.0,
+            &[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1],
+            &OURS.0,
+            &[10, 1, 1, 1, 0, 0, 0, 0, 0, 0, 10, 1, 1, 5],
+        ]
+        .concat();
+        assert_eq!(buffer[..42], expected);
+    }
+
+    #[test]
+    fn etherparse_reads_a_tagged_reply() {
+        let reply = Arp { operation: ArpOperation::Reply, target_mac: THEIRS, ..request(100) };
+        let mut buffer = [0; 46];
+        assert_eq!(write(&mut buffer, OURS, THEIRS, &reply), Some(46));
+        let sliced = etherparse::SlicedPacket::from_ethernet(&buffer).unwrap();
+        assert_eq!(sliced.vlan_ids()[0].value(), 100);
+        let Some(etherparse::NetSlice::Arp(arp)) = sliced.net else { panic!("not ARP") };
+        assert_eq!(arp.operation(), etherparse::ArpOperation::REPLY);
+        assert_eq!((arp.sender_hw_addr(), arp.target_hw_addr()), (&OURS.0[..], &THEIRS.0[..]));
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_a_small_buffer_is_refused() {
+        for vlan in [0, 1, 4094] {
+            let mut buffer = [0; 60];
+            let length = write(&mut buffer, OURS, THEIRS, &request(vlan)).unwrap();
+            assert_eq!(parse(&buffer[..length]), Some(request(vlan)));
+            assert_eq!(write(&mut buffer[..length - 1], OURS, THEIRS, &request(vlan)), None);
+            assert_eq!(parse(&buffer[..length - 1]), None);
+        }
+    }
+
+    #[test]
+    fn other_hardware_protocols_and_operations_are_not_ours() {
+        let mut frame = [0; 42];
+        write(&mut frame, OURS, THEIRS, &request(0)).unwrap();
+        for (place, value) in [(12, 0x86), (15, 6), (16, 0x86), (18, 8), (19, 16), (21, 3), (20, 1)]
+        {
+            let mut other = frame;
+            other[place] = value;
+            assert_eq!(parse(&other), None, "byte {place}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

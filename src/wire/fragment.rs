@@ -146,3 +146,156 @@ impl Head {
 
 /// The bit of an option's type that puts it into every fragment.
 const COPIED: u8 = 0x80;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::{Endpoint, Protocol};
+    use crate::testing::packets::{Packet, wrong_checksums};
+    use crate::wire::parse::parse;
+
+    fn datagram(data: &[u8]) -> Packet {
+        let endpoint = |port| Endpoint::new(Ipv4Addr::new(10, 1, 1, 5), port);
+        Packet {
+            identification: 640,
+            flags_offset: 0,
+            ..Packet::udp(endpoint(1), endpoint(2), data)
+        }
+    }
+
+    fn pieces(packet: &[u8], mtu: u16) -> Option<Vec<Vec<u8>>> {
+        let mut pieces = Vec::new();
+        let all = split(packet, mtu, |header, payload| {
+            pieces.push([header, payload].concat());
+            true
+        });
+        assert!(all || pieces.is_empty());
+        all.then_some(pieces)
+    }
+
+    /// The payload and whether more follows, put together as RFC 791 says.
+    fn reassembled(pieces: &[Vec<u8>]) -> (u16, Vec<u8>, bool) {
+        let (mut start, mut whole, mut more) = (None, Vec::new(), true);
+        for piece in pieces {
+            assert!(more, "nothing follows the last fragment");
+            assert_eq!(wrong_checksums(piece), Vec::<&str>::new());
+            let word = u16::from_be_bytes([piece[6], piece[7]]);
+            let offset = (word & 0x1fff) * 8;
+            let first = *start.get_or_insert(offset);
+            assert_eq!(usize::from(offset - first), whole.len(), "in order, without gaps");
+            assert_eq!(usize::from(u16::from_be_bytes([piece[2], piece[3]])), piece.len());
+            whole.extend_from_slice(&piece[usize::from(piece[0] & 15) * 4..]);
+            more = word & 0x2000 != 0;
+        }
+        (start.expect("at least one piece"), whole, more)
+    }
+
+    #[test]
+    fn only_copied_options_go_on() {
+        let options = vec![7, 3, 4, 0x94, 4, 0, 0, 0x82, 3, 9, 1, 0];
+        let packet = Packet { options: options.clone(), ..datagram(&[3; 100]) }.bytes();
+        let pieces = pieces(&packet, 68).unwrap();
+        assert_eq!(pieces[0][20..32], options);
+        for later in &pieces[1..] {
+            assert_eq!(later[0], 0x47);
+            assert_eq!(later[20..28], [0x94, 4, 0, 0, 0x82, 3, 9, 0]);
+        }
+        assert_eq!(reassembled(&pieces).1, packet[32..]);
+    }
+
+    #[test]
+    fn what_fits_stays_whole() {
+        let packet = datagram(&[3; 100]).bytes();
+        assert_eq!(pieces(&packet, 128), Some(vec![packet.clone()]));
+        assert_eq!(pieces(&packet, 127).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_mtu_without_room_emits_nothing() {
+        let packet = datagram(&[3; 100]).bytes();
+        for mtu in 0..28 {
+            assert_eq!(pieces(&packet, mtu), None, "mtu {mtu}");
+        }
+        assert_eq!(pieces(&packet, 28).unwrap().len(), 14);
+    }
+
+    #[test]
+    fn a_caller_out_of_frames_stops_it() {
+        let mut count = 0;
+        let all = split(&datagram(&[3; 100]).bytes(), 60, |_, _| {
+            count += 1;
+            count < 2
+        });
+        assert_eq!((all, count), (false, 2));
+    }
+
+    #[test]
+    fn a_new_identification_keeps_the_header_sound() {
+        for identification_new in [0, 1, 0x7fff, 0xffff] {
+            let mut frame = datagram(b"x").frame();
+            let parsed = parse(&frame).unwrap();
+            assert_eq!(identification(&frame, &parsed), 640);
+            set_identification(&mut frame, &parsed, identification_new);
+            let expected = Packet { identification: identification_new, ..datagram(b"x") };
+            assert_eq!(frame, expected.frame());
+        }
+    }
+
+    #[test]
+    fn a_span_is_where_the_bytes_belong() {
+        let part = |flags_offset, length| Packet {
+            flags_offset,
+            ..Packet::new(Protocol::GRE, Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, vec![0; length])
+        };
+        for (packet, expected) in [
+            (part(0, 9), (0, 9, false)),
+            (part(0x2000, 16), (0, 16, true)),
+            (part(0x2001, 16), (8, 24, true)),
+            (part(8189, 3), (65_512, 65_515, false)),
+        ] {
+            let frame = packet.frame();
+            assert_eq!(span(&frame, &parse(&frame).unwrap()), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_up_the_packet(
+            data in proptest::collection::vec(any::<u8>(), 0..3000),
+            options in proptest::sample::select(vec![vec![], vec![0x94, 4, 0, 0], vec![1, 1, 1, 0]]),
+            mtu in 68_u16..1600,
+            (offset, more) in prop_oneof![Just((0, false)), (0_u16..4000, any::<bool>())],
+        ) {
+            let flags_offset = offset | if more { 0x2000 } else { 0 };
+            let mut packet = Packet { options, flags_offset, ..datagram(&data) };
+            if more {
+                packet.transport.resize(packet.transport.len().next_multiple_of(8), 0);
+            }
+            let mut bytes = packet.bytes();
+            bytes.extend_from_slice(b"link padding");
+            let pieces = pieces(&bytes, mtu).unwrap();
+            for piece in &pieces {
+                prop_assert!(piece.len() <= usize::from(mtu));
+                prop_assert_eq!(&piece[4..6], &640_u16.to_be_bytes());
+            }
+            let (start, whole, more_follow) = reassembled(&pieces);
+            prop_assert_eq!((start, more_follow), (offset * 8, more));
+            prop_assert_eq!(whole, packet.transport);
+        }
+
+        #[test]
+        fn any_bytes_get_an_answer(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), mtu: u16, ihl in 0_u8..16,
+        ) {
+            let mut bytes = bytes;
+            if let [first, _, high, low, ..] = &mut bytes[..] {
+                (*first, *high, *low) = (0x40 | ihl, 0, *low & 0x7f);
+            }
+            let _ = split(&bytes, mtu % 100, |_, _| true);
+        }
+    }
+}
