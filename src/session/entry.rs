@@ -1,7 +1,34 @@
 //! One direction of a session: a cache line.
+//!
+//! Eight words, read by anybody, in two halves with one rule each:
+//!
+//! | word | bits, highest first | written by |
+//! |---|---|---|
+//! | 0 | key: source address 32, destination address 32 | whoever holds the shard's lock |
+//! | 1 | key: source port 16, destination port 16, realm 16, protocol 8; version 8 | the same |
+//! | 2 | new source address 32, new destination address 32 | the same |
+//! | 3 | new source port 16, new destination port 16, partner 27, kind 3, initiator 1, mapped 1 | the same |
+//! | 4 | next hop 24, rule 24, generation 16 | the same |
+//! | 5 | last seen 32, highest sequence number plus one 32 | the worker that receives the direction |
+//! | 6 | packets 44, TCP flags 4, peer's window shift 4, own window shift 4, unused 8 | the same |
+//! | 7 | bytes 64 | the same |
+//!
+//! Words 0 to 4 say what the session *is*. They change only under the lock of the entry's shard,
+//! and a reader takes them for one session's only if the version was settled and the same before
+//! and after. Words 5 to 7 say what it *saw*: plain loads and stores of one writer. That worker may
+//! be late: when it found an entry that is removed and taken by another session before it stores,
+//! the new session starts with the old one's counts. It can never spoil where packets go.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::flow::{FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
+use crate::rewrite::Rewrite;
+use crate::session::fuse::step;
+use crate::session::table::DirectionView;
+use crate::session::tcp::TcpState;
+use crate::time::Coarse;
+use crate::wire::checksum::ChecksumDelta;
 
 /// A session about to be remembered.
 ///
@@ -43,6 +70,392 @@ pub enum SessionKind {
     StaticNat,
 }
 
+impl SessionKind {
+    const fn from_raw(raw: u64) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Inbound),
+            1 => Some(Self::Hairpin),
+            2 => Some(Self::Routed),
+            3 => Some(Self::SourceNat),
+            4 => Some(Self::StaticNat),
+            _ => None,
+        }
+    }
+}
+
 /// Place of an entry in the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct EntryIndex(pub u32);
+
+impl EntryIndex {
+    /// The place in the array of entries.
+    #[must_use]
+    pub const fn as_usize(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Entries that a partner's place can name.
+pub const SLOTS_MAX: u32 = 1 << PARTNER_BITS;
+
+/// One direction, as it lies in memory. Every pattern of bits is a valid value.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Entry {
+    words: [AtomicU64; 8],
+}
+
+/// A consistent copy of what one direction is (words 0 to 4 of one session).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Identity {
+    key: [u64; 2],
+    addresses: u64,
+    traits: Traits,
+    decision: u64,
+}
+
+/// What is fixed for the life of a session besides keys and addresses: word 3.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Traits(u64);
+
+impl Entry {
+    /// What this entry is, if it holds `key` (see [`FlowKey::words`]).
+    #[must_use]
+    pub fn identity_of(&self, key: [u64; 2]) -> Option<Identity> {
+        let [addresses, rest] = key;
+        let version = self.words[1].load(Ordering::Acquire);
+        if version & !COUNT_MASK != rest | OCCUPIED
+            || self.words[0].load(Ordering::Relaxed) != addresses
+        {
+            return None;
+        }
+        self.copy(version)
+    }
+
+    /// What this entry is, if it holds a session.
+    #[must_use]
+    pub fn identity(&self) -> Option<Identity> {
+        let version = self.words[1].load(Ordering::Acquire);
+        if version & (OCCUPIED | BUSY) != OCCUPIED {
+            return None;
+        }
+        self.copy(version)
+    }
+
+    /// Whether the entry holds nothing and nobody is about to change that.
+    #[must_use]
+    pub fn is_vacant(&self) -> bool {
+        self.words[1].load(Ordering::Relaxed) & (OCCUPIED | BUSY) == 0
+    }
+
+    /// Makes this entry one direction of a session. The caller holds the shard's lock.
+    pub fn fill(&self, identity: &Identity, now: Coarse) {
+        let [addresses, rest] = identity.key;
+        let count = self.words[1].load(Ordering::Relaxed).wrapping_add(COUNT_STEP) & COUNT_MASK;
+        self.store(1, rest | count | BUSY);
+        fence(Ordering::Release);
+        self.store(0, addresses);
+        self.store(2, identity.addresses);
+        self.store(3, identity.traits.0);
+        self.store(4, identity.decision);
+        self.store(5, u64::from(now.as_raw()) << 32);
+        self.store(6, 0);
+        self.store(7, 0);
+        step();
+        self.words[1].store(rest | count | OCCUPIED, Ordering::Release);
+    }
+
+    /// Fills this entry with all that another one holds, counters included. For moving a session
+    /// to a new region, which nobody else sees yet.
+    pub fn fill_from(&self, identity: &Identity, other: &Self) {
+        self.fill(identity, other.last_seen());
+        for word in 5..8 {
+            self.store(word, other.words[word].load(Ordering::Relaxed));
+        }
+    }
+
+    /// Empties this entry. The caller holds the shard's lock.
+    pub fn vacate(&self) {
+        step();
+        let count = self.words[1].load(Ordering::Relaxed) & COUNT_MASK;
+        self.words[1].store(count, Ordering::Release);
+    }
+
+    /// Changes what was decided of this entry, all of it at once. The caller holds the shard's lock.
+    pub fn decide(&self, next_hop: NextHopId, rule: RuleId, generation: Generation) {
+        self.store(4, decision(next_hop, rule, generation));
+    }
+
+    /// Counts a packet of `bytes` bytes that came at `now`. Only the direction's worker calls it.
+    pub fn touch(&self, bytes: u16, now: Coarse) {
+        let seen = self.words[5].load(Ordering::Relaxed);
+        // The clock moves every 128 ms, so most packets of a busy session leave this word alone.
+        if seen >> 32 != u64::from(now.as_raw()) {
+            self.words[5]
+                .store(u64::from(now.as_raw()) << 32 | seen & 0xffff_ffff, Ordering::Relaxed);
+        }
+        let packets = self.words[6].load(Ordering::Relaxed);
+        self.words[6].store(packets.wrapping_add(PACKET), Ordering::Relaxed);
+        let total = self.words[7].load(Ordering::Relaxed);
+        self.words[7].store(total.wrapping_add(u64::from(bytes)), Ordering::Relaxed);
+    }
+
+    /// When a packet of this direction last came.
+    #[must_use]
+    pub fn last_seen(&self) -> Coarse {
+        Coarse::from_raw((self.words[5].load(Ordering::Relaxed) >> 32) as u32)
+    }
+
+    /// What this direction has shown of TCP.
+    #[must_use]
+    pub fn tcp(&self) -> TcpState {
+        let bits = self.words[6].load(Ordering::Relaxed);
+        TcpState {
+            sequence_next: self.words[5].load(Ordering::Relaxed) as u32,
+            syn: bits & TCP_SYN != 0,
+            acknowledged: bits & TCP_ACKNOWLEDGED != 0,
+            fin: bits & TCP_FIN != 0,
+            rst: bits & TCP_RST != 0,
+            peer_window_shift: (bits >> 12 & 0xf) as u8,
+            window_shift: (bits >> 8 & 0xf) as u8,
+        }
+    }
+
+    /// Stores what this direction has shown of TCP. Only the direction's worker calls it.
+    pub fn set_tcp(&self, state: TcpState) {
+        let seen = self.words[5].load(Ordering::Relaxed);
+        if seen as u32 != state.sequence_next {
+            self.words[5]
+                .store(seen >> 32 << 32 | u64::from(state.sequence_next), Ordering::Relaxed);
+        }
+        let bits = self.words[6].load(Ordering::Relaxed);
+        let changed = bits & !TCP_MASK | tcp_bits(state);
+        if changed != bits {
+            self.words[6].store(changed, Ordering::Relaxed);
+        }
+    }
+
+    /// What this direction saw.
+    #[must_use]
+    pub fn direction(&self) -> DirectionView {
+        DirectionView {
+            packets: self.words[6].load(Ordering::Relaxed) >> 20,
+            bytes: self.words[7].load(Ordering::Relaxed),
+            last_seen: self.last_seen(),
+            tcp: self.tcp(),
+        }
+    }
+
+    fn copy(&self, version: u64) -> Option<Identity> {
+        let word = |index: usize| self.words[index].load(Ordering::Relaxed);
+        let identity = Identity {
+            key: [word(0), version & !VERSION_MASK],
+            addresses: word(2),
+            traits: Traits(word(3)),
+            decision: word(4),
+        };
+        fence(Ordering::Acquire);
+        (word(1) == version).then_some(identity)
+    }
+
+    fn store(&self, word: usize, value: u64) {
+        step();
+        self.words[word].store(value, Ordering::Relaxed);
+    }
+}
+
+impl Identity {
+    /// Both directions of a session whose entries will stand at these places.
+    #[must_use]
+    pub fn pair(session: &NewSession, initiator: EntryIndex, responder: EntryIndex) -> [Self; 2] {
+        let one = |key: FlowKey, other: FlowKey, next_hop: NextHopId, partner, is_initiator| {
+            let [addresses, rest] = other.reversed().words();
+            Self {
+                key: key.words(),
+                addresses,
+                traits: Traits::new(rest, partner, session, is_initiator),
+                decision: decision(next_hop, session.rule, session.generation),
+            }
+        };
+        let NewSession { initiator: from, responder: to, .. } = *session;
+        [
+            one(from, to, session.initiator_next_hop, responder, true),
+            one(to, from, session.responder_next_hop, initiator, false),
+        ]
+    }
+
+    /// The session whose initiator's direction is `self` and whose other direction is `responder`.
+    /// None if the bits name no kind of session.
+    #[must_use]
+    pub fn session(&self, responder: &Self) -> Option<NewSession> {
+        Some(NewSession {
+            initiator: self.key(),
+            responder: responder.key(),
+            initiator_next_hop: self.next_hop(),
+            responder_next_hop: responder.next_hop(),
+            rule: self.rule(),
+            generation: self.generation(),
+            kind: self.traits.kind()?,
+            mapped: self.traits.is_mapped(),
+        })
+    }
+
+    /// Whether `self` at `index` and `other` are the two directions of one session: each leads to
+    /// the other, and each leaves as the reverse of what the other receives.
+    #[must_use]
+    pub fn is_partner(&self, index: EntryIndex, other: &Self) -> bool {
+        let leaves_as = |one: &Self, key: [u64; 2]| {
+            let reverse = FlowKey::from_words(key).reversed().words();
+            one.addresses == reverse[0] && one.traits.0 >> 32 == reverse[1] >> 32
+        };
+        other.traits.partner() == index
+            && self.traits.is_initiator() != other.traits.is_initiator()
+            && self.traits.kind() == other.traits.kind()
+            && self.key().protocol == other.key().protocol
+            && leaves_as(self, other.key)
+            && leaves_as(other, self.key)
+    }
+
+    /// Whether both are the same direction of the same session, whatever was decided of it since.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Self { decision: other.decision, ..*self } == *other
+    }
+
+    /// The same direction with its partner at another place.
+    #[must_use]
+    pub fn with_partner(self, partner: EntryIndex) -> Self {
+        Self { traits: self.traits.with_partner(partner), ..self }
+    }
+
+    /// The key of its packets.
+    #[must_use]
+    pub const fn key(&self) -> FlowKey {
+        FlowKey::from_words(self.key)
+    }
+
+    /// The key of its packets, as words.
+    #[must_use]
+    pub const fn key_words(&self) -> [u64; 2] {
+        self.key
+    }
+
+    /// What is fixed for its life.
+    #[must_use]
+    pub const fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    /// What to do to its packets.
+    #[must_use]
+    pub fn rewrite(&self) -> Rewrite {
+        let FlowKey { source, destination, .. } =
+            FlowKey::from_words([self.addresses, self.traits.0]);
+        // The change of addresses follows from two words at hand in fewer clocks than a third
+        // place in a full line is worth.
+        let address_delta = ChecksumDelta::from_raw(address_delta(self.key[0], self.addresses));
+        Rewrite { source, destination, address_delta }
+    }
+
+    /// Where its packets go.
+    #[must_use]
+    pub const fn next_hop(&self) -> NextHopId {
+        NextHopId((self.decision >> 40) as u32)
+    }
+
+    /// The rule that allowed it.
+    #[must_use]
+    pub const fn rule(&self) -> RuleId {
+        RuleId((self.decision >> 16) as u32 & ID_MASK)
+    }
+
+    /// The policy it was last decided under.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        Generation(self.decision as u16)
+    }
+}
+
+impl Traits {
+    fn new(ports: u64, partner: EntryIndex, session: &NewSession, initiator: bool) -> Self {
+        let kind = u64::from(session.kind as u8);
+        Self(ports >> 32 << 32 | kind << 2 | u64::from(initiator) << 1 | u64::from(session.mapped))
+            .with_partner(partner)
+    }
+
+    fn with_partner(self, partner: EntryIndex) -> Self {
+        Self(self.0 & !(PARTNER_MASK << 5) | (u64::from(partner.0) & PARTNER_MASK) << 5)
+    }
+
+    /// Where the entry of the other direction stands.
+    #[must_use]
+    pub const fn partner(self) -> EntryIndex {
+        EntryIndex((self.0 >> 5 & PARTNER_MASK) as u32)
+    }
+
+    /// How the session is translated. None if the bits name no kind.
+    #[must_use]
+    pub const fn kind(self) -> Option<SessionKind> {
+        SessionKind::from_raw(self.0 >> 2 & 7)
+    }
+
+    /// Whether this is the direction of the session's first packet.
+    #[must_use]
+    pub const fn is_initiator(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// Whether the session holds a mapping's reference.
+    #[must_use]
+    pub const fn is_mapped(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// What the change from one pair of addresses to another adds to a checksum (RFC 1624, eqn. 3):
+/// `ChecksumDelta::between` of their four words each, summed all at once.
+fn address_delta(old: u64, new: u64) -> u16 {
+    let (sum, carry) = (!old).overflowing_add(new);
+    let mut sum = (sum >> 32) + (sum & 0xffff_ffff) + u64::from(carry);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
+}
+
+fn decision(next_hop: NextHopId, rule: RuleId, generation: Generation) -> u64 {
+    u64::from(next_hop.0 & ID_MASK) << 40
+        | u64::from(rule.0 & ID_MASK) << 16
+        | u64::from(generation.0)
+}
+
+fn tcp_bits(state: TcpState) -> u64 {
+    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    flag(state.syn, TCP_SYN)
+        | flag(state.acknowledged, TCP_ACKNOWLEDGED)
+        | flag(state.fin, TCP_FIN)
+        | flag(state.rst, TCP_RST)
+        | (u64::from(state.peer_window_shift) & 0xf) << 12
+        | (u64::from(state.window_shift) & 0xf) << 8
+}
+
+/// The line the entry stands on is being written.
+const BUSY: u64 = 1;
+/// The entry holds one direction of a session.
+const OCCUPIED: u64 = 2;
+/// Goes up with every session, so that a reader who slept sees that the entry changed hands.
+const COUNT_STEP: u64 = 4;
+const COUNT_MASK: u64 = 0xfc;
+const VERSION_MASK: u64 = 0xff;
+
+const PARTNER_BITS: u32 = 27;
+const PARTNER_MASK: u64 = (1 << PARTNER_BITS) - 1;
+/// Rules and next hops have 24 bits.
+const ID_MASK: u32 = 0xff_ffff;
+
+const PACKET: u64 = 1 << 20;
+const TCP_SYN: u64 = 1 << 19;
+const TCP_ACKNOWLEDGED: u64 = 1 << 18;
+const TCP_FIN: u64 = 1 << 17;
+const TCP_RST: u64 = 1 << 16;
+const TCP_MASK: u64 = 0xfff << 8;

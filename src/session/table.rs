@@ -1,20 +1,37 @@
 //! The sharded, open-addressed table of session entries.
+//!
+//! Lookups take no lock: a group word says where a key may be, and an entry's version says whether
+//! what was read is one session's. Insert, remove and confirm take the locks of the shards of both
+//! keys, the lower one first, and hold them over nothing but the change itself.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam::utils::CachePadded;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::flow::{FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
-use crate::rewrite::Rewrite;
-use crate::session::entry::{EntryIndex, NewSession, SessionKind};
+use crate::prefetch::prefetch;
+use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
+use crate::session::hash::Hasher;
+use crate::session::index::{GROUP_SLOTS, Index, Layout};
+use crate::session::region::Region;
 use crate::session::tcp::TcpState;
 use crate::time::{Coarse, Tick};
 
+pub use crate::session::found::Found;
+pub use crate::session::hash::Hash;
+
 /// The table.
 pub struct Table {
-    _private: (),
+    region: Region,
+    hasher: Hasher,
+    shards: Box<[Shard]>,
+    count: CachePadded<AtomicU32>,
 }
 
-/// A keyed hash of a flow key, valid for the table that made it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Hash(pub u64);
+/// The right to change the entries of a shard; on a cache line of its own.
+type Shard = CachePadded<Mutex<()>>;
 
 /// Why a session was not inserted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,21 +40,6 @@ pub enum InsertError {
     Exists,
     /// The table holds as many sessions as it may, or the key's shard is full.
     Full,
-}
-
-/// A consistent copy of what the fast path needs of one entry, with the right to count on it.
-pub struct Found<'t> {
-    /// Where it is.
-    pub index: EntryIndex,
-    /// What to do to the packet.
-    pub rewrite: Rewrite,
-    /// Where it goes.
-    pub next_hop: NextHopId,
-    /// The policy it was last decided under.
-    pub generation: Generation,
-    /// When a packet of this direction last came.
-    pub last_seen: Coarse,
-    _table: &'t Table,
 }
 
 /// Both directions of a session, for the slow path, sweeps and people.
@@ -60,89 +62,182 @@ pub struct DirectionView {
     pub packets: u64,
     /// Bytes of IPv4 packets forwarded.
     pub bytes: u64,
-    /// When the last one came.
+    /// When the last one came; when the session was made, if none came yet.
     pub last_seen: Coarse,
     /// TCP flags and sequence numbers seen.
     pub tcp: TcpState,
 }
 
 impl Table {
-    /// A table in ordinary memory for `sessions_max` sessions.
+    /// A table in ordinary memory for `sessions_max` sessions (50 million at most).
+    ///
+    /// # Panics
+    /// When the system has no such memory to give.
     #[must_use]
     pub fn in_memory(sessions_max: u32, seed: [u64; 4]) -> Self {
-        todo!()
+        match Region::in_memory(Layout::new(sessions_max)) {
+            Ok(region) => Self::over(region, seed, 0),
+            Err(error) => panic!("no memory for {sessions_max} sessions: {error}"),
+        }
+    }
+
+    pub(super) fn over(region: Region, seed: [u64; 4], count: u32) -> Self {
+        let shards = (0..region.layout().shards).map(|_| Shard::default()).collect();
+        Self {
+            region,
+            hasher: Hasher::new(seed),
+            shards,
+            count: CachePadded::new(AtomicU32::new(count)),
+        }
     }
 
     /// The hash of a key.
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> Hash {
-        todo!()
+        self.hasher.hash(key)
     }
 
     /// Brings the index line of a hash near: first pass of a batch.
     pub fn prefetch_index(&self, hash: Hash) {
-        todo!()
+        let index = self.index();
+        if let Some(word) = index.words.get(index.layout.home(hash) as usize) {
+            prefetch(word);
+        }
     }
 
     /// Brings the entry that a hash most likely leads to near: second pass of a batch.
     pub fn prefetch_entry(&self, hash: Hash) {
-        todo!()
+        self.index().search(hash, |index| self.entry(index).map(prefetch));
     }
 
     /// The entry of a key. Lock-free.
     #[must_use]
     pub fn find(&self, key: &FlowKey, hash: Hash) -> Option<Found<'_>> {
-        todo!()
+        let words = key.words();
+        self.index().search(hash, |index| {
+            let entry = self.entry(index)?;
+            let identity = entry.identity_of(words)?;
+            Some(Found::new(index, &identity, entry, self))
+        })
+    }
+
+    /// The entry at `index`, if it holds `key`: for who has just inserted or viewed a session, one
+    /// comparison instead of a lookup.
+    #[must_use]
+    pub fn at(&self, index: EntryIndex, key: &FlowKey) -> Option<Found<'_>> {
+        let entry = self.entry(index)?;
+        let identity = entry.identity_of(key.words())?;
+        Some(Found::new(index, &identity, entry, self))
     }
 
     /// Whether a key is in the table.
     #[must_use]
     pub fn contains(&self, key: &FlowKey) -> bool {
-        todo!()
+        self.holds(key.words(), self.hash(key))
     }
 
     /// Remembers a session: both entries, or none.
     ///
+    /// A responder's key that is taken means that another session has this external 5-tuple: no
+    /// two ever share one, because of two racing inserts exactly one finds it free.
+    ///
     /// # Errors
-    /// When a key is taken or there is no room.
+    /// When there is no room, or a key is taken (or both keys are the same). A full table says so
+    /// without a look at the keys.
     pub fn insert(&self, session: &NewSession, now: Tick) -> Result<EntryIndex, InsertError> {
-        todo!()
+        if !self.reserve() {
+            return Err(InsertError::Full);
+        }
+        let inserted = self.insert_reserved(session, now.coarse());
+        if inserted.is_err() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        inserted
     }
 
     /// The session that the entry at `index` (either direction) belongs to, if there is one.
     #[must_use]
     pub fn view(&self, index: EntryIndex) -> Option<SessionView> {
-        todo!()
+        let identity = self.entry(index)?.identity()?;
+        self.view_as(index, &identity)
     }
 
     /// Forgets the session that the entry at `index` belongs to, if its initiator's key still is
     /// `initiator`. Returns its last view: whoever gets it gives back what it held (mapping, guest
     /// count, rule counters), so it is returned once only.
     pub fn remove(&self, index: EntryIndex, initiator: &FlowKey) -> Option<SessionView> {
-        todo!()
+        let seen = self.view(index).filter(|view| view.session.initiator == *initiator)?;
+        let hashes = [self.hash(&seen.session.initiator), self.hash(&seen.session.responder)];
+        let _locks = self.lock(hashes);
+        // Only now nobody else can be removing it; what was seen before may be gone.
+        let view = self.view(seen.index).filter(|view| {
+            view.session.initiator == seen.session.initiator
+                && view.session.responder == seen.session.responder
+        })?;
+        let entry = self.entry(view.index)?;
+        let responder = entry.identity()?.traits().partner();
+        entry.vacate();
+        self.entry(responder)?.vacate();
+        self.index().give_back(hashes[0], view.index);
+        self.index().give_back(hashes[1], responder);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(view)
     }
 
-    /// Marks a session as decided under `generation` by `rule`.
-    pub fn confirm(&self, view: &SessionView, generation: Generation, rule: RuleId) {
-        todo!()
+    /// Marks a session as decided under `generation` by `rule`, with these next hops for the
+    /// initiator's and the responder's packets, if it still is there.
+    pub fn confirm(
+        &self,
+        view: &SessionView,
+        generation: Generation,
+        rule: RuleId,
+        next_hops: [NextHopId; 2],
+    ) {
+        let NewSession { initiator, responder, .. } = view.session;
+        // Under the locks nobody can put another session in its place meanwhile, which would then
+        // pass for decided.
+        let _locks = self.lock([self.hash(&initiator), self.hash(&responder)]);
+        let Some(entry) = self.entry(view.index) else { return };
+        let Some(identity) = entry.identity_of(initiator.words()) else { return };
+        let Some(other) = self.entry(identity.traits().partner()) else { return };
+        if other.identity_of(responder.words()).is_some() {
+            entry.decide(next_hops[0], rule, generation);
+            other.decide(next_hops[1], rule, generation);
+        }
     }
 
     /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
-    /// it wraps at the end of the table. Returns whether it wrapped.
-    pub fn walk(&self, cursor: &mut u32, slots: u32, visit: impl FnMut(SessionView)) -> bool {
-        todo!()
+    /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
+    pub fn walk(&self, cursor: &mut u32, slots: u32, mut visit: impl FnMut(SessionView)) -> bool {
+        let total = self.slots();
+        let mut slot = if *cursor < total { *cursor } else { 0 };
+        let mut left = slots.min(total);
+        let mut wrapped = false;
+        while left > 0 {
+            let first = slot % GROUP_SLOTS;
+            let count = left.min(GROUP_SLOTS - first);
+            self.walk_group(slot / GROUP_SLOTS, first..first + count, &mut visit);
+            left -= count;
+            slot += count;
+            if slot == total {
+                slot = 0;
+                wrapped = true;
+            }
+        }
+        *cursor = slot;
+        wrapped
     }
 
     /// Slots that a whole walk looks at.
     #[must_use]
     pub fn slots(&self) -> u32 {
-        todo!()
+        self.region.layout().slots()
     }
 
     /// Sessions in the table.
     #[must_use]
     pub fn len(&self) -> u32 {
-        todo!()
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Whether there is no session.
@@ -154,49 +249,131 @@ impl Table {
     /// Sessions it may hold.
     #[must_use]
     pub fn sessions_max(&self) -> u32 {
-        todo!()
+        self.region.layout().sessions_max
     }
 
     /// Bytes of memory it takes, indexes included.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        todo!()
+        let bytes = self.region.length() + self.shards.len() * size_of::<Shard>();
+        bytes as u64 + size_of::<Self>() as u64
+    }
+
+    /// What the direction at `partner` has shown of TCP, if it is the other one of that at `index`.
+    pub(super) fn peer_tcp(&self, index: EntryIndex, partner: EntryIndex) -> TcpState {
+        match self.entry(partner).map(|entry| (entry, entry.identity())) {
+            Some((entry, Some(identity))) if identity.traits().partner() == index => entry.tcp(),
+            _ => TcpState::default(),
+        }
+    }
+
+    fn insert_reserved(
+        &self,
+        session: &NewSession,
+        now: Coarse,
+    ) -> Result<EntryIndex, InsertError> {
+        let keys = [session.initiator.words(), session.responder.words()];
+        if keys[0] == keys[1] {
+            return Err(InsertError::Exists);
+        }
+        let hashes = keys.map(|key| self.hasher.hash_words(key));
+        let _locks = self.lock(hashes);
+        if self.holds(keys[0], hashes[0]) || self.holds(keys[1], hashes[1]) {
+            return Err(InsertError::Exists);
+        }
+        let index = self.index();
+        let initiator = index.take(hashes[0]).ok_or(InsertError::Full)?;
+        let Some(responder) = index.take(hashes[1]) else {
+            index.give_back(hashes[0], initiator);
+            return Err(InsertError::Full);
+        };
+        let identities = Identity::pair(session, initiator, responder);
+        // The responder first: who finds the initiator's entry finds its partner too.
+        for (place, identity) in [(responder, identities[1]), (initiator, identities[0])] {
+            if let Some(entry) = self.entry(place) {
+                entry.fill(&identity, now);
+            }
+        }
+        Ok(initiator)
+    }
+
+    /// Counts a session before it is there, so that two cannot take the last place.
+    fn reserve(&self) -> bool {
+        let max = self.sessions_max();
+        self.count
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count < max).then(|| count + 1)
+            })
+            .is_ok()
+    }
+
+    fn view_as(&self, index: EntryIndex, identity: &Identity) -> Option<SessionView> {
+        let partner = identity.traits().partner();
+        let (one, two) = (self.entry(index)?, self.entry(partner)?);
+        let other = two.identity()?;
+        if !identity.is_partner(index, &other) {
+            return None;
+        }
+        let (place, initiator, responder, from, to) = if identity.traits().is_initiator() {
+            (index, identity, &other, one, two)
+        } else {
+            (partner, &other, identity, two, one)
+        };
+        let view = SessionView {
+            index: place,
+            session: initiator.session(responder)?,
+            initiator: from.direction(),
+            responder: to.direction(),
+        };
+        // Both entries come and go together: while this one stayed, so did the other.
+        one.identity().is_some_and(|now| now.is_same(identity)).then_some(view)
+    }
+
+    fn walk_group(
+        &self,
+        group: u32,
+        slots: std::ops::Range<u32>,
+        visit: &mut impl FnMut(SessionView),
+    ) {
+        let word = self.index().group(group);
+        if word.is_empty() {
+            return;
+        }
+        for slot in slots.filter(|&slot| word.tag(slot) != 0) {
+            let index = EntryIndex(group * GROUP_SLOTS + slot);
+            let identity = self.entry(index).and_then(Entry::identity);
+            // Each session is seen once, where its initiator's direction stands.
+            if let Some(identity) = identity.filter(|identity| identity.traits().is_initiator())
+                && let Some(view) = self.view_as(index, &identity)
+            {
+                visit(view);
+            }
+        }
+    }
+
+    fn holds(&self, key: [u64; 2], hash: Hash) -> bool {
+        let look = |index| self.entry(index)?.identity_of(key);
+        self.index().search(hash, look).is_some()
+    }
+
+    /// Locks the shards of two keys, in their order, or the one they share.
+    fn lock(&self, hashes: [Hash; 2]) -> [Option<MutexGuard<'_, ()>>; 2] {
+        let shard = |hash| self.region.layout().shard(hash) as usize;
+        let (one, two) = (shard(hashes[0]), shard(hashes[1]));
+        let lock = |shard: usize| self.shards.get(shard).map(|shard| shard.lock());
+        let lower = lock(one.min(two));
+        let higher = if one == two { None } else { lock(one.max(two)) };
+        [lower, higher]
+    }
+
+    fn index(&self) -> Index<'_> {
+        Index { words: self.region.groups(), layout: self.region.layout() }
+    }
+
+    fn entry(&self, index: EntryIndex) -> Option<&Entry> {
+        self.region.entries().get(index.as_usize())
     }
 }
 
-impl Found<'_> {
-    /// Counts a packet of `bytes` bytes and remembers when it came. Only the worker that receives
-    /// this direction calls it (one writer an entry).
-    pub fn touch(&self, bytes: u16, now: Coarse) {
-        todo!()
-    }
-
-    /// The TCP state of this direction.
-    #[must_use]
-    pub fn tcp(&self) -> TcpState {
-        todo!()
-    }
-
-    /// Stores the TCP state of this direction (one writer).
-    pub fn set_tcp(&self, state: TcpState) {
-        todo!()
-    }
-
-    /// The TCP state of the other direction: one more cache line, for the rare segments that need it.
-    #[must_use]
-    pub fn peer_tcp(&self) -> TcpState {
-        todo!()
-    }
-
-    /// How it is translated.
-    #[must_use]
-    pub fn kind(&self) -> SessionKind {
-        todo!()
-    }
-
-    /// Whether this is the direction of the session's first packet.
-    #[must_use]
-    pub fn is_initiator(&self) -> bool {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;
