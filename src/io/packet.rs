@@ -3,7 +3,7 @@
 //! Slow and simple beside AF_XDP: it serves for the few frames a second that `host` sends itself.
 
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A socket bound to one interface and one EtherType.
@@ -16,8 +16,9 @@ pub struct PacketSocket {
 pub struct Received {
     /// Its length, as far as it fitted into the buffer.
     pub length: usize,
-    /// Whether it came with a VLAN tag, which the kernel took out of the bytes.
-    pub is_tagged: bool,
+    /// Whether it was meant for another station, or came with a VLAN tag of which the kernel has no
+    /// interface. (It takes the tag out of the bytes, and leaves no other trace of it.)
+    pub is_foreign: bool,
 }
 
 impl PacketSocket {
@@ -36,8 +37,7 @@ impl PacketSocket {
         }
         // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
         let socket = Self { descriptor: unsafe { OwnedFd::from_raw_fd(descriptor) } };
-        socket.set_option(libc::PACKET_AUXDATA)?;
-        socket.set_option(libc::PACKET_IGNORE_OUTGOING)?;
+        socket.ignore_outgoing()?;
         socket.bind(interface_index, ethertype)?;
         Ok(socket)
     }
@@ -61,48 +61,50 @@ impl PacketSocket {
     ///
     /// As the kernel says, `ENETDOWN` among them.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        let mut control = [0_u64; 16];
-        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: an all-zero `msghdr` is a valid one, without buffers.
-        let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = mem::size_of_val(&control);
-        // SAFETY: every pointer in `message` is to a buffer of the length beside it, all of which
-        // outlive the call.
-        let length = unsafe { libc::recvmsg(self.descriptor.as_raw_fd(), &raw mut message, 0) };
+        let mut address = zeroed_address();
+        let mut address_length = ADDRESS_LENGTH;
+        // SAFETY: each pointer is to a buffer of the length beside it, and all outlive the call.
+        let length = unsafe {
+            libc::recvfrom(
+                self.descriptor.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut address).cast(),
+                &raw mut address_length,
+            )
+        };
         let Ok(length) = usize::try_from(length) else {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
         };
-        Ok(Some(Received { length: length.min(buffer.len()), is_tagged: is_tagged(&message) }))
+        let is_foreign = address.sll_pkttype == libc::PACKET_OTHERHOST;
+        Ok(Some(Received { length, is_foreign }))
     }
 
-    fn set_option(&self, option: libc::c_int) -> io::Result<()> {
+    /// What leaves by the interface is none of ours to receive.
+    fn ignore_outgoing(&self) -> io::Result<()> {
         let on: libc::c_int = 1;
-        let length = libc::socklen_t::try_from(mem::size_of_val(&on)).unwrap_or(0);
         // SAFETY: the option is an integer, and pointer and length are those of one.
         let result = unsafe {
             libc::setsockopt(
                 self.descriptor.as_raw_fd(),
                 libc::SOL_PACKET,
-                option,
+                libc::PACKET_IGNORE_OUTGOING,
                 (&raw const on).cast(),
-                length,
+                mem::size_of::<libc::c_int>() as libc::socklen_t,
             )
         };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     fn bind(&self, interface_index: u32, ethertype: u16) -> io::Result<()> {
-        // SAFETY: an all-zero `sockaddr_ll` is a valid one.
-        let mut address: libc::sockaddr_ll = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut address = zeroed_address();
         address.sll_family = libc::AF_PACKET as libc::c_ushort;
         address.sll_protocol = ethertype.to_be();
         address.sll_ifindex = libc::c_int::try_from(interface_index)
             .map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-        let length = libc::socklen_t::try_from(mem::size_of_val(&address)).unwrap_or(0);
+        let length = ADDRESS_LENGTH;
         // SAFETY: pointer and length are those of a `sockaddr_ll` that outlives the call.
         let result =
             unsafe { libc::bind(self.descriptor.as_raw_fd(), (&raw const address).cast(), length) };
@@ -116,22 +118,9 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// What the kernel says beside a frame of its tag.
-fn is_tagged(message: &libc::msghdr) -> bool {
-    // SAFETY: `recvmsg` filled in `message`; its control buffer lives in the caller.
-    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
-    if header.is_null() {
-        return false;
-    }
-    // SAFETY: not null, so it points into the control buffer, which is aligned for it.
-    let header = unsafe { &*header };
-    let is_auxiliary =
-        header.cmsg_level == libc::SOL_PACKET && header.cmsg_type == libc::PACKET_AUXDATA;
-    if !is_auxiliary || header.cmsg_len < mem::size_of::<libc::tpacket_auxdata>() {
-        return false;
-    }
-    // SAFETY: the kernel wrote a `tpacket_auxdata` behind this header; it need not be aligned.
-    let auxiliary =
-        unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
-    auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID != 0
+fn zeroed_address() -> libc::sockaddr_ll {
+    // SAFETY: a `sockaddr_ll` is made of integers, for which zero is a value.
+    unsafe { mem::zeroed() }
 }
+
+const ADDRESS_LENGTH: libc::socklen_t = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
