@@ -49,11 +49,6 @@ impl Namespace {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Whether a command inside succeeds.
-    pub fn succeeds(&self, command: &str) -> bool {
-        self.command(command).output().expect(command).status.success()
-    }
-
     /// Runs `act` in a thread inside; threads it starts are inside as well.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
