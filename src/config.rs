@@ -35,6 +35,12 @@ pub struct Config {
     pub icmp_errors_per_second: u32,
 }
 
+/// The JSON Schema of the configuration, for editors.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    crate::rules::schema::document(&read::CONFIG, "natwerk.toml")
+}
+
 impl Config {
     /// Reads the file `path`. Relative paths of rules start at its folder.
     ///

@@ -5,11 +5,13 @@
 
 pub mod ask;
 pub mod check;
+pub mod convert;
 pub mod listing;
 pub mod output;
 mod packet_build;
 pub mod packet_text;
 pub mod reload;
+pub mod schema;
 pub mod sessions;
 pub mod show;
 pub mod tables;
@@ -60,10 +62,14 @@ enum Command {
     /// Read rules from CloudStack. Not in this version.
     #[command(name = "cloudstack")]
     CloudStack(NotYet),
+    /// Print rules in another format.
+    Convert(convert::Args),
     /// Generate sample rule files. Not in this version.
     Generate(NotYet),
     /// Make the running engine read its rules again.
     Reload,
+    /// Print the JSON Schema of rule files, or of the configuration.
+    Schema(schema::Args),
     /// End sessions of the running engine.
     #[command(subcommand)]
     Sessions(sessions::Act),
@@ -95,8 +101,10 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Check(args) => check::run(args, common),
         Command::Completions { shell } => completions(*shell),
         Command::CloudStack(_) => Err(not_yet("cloudstack")),
+        Command::Convert(args) => convert::run(args),
         Command::Generate(_) => Err(not_yet("generate")),
         Command::Reload => reload::run(common),
+        Command::Schema(args) => schema::run(args),
         Command::Sessions(act) => sessions::run(act, common),
         Command::Show(what) => show::run(what, common),
         Command::ZStackAgent(_) => Err(not_yet("zstack-agent")),

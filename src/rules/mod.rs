@@ -8,6 +8,7 @@
 
 mod check;
 pub mod diagnostic;
+mod diff;
 pub(crate) mod fields;
 mod from_json;
 pub(crate) mod from_toml;
@@ -15,10 +16,17 @@ pub(crate) mod load;
 mod names;
 pub(crate) mod native;
 pub(crate) mod reader;
+pub mod schema;
 pub mod set;
 pub(crate) mod source;
 mod spots;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod tree;
+mod values;
+mod write;
 
+pub use diff::{Diff, diff};
 pub use load::{Loaded, load};
 pub use names::{RuleKind, RuleName};
+pub use write::{WriteError, to_json, to_toml};

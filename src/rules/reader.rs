@@ -11,6 +11,7 @@ use super::fields::{FIELDS_MAX, Field, Kind, Presence, Section, nearest};
 use super::set::{Cidr, CidrError, PortRange, PortRangeError};
 use super::source::Source;
 use super::tree::{Node, Value};
+use super::values::number;
 use crate::flow::Protocol;
 
 /// The faults of one file.
@@ -433,7 +434,7 @@ fn protocol(
         Value::Text(text) => {
             let known =
                 words.iter().find(|&&(word, _)| word == text).map(|&(_, protocol)| protocol);
-            let known = known.or_else(|| text.parse().ok().map(Protocol));
+            let known = known.or_else(|| number(text).map(Protocol));
             if known.is_none() {
                 let names = || words.iter().map(|&(word, _)| word);
                 let hint = nearest(text, names()).map_or_else(
