@@ -115,6 +115,7 @@ pub fn rules(rows: &[RuleRow]) -> String {
         Number("SESSIONS"),
         Word("KIND"),
         Word("ID"),
+        Word("OF"),
         Word("RULE"),
         Word("PLACE"),
     ];
@@ -125,6 +126,7 @@ pub fn rules(rows: &[RuleRow]) -> String {
             row.sessions.to_string(),
             row.kind.clone(),
             row.id.clone(),
+            row.owner.clone(),
             row.text.clone(),
             row.place.clone(),
         ]
@@ -284,6 +286,7 @@ pub fn policy(row: &PolicyRow) -> String {
         ("networks", row.networks.to_string()),
         ("domains", row.domains.to_string()),
         ("rules", some_or_dash(pairs(&rules))),
+        ("filters", format!("{} bytes", row.filter_bytes)),
     ];
     if let Some(report) = &row.last_reload {
         lines.push(("last reload", reload_line(report)));
@@ -370,6 +373,7 @@ FRAMES  REASON   MEANING
         let row = RuleRow {
             kind: "firewall".to_owned(),
             id: "f1".to_owned(),
+            owner: "203.0.113.11".to_owned(),
             text: "allow tcp 2222-2230 from 198.51.100.0/24".to_owned(),
             place: "rules.json:12:5".to_owned(),
             sessions: 2,
@@ -377,8 +381,8 @@ FRAMES  REASON   MEANING
             bytes: 98_765,
         };
         let expected = "\
-PACKETS  BYTES  SESSIONS  KIND      ID  RULE                                      PLACE
-   1234  98765         2  firewall  f1  allow tcp 2222-2230 from 198.51.100.0/24  rules.json:12:5
+PACKETS  BYTES  SESSIONS  KIND      ID  OF            RULE                                      PLACE
+   1234  98765         2  firewall  f1  203.0.113.11  allow tcp 2222-2230 from 198.51.100.0/24  rules.json:12:5
 ";
         assert_eq!(rules(&[row]), expected);
     }

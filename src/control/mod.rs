@@ -12,7 +12,15 @@
 //!
 //! A reply with `"more":true` is followed by another one for the same request.
 
+pub mod census;
 pub mod client;
+pub mod config;
+#[cfg(test)]
+mod fixture;
+pub mod pools;
 pub mod requests;
 pub mod rows;
 pub mod server;
+pub mod sessions;
+pub mod sides;
+pub mod workers;

@@ -83,6 +83,8 @@ pub struct RuleRow {
     pub kind: String,
     /// Its id among rules of its kind.
     pub id: String,
+    /// The network or public address it belongs to.
+    pub owner: String,
     /// What it says.
     pub text: String,
     /// Where it was written.
@@ -194,6 +196,12 @@ pub struct WorkerRow {
     pub busy_ratio: f64,
     /// Frames in a batch, on average.
     pub batch_mean: f64,
+    /// Milliseconds asleep.
+    pub slept_ms: u64,
+    /// Loops that found frames.
+    pub loops_busy: u64,
+    /// Loops that found none.
+    pub loops_idle: u64,
     /// Starts after a panic.
     pub restarts: u64,
 }
@@ -269,6 +277,8 @@ pub struct PolicyRow {
     pub domains: usize,
     /// Rules by kind.
     pub rules: std::collections::BTreeMap<String, usize>,
+    /// Bytes that the filters take.
+    pub filter_bytes: usize,
     /// What the last reload did, if there was one.
     pub last_reload: Option<ReloadRow>,
 }

@@ -5,8 +5,6 @@
 
 pub mod frame;
 pub mod memory;
-pub mod packet;
-pub mod tap;
 #[cfg(feature = "af-xdp")]
 pub mod xdp;
 
