@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use natwerk::config::XdpMode;
 use natwerk::flow::{PortId, Protocol};
-use natwerk::io::Port;
 use natwerk::io::xdp::device::Device;
-use natwerk::io::xdp::open::{Lane, Opened, Request, open};
+use natwerk::io::xdp::open::{Opened, Request, open};
 use natwerk::io::xdp::program::Program;
+use natwerk::io::xdp::socket::XdpPort;
 use natwerk::io::xdp::steering::{PortSet, Steering};
+use natwerk::io::{Lane, Port};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{self, AddressFamily, SocketType};
 
@@ -144,7 +145,7 @@ const UDP: u8 = 17;
 const THERE: [u8; 4] = [198, 51, 100, 9];
 
 /// Carries frames between the two ports until `done` or a second has passed.
-fn carry(lane: &mut Lane, mut done: impl FnMut(usize) -> bool) -> usize {
+fn carry(lane: &mut Lane<XdpPort>, mut done: impl FnMut(usize) -> bool) -> usize {
     let deadline = Instant::now() + Duration::from_secs(3);
     let mut frames = Vec::new();
     let mut carried = 0;

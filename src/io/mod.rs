@@ -5,12 +5,16 @@
 
 pub mod frame;
 pub mod memory;
+pub mod pcap;
+pub mod wait;
 #[cfg(feature = "af-xdp")]
 pub mod xdp;
 
 use std::os::fd::BorrowedFd;
 
+use crate::flow::PortId;
 use crate::frame::FrameBuffer;
+use crate::io::frame::FramePool;
 
 /// One queue of one interface, as a worker sees it. Never blocks.
 pub trait Port {
@@ -37,6 +41,24 @@ pub trait Port {
     fn losses(&self) -> Losses {
         Losses::default()
     }
+}
+
+/// The frame memory and ports of one worker.
+pub struct Lane<P> {
+    /// Where its frames come from.
+    pub pool: FramePool,
+    /// Its ports. The first one of an interface is the one to transmit on.
+    pub ports: Vec<LanePort<P>>,
+}
+
+/// A port of a lane.
+pub struct LanePort<P> {
+    /// The interface.
+    pub port: PortId,
+    /// The queue.
+    pub queue: u32,
+    /// What frames come through.
+    pub socket: P,
 }
 
 /// Frames that a port lost without anybody seeing them, since it was opened.

@@ -22,6 +22,7 @@ use crate::io::xdp::device::Device;
 use crate::io::xdp::program::{Program, ProgramFault};
 use crate::io::xdp::socket::{Rings, XdpPort};
 use crate::io::xdp::steering::Steering;
+use crate::io::{Lane, LanePort};
 
 /// What to open.
 #[derive(Clone, Copy, Debug)]
@@ -61,24 +62,6 @@ struct BoundSocket {
     port: PortId,
     queue: u32,
     rings: Rings,
-}
-
-/// The frame memory and ports of one worker.
-pub struct Lane {
-    /// Where its frames come from.
-    pub pool: FramePool,
-    /// Its ports. The first one of an interface is the one to transmit on.
-    pub ports: Vec<LanePort>,
-}
-
-/// A port of a lane.
-pub struct LanePort {
-    /// The interface.
-    pub port: PortId,
-    /// The queue.
-    pub queue: u32,
-    /// The socket.
-    pub socket: XdpPort,
 }
 
 /// Why not everything could be opened. Nothing is left open then.
@@ -387,7 +370,7 @@ impl LaneParts {
 
     /// The lane, on the thread that will use it.
     #[must_use]
-    pub fn into_lane(self) -> Lane {
+    pub fn into_lane(self) -> Lane<XdpPort> {
         let base = std::ptr::with_exposed_provenance_mut(self.base);
         let base = NonNull::new(base).expect("mapped memory does not start at zero");
         let memory = Memory::Umem(self.umem);
