@@ -7,6 +7,7 @@ pub mod control;
 pub mod engine;
 pub mod flow;
 pub mod frame;
+pub mod host;
 pub mod io;
 pub mod nat;
 pub mod next_hop;

@@ -143,6 +143,13 @@ impl NextHops {
         self.hop(id).map_or(Neighbor::NOBODY, Hop::neighbor)
     }
 
+    /// How far the resolution of `id` has come. Unlike [`Self::link`] it does not count as use.
+    #[must_use]
+    pub fn resolution(&self, id: NextHopId) -> Resolution {
+        self.hop(id)
+            .map_or(Resolution::Failed, |hop| resolution(hop.destination.load(Ordering::Acquire)))
+    }
+
     /// Asks (again) for the link address of `id`; drained by [`Self::take_wanted`]. Cheap, may be
     /// called for every frame that finds the next hop unresolved.
     pub fn want(&self, id: NextHopId) {

@@ -5,7 +5,9 @@
 
 pub mod frame;
 pub mod memory;
+pub mod packet;
 pub mod pcap;
+pub mod tap;
 pub mod wait;
 #[cfg(feature = "af-xdp")]
 pub mod xdp;
