@@ -12,6 +12,8 @@ pub mod addresses;
 pub mod arp;
 pub mod netlink;
 pub mod plan;
+#[cfg(feature = "af-xdp")]
+pub mod punt;
 pub mod resolve;
 pub mod sysctl;
 pub mod view;
