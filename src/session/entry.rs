@@ -206,6 +206,14 @@ impl Entry {
         Coarse::from_raw((self.words[5].load(Ordering::Relaxed) >> 32) as u32)
     }
 
+    /// Sees to it that the last packet did not come after `now`.
+    pub fn seen_by(&self, now: Coarse) {
+        if self.last_seen() > now {
+            let sequence = self.words[5].load(Ordering::Relaxed) & 0xffff_ffff;
+            self.words[5].store(u64::from(now.as_raw()) << 32 | sequence, Ordering::Relaxed);
+        }
+    }
+
     /// What this direction has shown of TCP.
     #[must_use]
     pub fn tcp(&self) -> TcpState {

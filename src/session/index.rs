@@ -141,17 +141,18 @@ impl<'t> Index<'t> {
         self.count_passing(self.layout.home(hash), group, Group::unpass);
     }
 
-    /// Notes that a key of this hash stands at `index`, in a group that so far says nothing of it.
-    /// Returns whether it may stand there at all. For rebuilding an index.
+    /// Whether a key of this hash may stand at `index`: the place is in the key's shard.
     #[must_use]
-    pub fn restore(self, hash: Hash, index: EntryIndex) -> bool {
+    pub const fn admits(self, hash: Hash, index: EntryIndex) -> bool {
+        index.0 / GROUP_SLOTS / self.layout.shard_groups == self.layout.shard(hash)
+    }
+
+    /// Notes that a key of this hash stands at `index`, where it may stand and so far nobody does.
+    /// For rebuilding an index.
+    pub fn restore(self, hash: Hash, index: EntryIndex) {
         let group = index.0 / GROUP_SLOTS;
-        if group / self.layout.shard_groups != self.layout.shard(hash) {
-            return false;
-        }
         self.count_passing(self.layout.home(hash), group, Group::pass);
         self.update(group, |word| word.with(index.0 % GROUP_SLOTS, hash.tag()));
-        true
     }
 
     fn first_vacant(self, home: u32) -> Option<(u32, u32)> {

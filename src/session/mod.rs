@@ -1,17 +1,18 @@
 //! What we remember of sessions: bounded, mapped, adopted by the next process.
 //!
 //! A session has one [`entry`] per direction, found through an [`index`] of small tags; both lie in
-//! one mapped [`region`]. The [`table`] ties them together, [`tcp`] says which segments to believe,
+//! one mapped [`region`], which starts with a [`header`]. The [`table`] ties them together,
+//! [`adoption`] takes over what the process before left, [`tcp`] says which segments to believe,
 //! [`timeout`] when a session ends.
 
+pub mod adoption;
 pub mod entry;
 pub mod found;
 mod fuse;
 pub mod hash;
+pub mod header;
 pub mod index;
 pub mod region;
 pub mod table;
 pub mod tcp;
-#[cfg(test)]
-mod testing;
 pub mod timeout;

@@ -1,30 +1,34 @@
-//! The memory of a table: groups and entries in one mapping.
+//! The memory of a table: header, groups and entries in one mapping.
 //!
 //! All that is shared is atomic words, for which every pattern of bits is a value; so whatever a
 //! mapped file holds, reading it is defined, and making sense of it is for those who read.
 
+use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Advice, MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 use crate::session::entry::Entry;
-use crate::session::index::Layout;
+use crate::session::header::{self, CLOSED, STATE};
+use crate::session::index::{Index, Layout};
 
 /// The mapped memory of a table.
 pub struct Region {
+    start: NonNull<AtomicU64>,
     groups: NonNull<AtomicU64>,
     entries: NonNull<Entry>,
     layout: Layout,
-    length: usize,
     // Kept for its `Drop`; all access goes through the pointers above.
-    _map: MmapMut,
+    map: MmapRaw,
+    // The right to use the file, as long as this is open.
+    _lock: Option<File>,
 }
 
-// SAFETY: the pointers lead into `_map`, which moves with them, and what they point to is made of
-// atomics alone.
+// SAFETY: the pointers lead into `map`, which moves with them and stays where it is, and what they
+// point to is made of atomics alone.
 unsafe impl Send for Region {}
 // SAFETY: the same; shared access is access to atomics.
 unsafe impl Sync for Region {}
@@ -36,29 +40,69 @@ impl Region {
     /// When the system has no memory to give.
     pub fn in_memory(layout: Layout) -> io::Result<Self> {
         let places = Places::new(layout);
-        let map = MmapOptions::new().len(places.length).map_anon()?;
-        Ok(Self::over(map, layout, places))
+        let map: MmapMut = MmapOptions::new().len(places.length).map_anon()?;
+        Ok(Self::over(MmapRaw::from(map), layout, places, None))
     }
 
-    fn over(map: MmapMut, layout: Layout, places: Places) -> Self {
+    /// The memory of a file that is as long as [`Self::file_length`] says. All of it is made
+    /// present now: a session never waits for a page, and where there is no room we learn of it
+    /// here and not from a SIGBUS.
+    ///
+    /// # Errors
+    /// When it cannot be mapped or there is no room.
+    pub fn in_file(layout: Layout, file: &File, lock: Option<File>) -> io::Result<Self> {
+        let places = Places::new(layout);
+        if file.metadata()?.len() < places.length as u64 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        let map = MmapOptions::new().len(places.length).map_raw(file)?;
+        let region = Self::over(map, layout, places, lock);
+        match region.map.advise(Advice::PopulateWrite) {
+            Ok(()) => Ok(region),
+            // What would be a SIGBUS is EFAULT here.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            // A kernel older than 5.14 cannot; pages then come when they are needed.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(region),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes of a file for a table of this layout.
+    #[must_use]
+    pub fn file_length(layout: Layout) -> u64 {
+        Places::new(layout).length as u64
+    }
+
+    fn over(map: MmapRaw, layout: Layout, places: Places, lock: Option<File>) -> Self {
         assert!(map.len() >= places.length, "a mapping is as long as its layout needs");
         // Random lookups in gigabytes miss the TLB every time with small pages. Whether the system
-        // has huge ones is its business; without them all works, more slowly.
+        // has huge ones (for a file: a tmpfs mounted with huge=advise) is its business; without
+        // them all works, more slowly.
         let _ = map.advise(Advice::HugePage);
-        let start = NonNull::new(map.as_ptr().cast_mut()).unwrap_or(NonNull::dangling());
+        let start = NonNull::new(map.as_mut_ptr()).unwrap_or(NonNull::dangling());
         // SAFETY: the places lie within the mapping, whose length was checked above.
         let groups = unsafe { start.add(places.groups) };
         // SAFETY: as above.
         let entries = unsafe { start.add(places.entries) };
-        let (groups, entries) = (groups.cast(), entries.cast());
-        assert!(groups.is_aligned() && entries.is_aligned(), "mappings start at a page");
-        Self { groups, entries, layout, length: map.len(), _map: map }
+        let (start, groups, entries) = (start.cast(), groups.cast(), entries.cast::<Entry>());
+        assert!(entries.is_aligned(), "a mapping starts at a page");
+        Self { start, groups, entries, layout, map, _lock: lock }
     }
 
     /// The layout it was made for.
     #[must_use]
     pub const fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// The words of the header.
+    #[must_use]
+    pub fn header(&self) -> &[AtomicU64] {
+        // SAFETY: a mapping starts with the header, at a page, and lives as long as `self`; nobody
+        // has these words but as atomics.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), header::WORDS) }
     }
 
     /// The words of all groups.
@@ -76,10 +120,24 @@ impl Region {
         unsafe { slice::from_raw_parts(self.entries.as_ptr(), self.layout.slots() as usize) }
     }
 
+    /// The index of all entries.
+    #[must_use]
+    pub fn index(&self) -> Index<'_> {
+        Index { words: self.groups(), layout: self.layout }
+    }
+
     /// Bytes of the mapping.
     #[must_use]
-    pub const fn length(&self) -> usize {
-        self.length
+    pub fn length(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Some(state) = self.header().get(STATE) {
+            state.store(CLOSED, Ordering::Relaxed);
+        }
     }
 }
 
@@ -93,7 +151,7 @@ struct Places {
 
 impl Places {
     fn new(layout: Layout) -> Self {
-        let groups = HEADER_LENGTH;
+        let groups = PAGE;
         let words = layout.groups() as usize * size_of::<AtomicU64>();
         let entries = (groups + words).next_multiple_of(PAGE);
         let length = entries + layout.slots() as usize * size_of::<Entry>();
@@ -105,4 +163,4 @@ impl Places {
 
 const PAGE: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
-const HEADER_LENGTH: usize = PAGE;
+const _: () = assert!(header::WORDS * size_of::<AtomicU64>() <= PAGE);

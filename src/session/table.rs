@@ -91,6 +91,12 @@ impl Table {
         }
     }
 
+    /// The memory it lies in.
+    #[cfg(test)]
+    pub(super) const fn region(&self) -> &Region {
+        &self.region
+    }
+
     /// The hash of a key.
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> Hash {
@@ -367,7 +373,7 @@ impl Table {
     }
 
     fn index(&self) -> Index<'_> {
-        Index { words: self.region.groups(), layout: self.region.layout() }
+        self.region.index()
     }
 
     fn entry(&self, index: EntryIndex) -> Option<&Entry> {

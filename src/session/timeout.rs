@@ -133,7 +133,7 @@ mod tests {
     use crate::session::entry::EntryIndex;
     use crate::session::table::DirectionView;
     use crate::session::tcp::TcpState;
-    use crate::session::testing::session;
+    use crate::testing::sessions::session;
     use crate::time::Tick;
 
     const SYNCHRONISED: TcpState = TcpState {

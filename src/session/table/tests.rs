@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::flow::{Endpoint, Protocol};
 use crate::session::entry::SessionKind;
-use crate::session::testing::{SEED, session};
+use crate::testing::sessions::{SEED, session};
 use crate::wire::checksum::ChecksumDelta;
 
 fn table(sessions_max: u32) -> Table {

@@ -1,4 +1,4 @@
-//! Sessions for this module's tests.
+//! Sessions that follow from a number.
 
 use std::net::Ipv4Addr;
 
