@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Installs what is missing and runs every test: style, unit and property tests, short fuzzing, and, as
+# root, real AF_XDP sockets in namespaces, natprobe's scenarios and the demo's checks.
+#
+#   sudo scripts/test.sh            everything
+#   scripts/test.sh unit fuzz       only these stages
+#
+# Stages: style unit fuzz build namespaces natprobe demo. A stage that cannot run here says "skipped: why"
+# and is counted; in CI (CI=true) a skip is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+ALL_STAGES=(style unit fuzz build namespaces natprobe demo)
+LOGS=$(mktemp -d /tmp/natwerk-test.XXXXXX)
+passed=0 failed=0 skipped=0
+
+stage_style() {
+    cargo fmt --all --check
+    cargo clippy --locked --all-targets --quiet -- -D warnings
+    cargo clippy --locked --quiet --no-default-features -- -D warnings
+}
+
+stage_unit() {
+    cargo test --locked --quiet --lib --bins
+    cargo test --locked --quiet --test '*'
+}
+
+stage_fuzz() {
+    if ! cargo fuzz --version >/dev/null 2>&1; then
+        cargo install --quiet --locked cargo-fuzz
+    fi
+    local target
+    for target in $(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz list); do
+        echo "fuzzing $target for ${FUZZ_SECONDS:-10} seconds"
+        RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" -- -max_total_time="${FUZZ_SECONDS:-10}" -verbosity=0
+    done
+}
+
+stage_build() {
+    cargo build --locked --release --quiet
+}
+
+stage_namespaces() {
+    need_root || return 77
+    bash scripts/namespaces.sh
+}
+
+stage_natprobe() {
+    need_root || return 77
+    bash scripts/natprobe.sh
+}
+
+stage_demo() {
+    need_root || return 77
+    bash scripts/demo.sh --no-build
+}
+
+run_stage() {
+    local name=$1 log=$LOGS/$1.log start=$SECONDS status=0
+    printf '%-12s ' "$name"
+    # A stage runs in a shell of its own, so that -e holds inside it.
+    bash -c 'set -euo pipefail; . scripts/lib.sh; '"$(declare -f "stage_$name")"'; '"stage_$name" >"$log" 2>&1 || status=$?
+    local took="$((SECONDS - start)) s"
+    case $status in
+        0) passed=$((passed + 1)); echo "passed ($took)" ;;
+        77) skipped=$((skipped + 1)); echo "skipped: $(grep -m1 '^skipped:' "$log" | cut -d: -f2- || true)" ;;
+        *) failed=$((failed + 1)); echo "FAILED ($took), $log:"; tail -n 60 "$log" | sed 's/^/    /' ;;
+    esac
+    grep -hE '^(test result:|TOTAL |[0-9]+ checks)' "$log" | sed 's/^/             /' || true
+    local inner
+    inner=$(grep -cE '^(skipped:|SKIP )' "$log" || true)
+    if [ "$status" = 0 ] && [ "$inner" -gt 0 ]; then
+        skipped=$((skipped + inner))
+        grep -hE '^(skipped:|SKIP )' "$log" | sort | uniq -c | sed 's/^/             /'
+    fi
+}
+
+stages=("$@")
+[ ${#stages[@]} -gt 0 ] || stages=("${ALL_STAGES[@]}")
+install_missing
+for name in "${stages[@]}"; do
+    declare -F "stage_$name" >/dev/null || { echo "no stage '$name'; there are: ${ALL_STAGES[*]}" >&2; exit 2; }
+    run_stage "$name"
+done
+echo "logs: $LOGS"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ] || exit 1
+if [ "${CI:-}" = true ] && [ "$skipped" -gt 0 ]; then
+    echo "CI must skip nothing" >&2
+    exit 1
+fi
