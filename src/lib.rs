@@ -11,6 +11,7 @@ pub mod host;
 pub mod io;
 pub mod nat;
 pub mod next_hop;
+pub mod pipeline;
 pub mod policy;
 pub mod prefetch;
 pub mod rewrite;
