@@ -12,7 +12,12 @@ use crate::verdict::DropReason;
 impl<F: FrameBuffer> Pipeline<F> {
     /// Judges a packet's addresses (RFC 1812, sections 5.3.7 and 5.3.8; BCP 38).
     pub(super) fn admit(&self, ready: &Ready, policy: &Policy) -> Result<(), DropReason> {
-        admit(ready.attachment, ready.packet.source.address, ready.packet.destination.address, policy)
+        admit(
+            ready.attachment,
+            ready.packet.source.address,
+            ready.packet.destination.address,
+            policy,
+        )
     }
 }
 
@@ -52,9 +57,7 @@ pub fn admit(
 pub fn network_of(policy: &Policy, realm: Realm, guest: Ipv4Addr) -> Option<NetworkId> {
     match realm {
         Realm::External => None,
-        Realm::Internal(realm) => {
-            policy.internal_route(realm, guest).map(|route| route.network)
-        }
+        Realm::Internal(realm) => policy.internal_route(realm, guest).map(|route| route.network),
     }
 }
 
@@ -69,7 +72,9 @@ mod tests {
 
     #[test]
     fn martians_are_never_forwarded() {
-        for martian in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255"] {
+        for martian in
+            ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255"]
+        {
             assert!(never_forwarded(martian.parse().unwrap()), "{martian}");
         }
         assert!(!never_forwarded(Ipv4Addr::new(223, 255, 255, 255)));

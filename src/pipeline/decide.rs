@@ -167,7 +167,9 @@ impl<'p> Decider<'p, '_> {
             {
                 Decision::Host(HostReason::RouterOwnTraffic)
             }
-            Realm::External | Realm::Internal(_) => refuse(DropReason::IcmpRefused, RuleId::DEFAULT),
+            Realm::External | Realm::Internal(_) => {
+                refuse(DropReason::IcmpRefused, RuleId::DEFAULT)
+            }
         }
     }
 
@@ -312,10 +314,9 @@ impl<'p> Decider<'p, '_> {
                 self.to_guest(question, public, (rule, network, guest), sources, witness)
             }
             Service::Balancer(balancer) => {
-                let refusal =
-                    self.admission(question, public, balancer.network, None, witness).or_else(
-                        || not_among(&balancer.sources, key.source.address, balancer.rule),
-                    );
+                let refusal = self
+                    .admission(question, public, balancer.network, None, witness)
+                    .or_else(|| not_among(&balancer.sources, key.source.address, balancer.rule));
                 match refusal {
                     Some(refusal) => Decision::Refuse(refusal),
                     None if balancer.members.iter().all(|(_, weight)| *weight == 0) => {
@@ -388,9 +389,7 @@ impl<'p> Decider<'p, '_> {
     ) -> Decision<'p> {
         let key = &question.key;
         let is_echo_request = key.protocol == Protocol::ICMP && question.icmp.0 == ECHO_REQUEST;
-        if !is_echo_request
-            && let Some(decision) = self.to_mapping(question, witness)
-        {
+        if !is_echo_request && let Some(decision) = self.to_mapping(question, witness) {
             return decision;
         }
         let filtered = public.ingress.as_ref().map(|firewall| firewall.decide(&probe(question)));
@@ -512,6 +511,11 @@ const fn refuse<'p>(reason: DropReason, rule: RuleId) -> Decision<'p> {
     Decision::Refuse(refusal(reason, rule))
 }
 
-const fn open<'p>(kind: SessionKind, rule: RuleId, source: Source, target: Target<'p>) -> Decision<'p> {
+const fn open<'p>(
+    kind: SessionKind,
+    rule: RuleId,
+    source: Source,
+    target: Target<'p>,
+) -> Decision<'p> {
     Decision::Open(Plan { kind, rule, source, target, through_mapping: false })
 }

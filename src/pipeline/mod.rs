@@ -197,12 +197,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// Whether a session can be followed without another look at it: decided under the rules in
     /// force, and surely not expired.
-    fn is_current<S>(
-        &self,
-        found: &Found<'_>,
-        ready: &Ready,
-        context: &Context<'_, F, S>,
-    ) -> bool {
+    fn is_current<S>(&self, found: &Found<'_>, ready: &Ready, context: &Context<'_, F, S>) -> bool {
         let idle = context.now.coarse().since(found.last_seen);
         found.generation == context.policy.generation()
             && idle < self.sweep.shortest_timeout(&self.shared, ready.packet.protocol)

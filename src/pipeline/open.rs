@@ -44,7 +44,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             }
         };
         // The identifier of an ICMP query stands in both ports, before and after.
-        let port = if key.protocol == Protocol::ICMP { translated.endpoint.port } else { target.port };
+        let port =
+            if key.protocol == Protocol::ICMP { translated.endpoint.port } else { target.port };
         let session = NewSession {
             initiator: *key,
             responder: FlowKey {
@@ -144,9 +145,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<NewSession, DropReason> {
         let public = public_side(plan.kind, key, translated.endpoint);
-        let hops = |realm, address| {
-            next_hop(context.shared, context.policy, realm, address, public)
-        };
+        let hops =
+            |realm, address| next_hop(context.shared, context.policy, realm, address, public);
         Ok(NewSession {
             initiator: *key,
             responder: key.reversed(),
@@ -161,7 +161,11 @@ impl<F: FrameBuffer> Pipeline<F> {
 }
 
 /// The public address that a session's remote knows, if there is one.
-pub(super) fn public_side(kind: SessionKind, initiator: &FlowKey, translated: Endpoint) -> Option<Ipv4Addr> {
+pub(super) fn public_side(
+    kind: SessionKind,
+    initiator: &FlowKey,
+    translated: Endpoint,
+) -> Option<Ipv4Addr> {
     match kind {
         SessionKind::Inbound => Some(initiator.destination.address),
         SessionKind::SourceNat | SessionKind::StaticNat => Some(translated.address),

@@ -29,7 +29,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         policy: &Policy,
         now: Tick,
     ) -> bool {
-        if timeout::is_expired(&shared.settings.timeouts, view, now) {
+        if timeout::is_expired(&shared.settings.timeouts, view, now.coarse()) {
             self.end(view, Ended::Expired, shared, now);
             return false;
         }
@@ -95,8 +95,7 @@ fn same_decision(session: &NewSession, shared: &Shared, policy: &Policy) -> Opti
     admit(attachment, key.source.address, key.destination.address, policy).ok()?;
     let icmp = if key.protocol == Protocol::ICMP { (decide::ECHO_REQUEST, 0) } else { (0, 0) };
     let question = Question { key: *key, network, icmp };
-    let decider =
-        Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
+    let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
     match decider.decide(&question, &mut ()) {
         Decision::Open(plan) if same_plan(session, &plan, policy) => Some(plan.rule),
         Decision::EchoReply | Decision::Host(_) | Decision::Open(_) | Decision::Refuse(_) => None,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
-use crate::config::{ChecksumMode, OnRuleRemoval, Role};
+use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
 use crate::flow::{Endpoint, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::mappings::Mappings;
@@ -61,6 +61,22 @@ pub struct Settings {
     pub workers: usize,
     /// Keys the hashes that need not be stable.
     pub seed: [u64; 4],
+}
+
+impl Settings {
+    /// What workers read of `config`.
+    #[must_use]
+    pub fn new(config: &Config, workers: usize, seed: [u64; 4]) -> Self {
+        let ports = &config.interfaces;
+        Self {
+            ports: ports.iter().map(|interface| (interface.role, interface.checksum)).collect(),
+            timeouts: config.timeouts.clone(),
+            on_rule_removal: config.sessions.on_rule_removal,
+            icmp_errors_per_second: config.icmp_errors_per_second,
+            workers,
+            seed,
+        }
+    }
 }
 
 impl Shared {

@@ -62,10 +62,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             let sent = context.extra.len() < context.extra.capacity()
                 && piece.set_length(length)
                 && fill(piece.bytes_mut(), header, payload)
-                && matches!(
-                    self.send(&mut piece, 14, link, destination),
-                    Verdict::Forward(_)
-                );
+                && matches!(self.send(&mut piece, 14, link, destination), Verdict::Forward(_));
             if sent {
                 context.extra.push((link.port, piece));
             } else {

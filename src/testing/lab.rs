@@ -1,0 +1,244 @@
+//! A router in memory: rules as text, two ports, one pipeline, a clock that only tests move.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::config::{Config, Interface, Role};
+use crate::flow::{Mac, PortId};
+use crate::frame::FrameBuffer;
+use crate::io::frame::{Frame, FramePool};
+use crate::io::memory::copied;
+use crate::next_hop::{NextHops, Resolution};
+use crate::pipeline::Pipeline;
+use crate::pipeline::batch::Batch;
+use crate::pipeline::shared::{Settings, Shared};
+use crate::policy::compile::compile;
+use crate::policy::publish::Published;
+use crate::policy::registry::Registry;
+use crate::rules;
+use crate::session::table::Table;
+use crate::telemetry::counters::WorkerCounters;
+use crate::time::Tick;
+use crate::verdict::Verdict;
+
+/// The public port of a lab: `eth2`.
+pub const PUBLIC: PortId = PortId(0);
+/// The guest port of a lab: `eth0`.
+pub const GUEST: PortId = PortId(1);
+
+/// A router in memory.
+pub struct Lab {
+    /// What its workers share.
+    pub shared: Arc<Shared>,
+    /// Its configuration.
+    pub config: Config,
+    /// What its one worker counts.
+    pub counters: Arc<WorkerCounters>,
+    pipeline: Pipeline<Frame>,
+    batch: Batch<Frame>,
+    frames: FramePool,
+    registry: Registry,
+    /// Whether neighbours answer at once, from [`Lab::neighbor_mac`].
+    pub answers: bool,
+    now: Tick,
+}
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// The frames that left because of it, its own first.
+    pub sent: Vec<(PortId, Vec<u8>)>,
+    /// The frames that went to the router's own kernel.
+    pub host: Vec<(PortId, Vec<u8>)>,
+}
+
+impl Lab {
+    /// A router with the native rules `json` on interfaces `eth2` (public) and `eth0` (guest).
+    #[must_use]
+    pub fn new(json: &str) -> Self {
+        Self::with(json, |_| {})
+    }
+
+    /// The same, with a configuration that `change` has changed.
+    #[must_use]
+    pub fn with(json: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let interface = |name: &str, role| Interface {
+            name: name.to_owned(),
+            role,
+            checksum: crate::config::ChecksumMode::DetectPartial,
+        };
+        let mut config = Config {
+            interfaces: vec![interface("eth2", Role::Public), interface("eth0", Role::Guest)],
+            icmp_errors_per_second: 0,
+            ..Config::default()
+        };
+        config.sessions.max = 4096;
+        change(&mut config);
+        let seed = [0x6e61, 0x7477, 0x6572, 0x6b21];
+        let next_hops = Arc::new(NextHops::new(4096));
+        let published = Published::new(crate::policy::Policy::empty());
+        let settings = Settings::new(&config, 1, seed);
+        let table = Table::in_memory(config.sessions.max, seed);
+        let shared = Arc::new(Shared::new(table, Arc::clone(&next_hops), published, settings));
+        for (index, _) in config.interfaces.iter().enumerate() {
+            let port = PortId(u8::try_from(index).expect("few interfaces"));
+            next_hops.set_interface(port, Self::router_mac(port), 1500);
+        }
+        let counters = Arc::new(WorkerCounters::new(config.interfaces.len()));
+        let mut lab = Self {
+            pipeline: Pipeline::new(Arc::clone(&shared), Arc::clone(&counters)),
+            shared,
+            config,
+            counters,
+            batch: Batch::new(),
+            frames: FramePool::in_memory(4096, 2048).expect("memory"),
+            registry: Registry::new(),
+            answers: true,
+            now: Tick::from_ms(1_000_000),
+        };
+        lab.reload(json);
+        lab
+    }
+
+    /// The router's own address on a port.
+    #[must_use]
+    pub const fn router_mac(port: PortId) -> Mac {
+        Mac([2, 0, 0, 0, 0xff, port.0])
+    }
+
+    /// The address that a neighbour answers with.
+    #[must_use]
+    pub const fn neighbor_mac(address: std::net::Ipv4Addr) -> Mac {
+        let [a, b, c, d] = address.octets();
+        Mac([2, 1, a, b, c, d])
+    }
+
+    /// Puts new rules in force.
+    pub fn reload(&mut self, json: &str) {
+        let loaded = rules_from(json, &self.config).expect("sound rules");
+        let generation = self.shared.policy.next_generation();
+        let policy = compile(&loaded, &self.config, &mut self.registry, generation);
+        self.shared.policy.swap(policy);
+    }
+
+    /// Sends `frame` (its link addresses are put right, as if its sender knew the router) into
+    /// `port` and tells what became of it.
+    pub fn send(&mut self, port: PortId, mut frame: Vec<u8>) -> Outcome {
+        if frame.len() >= 12 {
+            frame[0..6].copy_from_slice(&Self::router_mac(port).0);
+            frame[6..12].copy_from_slice(&[2, 9, 9, 9, 9, port.0]);
+        }
+        self.send_raw(port, &frame)
+    }
+
+    /// Sends a frame as it is.
+    pub fn send_raw(&mut self, port: PortId, frame: &[u8]) -> Outcome {
+        self.batch.clear();
+        let frame = copied(&mut self.frames, frame).expect("a free frame that is long enough");
+        self.batch.push(port, frame);
+        self.pipeline.process(&mut self.batch, &mut self.frames, self.now);
+        let mut outcome = self.collect();
+        if self.resolve() && outcome.verdict == Verdict::Hold {
+            let released = self.idle();
+            outcome.sent.extend(released.sent);
+            outcome.host.extend(released.host);
+            if let Some((to, _)) = outcome.sent.first() {
+                outcome.verdict = Verdict::Forward(*to);
+            }
+        }
+        outcome
+    }
+
+    /// Lets time pass, a tenth of a second at a time, with everything due done.
+    pub fn pass(&mut self, duration: Duration) -> Outcome {
+        let end = self.now.after(duration);
+        let mut all = Outcome { verdict: Verdict::Hold, sent: Vec::new(), host: Vec::new() };
+        while self.now < end {
+            self.now = self.now.after(Duration::from_millis(100)).min(end);
+            let outcome = self.idle();
+            all.sent.extend(outcome.sent);
+            all.host.extend(outcome.host);
+        }
+        all
+    }
+
+    /// What time it is.
+    #[must_use]
+    pub const fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// Frames of the pool that nobody gave back.
+    #[must_use]
+    pub fn frames_in_hand(&mut self) -> usize {
+        self.batch.clear();
+        self.frames.whereabouts().in_hand
+    }
+
+    fn idle(&mut self) -> Outcome {
+        self.batch.clear();
+        while self.pipeline.idle(&mut self.batch, &mut self.frames, self.now) {}
+        self.collect()
+    }
+
+    fn resolve(&self) -> bool {
+        let wanted = self.shared.next_hops.take_wanted();
+        if !self.answers {
+            return false;
+        }
+        for id in &wanted {
+            let neighbor = self.shared.next_hops.neighbor(*id);
+            let mac = Self::neighbor_mac(neighbor.address);
+            self.shared.next_hops.set(neighbor, Resolution::Reachable(mac));
+        }
+        !wanted.is_empty()
+    }
+
+    fn collect(&mut self) -> Outcome {
+        let mut outcome = Outcome { verdict: Verdict::Hold, sent: Vec::new(), host: Vec::new() };
+        for slot in self.batch.slots.drain(..) {
+            outcome.verdict = slot.verdict;
+            match (slot.verdict, slot.frame) {
+                (Verdict::Forward(to), Some(frame)) => {
+                    outcome.sent.push((to, frame.bytes().to_vec()));
+                }
+                (Verdict::Host(_), Some(frame)) => {
+                    outcome.host.push((slot.port, frame.bytes().to_vec()));
+                }
+                (Verdict::Drop(_), Some(_)) | (Verdict::Hold, None) => {}
+                (verdict, frame) => {
+                    panic!(
+                        "verdict {verdict:?} with {}",
+                        if frame.is_some() { "a frame" } else { "no frame" }
+                    )
+                }
+            }
+        }
+        outcome
+            .sent
+            .extend(self.batch.extra.drain(..).map(|(to, frame)| (to, frame.bytes().to_vec())));
+        outcome.host.extend(
+            self.batch.host.drain(..).map(|(port, _, frame)| (port, frame.bytes().to_vec())),
+        );
+        outcome
+    }
+}
+
+/// The rules that `json` says, by way of a file, as an operator would give them.
+fn rules_from(
+    json: &str,
+    config: &Config,
+) -> Result<rules::set::RuleSet, Vec<rules::diagnostic::Diagnostic>> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path: PathBuf =
+        std::env::temp_dir().join(format!("natwerk-lab-{}-{number}.json", std::process::id()));
+    std::fs::write(&path, json).expect("a writable temporary folder");
+    let loaded = rules::load::load(&[path.display().to_string()], Some(config));
+    let _ = std::fs::remove_file(&path);
+    loaded.map(|loaded| loaded.rules)
+}
