@@ -158,6 +158,12 @@ impl Mappings {
         }
     }
 
+    /// The public address that the guest of `request` shows, for protocols without ports.
+    #[must_use]
+    pub fn paired_address(&self, request: &BindRequest<'_>) -> Option<Ipv4Addr> {
+        self.paired(request).ok().map(|(pooled, _)| pooled.address)
+    }
+
     /// The mapping at an external endpoint, live references only.
     #[must_use]
     pub fn find(&self, protocol: Protocol, external: Endpoint) -> Option<Mapping> {

@@ -15,14 +15,33 @@ use crate::policy::{Attachment, Policy};
 use crate::rules::set::FilteringBehavior;
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::InsertError;
+use crate::time::Tick;
 use crate::verdict::DropReason;
 
-/// How a source was translated.
+/// How a source was translated, and what that took.
 #[derive(Clone, Copy)]
 struct Translated {
     endpoint: Endpoint,
-    /// A reference on a mapping is held.
-    mapped: bool,
+    held: Held,
+}
+
+/// What a translated source holds in the mappings.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Held {
+    Mapping,
+    Nothing,
+    /// A port that it shares with sessions to other remotes.
+    SharedPort,
+}
+
+impl Translated {
+    fn release(&self, protocol: Protocol, shared: &Shared, now: Tick) {
+        match self.held {
+            Held::Mapping => shared.mappings.release(protocol, self.endpoint, now),
+            Held::Nothing => {}
+            Held::SharedPort => shared.mappings.release_overloaded(protocol, self.endpoint),
+        }
+    }
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -34,65 +53,64 @@ impl<F: FrameBuffer> Pipeline<F> {
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
     ) -> Result<(), DropReason> {
+        let (shared, now) = (context.shared, context.now);
+        let target = choose_target(plan, key, shared, context.policy)?;
+        for _ in 0..OPEN_ATTEMPTS {
+            let translated = self.translate(key, plan, target, context)?;
+            let opened = self
+                .planned(key, plan, target, &translated, context)
+                .and_then(|session| self.remember(ready, &session, plan, context));
+            let Err(reason) = opened else { return Ok(()) };
+            translated.release(key.protocol, shared, now);
+            match reason {
+                // Another worker was first with the very same session.
+                Refused::Taken if shared.sessions.contains(key) => return Ok(()),
+                // Another worker was first with the same shared port for the same remote.
+                Refused::Taken if translated.held == Held::SharedPort => {}
+                // Another guest has this pair of addresses already (protocols without ports).
+                Refused::Taken => return Err(DropReason::ProtocolUnsupported),
+                Refused::Because(reason) => return Err(reason),
+            }
+        }
+        Err(DropReason::NoPort)
+    }
+
+    /// Puts a session into the table and counts it.
+    fn remember<S>(
+        &mut self,
+        ready: &Ready,
+        session: &NewSession,
+        plan: &Plan<'_>,
+        context: &Context<'_, F, S>,
+    ) -> Result<(), Refused> {
         let (shared, policy, now) = (context.shared, context.policy, context.now);
-        let (realm, target) = choose_target(plan, key, shared, policy)?;
-        let limits = guest_limits(ready.attachment, policy);
-        let translated = self.translate(key, plan, realm, target, context)?;
-        let release = |translated: &Translated| {
-            if translated.mapped {
-                shared.mappings.release(key.protocol, translated.endpoint, now);
-            }
-        };
-        // The identifier of an ICMP query stands in both ports, before and after.
-        let port =
-            if key.protocol == Protocol::ICMP { translated.endpoint.port } else { target.port };
-        let session = NewSession {
-            initiator: *key,
-            responder: FlowKey {
-                realm,
-                protocol: key.protocol,
-                source: Endpoint::new(target.address, port),
-                destination: translated.endpoint,
-            },
-            ..self.routed(key, plan, (realm, target), &translated, context).inspect_err(|_| {
-                release(&translated);
-            })?
-        };
-        if let Err(reason) = shared.enter_guest(&session, limits, now) {
-            release(&translated);
-            return Err(reason);
+        let (protocol, public) = (session.initiator.protocol, session.initiator.destination);
+        shared
+            .enter_guest(session, guest_limits(ready.attachment, policy), now)
+            .map_err(Refused::Because)?;
+        if plan.through_mapping && !shared.mappings.hold(protocol, public) {
+            shared.leave_guest(session);
+            return Err(Refused::Because(DropReason::FirewallDenied));
         }
-        if plan.through_mapping && !shared.mappings.hold(key.protocol, key.destination) {
-            shared.leave_guest(&session);
-            return Err(DropReason::FirewallDenied);
-        }
-        match shared.sessions.insert(&session, now) {
-            Ok(_) => {
-                if matches!(plan.target, Target::Balanced(_)) {
-                    shared.balance.enter(&session);
-                }
-                if let Attachment::Guest(network) = ready.attachment
-                    && policy.network(network).filtering == FilteringBehavior::AddressDependent
-                {
-                    shared.contacts.enter(&session);
-                }
-                Ok(())
+        if let Err(error) = shared.sessions.insert(session, now) {
+            shared.leave_guest(session);
+            if plan.through_mapping {
+                shared.mappings.release(protocol, public, now);
             }
-            Err(error) => {
-                shared.leave_guest(&session);
-                if plan.through_mapping {
-                    shared.mappings.release(key.protocol, key.destination, now);
-                }
-                release(&translated);
-                match error {
-                    InsertError::Full => Err(DropReason::SessionTableFull),
-                    // Another worker was first with the very same session, or another guest has
-                    // this pair of addresses already (protocols without ports).
-                    InsertError::Exists if shared.sessions.contains(key) => Ok(()),
-                    InsertError::Exists => Err(DropReason::ProtocolUnsupported),
-                }
-            }
+            return Err(match error {
+                InsertError::Exists => Refused::Taken,
+                InsertError::Full => Refused::Because(DropReason::SessionTableFull),
+            });
         }
+        if matches!(plan.target, Target::Balanced(_)) {
+            shared.balance.enter(session);
+        }
+        if let Attachment::Guest(network) = ready.attachment
+            && policy.network(network).filtering == FilteringBehavior::AddressDependent
+        {
+            shared.contacts.enter(session);
+        }
+        Ok(())
     }
 
     /// What the source becomes.
@@ -100,11 +118,10 @@ impl<F: FrameBuffer> Pipeline<F> {
         &mut self,
         key: &FlowKey,
         plan: &Plan<'_>,
-        realm: Realm,
-        target: Endpoint,
+        (realm, target): (Realm, Endpoint),
         context: &Context<'_, F, S>,
     ) -> Result<Translated, DropReason> {
-        let kept = |endpoint| Translated { endpoint, mapped: false };
+        let kept = |endpoint| Translated { endpoint, held: Held::Nothing };
         let network = match plan.source {
             Source::Keep => return Ok(kept(key.source)),
             Source::Static(public) => return Ok(kept(Endpoint::new(public, key.source.port))),
@@ -120,43 +137,63 @@ impl<F: FrameBuffer> Pipeline<F> {
             let public = shared.mappings.paired_address(&request).ok_or(DropReason::NoSourceNat)?;
             return Ok(kept(Endpoint::new(public, 0)));
         }
-        let unused = |external: Endpoint| {
-            let port = if key.protocol == Protocol::ICMP { external.port } else { target.port };
-            let source = Endpoint::new(target.address, port);
-            let responder =
-                FlowKey { realm, protocol: key.protocol, source, destination: external };
-            !shared.sessions.contains(&responder)
-        };
+        let unused =
+            |external| !shared.sessions.contains(&responder(key, (realm, target), external));
         match shared.mappings.bind(&request, context.now, unused) {
             Ok(Bound { external, overloaded }) => {
-                Ok(Translated { endpoint: external, mapped: !overloaded })
+                let held = if overloaded { Held::SharedPort } else { Held::Mapping };
+                Ok(Translated { endpoint: external, held })
             }
             Err(_) => Err(DropReason::NoPort),
         }
     }
 
-    /// The session with its next hops; the responder's key is filled in by the caller.
-    fn routed<S>(
+    /// The session that is to be remembered.
+    fn planned<S>(
         &self,
         key: &FlowKey,
         plan: &Plan<'_>,
         (realm, target): (Realm, Endpoint),
         translated: &Translated,
         context: &Context<'_, F, S>,
-    ) -> Result<NewSession, DropReason> {
+    ) -> Result<NewSession, Refused> {
         let public = public_side(plan.kind, key, translated.endpoint);
-        let hops =
-            |realm, address| next_hop(context.shared, context.policy, realm, address, public);
+        let hop = |realm, address| {
+            next_hop(context.shared, context.policy, realm, address, public)
+                .map_err(Refused::Because)
+        };
         Ok(NewSession {
             initiator: *key,
-            responder: key.reversed(),
-            initiator_next_hop: hops(realm, target.address)?,
-            responder_next_hop: hops(key.realm, key.source.address)?,
+            responder: responder(key, (realm, target), translated.endpoint),
+            initiator_next_hop: hop(realm, target.address)?,
+            responder_next_hop: hop(key.realm, key.source.address)?,
             rule: plan.rule,
             generation: context.policy.generation(),
             kind: plan.kind,
-            mapped: translated.mapped || plan.through_mapping,
+            mapped: translated.held == Held::Mapping || plan.through_mapping,
         })
+    }
+}
+
+/// Why a session was not remembered.
+enum Refused {
+    Because(DropReason),
+    /// Its responder's key is another session's.
+    Taken,
+}
+
+/// How often a session is tried to be opened when other workers take its external endpoint.
+const OPEN_ATTEMPTS: usize = 4;
+
+/// The key of the packets that answer a session from `target`, sent to `external`. The identifier of
+/// an ICMP query stands in both ports, before and after.
+fn responder(key: &FlowKey, (realm, target): (Realm, Endpoint), external: Endpoint) -> FlowKey {
+    let port = if key.protocol == Protocol::ICMP { external.port } else { target.port };
+    FlowKey {
+        realm,
+        protocol: key.protocol,
+        source: Endpoint::new(target.address, port),
+        destination: external,
     }
 }
 

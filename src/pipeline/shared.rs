@@ -110,16 +110,21 @@ impl Shared {
         let mut cursor = 0;
         let mut count = 0;
         self.sessions.walk(&mut cursor, self.sessions.slots(), |view| {
-            count += 1;
             let session = &view.session;
+            let protocol = session.initiator.protocol;
             if let Some((realm, internal, external)) = mapping_of(session) {
-                self.mappings.adopt(realm, session.initiator.protocol, internal, external);
+                if !self.mappings.adopt(realm, protocol, internal, external) {
+                    // Another session has the endpoint for another guest: this one cannot stay.
+                    self.sessions.remove(view.index, &session.initiator);
+                    return;
+                }
+            } else if shares_port(session) {
+                self.mappings.adopt_overloaded(protocol, session.responder.destination);
             }
+            count += 1;
             let _unlimited = self.enter_guest(session, GuestLimits::default(), now);
             let public = &session.initiator.destination;
-            if let Service::Balancer(_) =
-                policy.service(public.address, session.initiator.protocol, public.port)
-            {
+            if let Service::Balancer(_) = policy.service(public.address, protocol, public.port) {
                 self.balance.enter(session);
             }
             if let Realm::Internal(realm) = session.initiator.realm
@@ -160,8 +165,11 @@ impl Shared {
     /// Gives back everything that a session which was removed from the table held.
     pub fn settle(&self, view: &SessionView, now: Tick) {
         let session = &view.session;
+        let protocol = session.initiator.protocol;
         if let Some((_, _, external)) = mapping_of(session) {
-            self.mappings.release(session.initiator.protocol, external, now);
+            self.mappings.release(protocol, external, now);
+        } else if shares_port(session) {
+            self.mappings.release_overloaded(protocol, session.responder.destination);
         }
         self.leave_guest(session);
         self.balance.leave(session);
@@ -190,6 +198,13 @@ fn mapping_of(session: &NewSession) -> Option<(Realm, Endpoint, Endpoint)> {
             (session.initiator.realm, session.initiator.source, session.responder.destination)
         }
     })
+}
+
+/// Whether a session's external port is shared with sessions to other remotes.
+fn shares_port(session: &NewSession) -> bool {
+    session.kind == SessionKind::SourceNat
+        && !session.mapped
+        && session.initiator.protocol.has_ports()
 }
 
 /// What balancers remember between sessions: whose turn it is, and how many sessions members have.
