@@ -54,11 +54,6 @@ impl<F> Batch<F> {
         self.extra.clear();
         self.host.clear();
     }
-
-    /// Whether another extra frame fits without allocating.
-    pub(super) fn has_room_for_extra(&self) -> bool {
-        self.extra.len() < EXTRA_MAX
-    }
 }
 
 impl<F> Default for Batch<F> {

@@ -82,15 +82,27 @@ pub enum Target<'p> {
     Balanced(&'p Balancer),
     /// This remote, on the public side.
     External(Endpoint),
-    /// This guest, in this network.
-    Guest { network: NetworkId, guest: Endpoint },
+    /// A guest.
+    Guest {
+        /// Its network.
+        network: NetworkId,
+        /// The guest.
+        guest: Endpoint,
+    },
 }
 
 /// A step on the way to a decision, for people to read.
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'p> {
     /// A filter was asked.
-    Filter { filter: FilterName, network: Option<NetworkId>, decided: Decided },
+    Filter {
+        /// Which filter.
+        filter: FilterName,
+        /// Whose, if it is a network's.
+        network: Option<NetworkId>,
+        /// What it said.
+        decided: Decided,
+    },
     /// The destination is a public address of the router.
     Public(Ipv4Addr),
     /// This serves the public endpoint.
@@ -150,10 +162,10 @@ impl<'p> Decider<'p, '_> {
         }
         match (question.key.realm, question.network) {
             (Realm::Internal(realm), Some(network)) => {
-                self.from_guest(question, realm, network, witness)
+                self.guest_packet(question, realm, network, witness)
             }
             (Realm::External, _) | (Realm::Internal(_), None) => {
-                self.from_outside(question, witness)
+                self.outside_packet(question, witness)
             }
         }
     }
@@ -173,7 +185,7 @@ impl<'p> Decider<'p, '_> {
         }
     }
 
-    fn from_guest(
+    fn guest_packet(
         &self,
         question: &Question,
         realm: RealmId,
@@ -187,14 +199,14 @@ impl<'p> Decider<'p, '_> {
             if !network.hairpinning {
                 return refuse(DropReason::ExternalHairpinLoop, RuleId::DEFAULT);
             }
-            return self.to_public(question, public, witness);
+            return self.public_endpoint(question, public, witness);
         }
         if let Some(route) = self.policy.internal_route(realm, destination.address) {
             let target = self.policy.network(route.network);
             if destination.address == target.gateway {
                 return to_gateway(question);
             }
-            return self.to_same_realm(question, id, route.network, witness);
+            return self.same_realm(question, id, route.network, witness);
         }
         if !self.policy.may_come_from_outside(destination.address) {
             // Another realm's network: nothing addressed to it leaves by the public side.
@@ -227,7 +239,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// A packet between two networks of a realm, or within one: routed under both ACLs.
-    fn to_same_realm(
+    fn same_realm(
         &self,
         question: &Question,
         from: NetworkId,
@@ -265,11 +277,11 @@ impl<'p> Decider<'p, '_> {
         open(SessionKind::Routed, rule, Source::Keep, target)
     }
 
-    fn from_outside(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
+    fn outside_packet(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
         let destination = question.key.destination;
         if let Some(public) = self.policy.public_address(destination.address) {
             witness.saw(Step::Public(public.address));
-            return self.to_public(question, public, witness);
+            return self.public_endpoint(question, public, witness);
         }
         let Some(id) = self.policy.routed_network(destination.address) else {
             return refuse(DropReason::AddressNotOurs, RuleId::DEFAULT);
@@ -294,7 +306,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// A packet to one of our public addresses, from outside or from a guest.
-    fn to_public(
+    fn public_endpoint(
         &self,
         question: &Question,
         public: &'p PublicAddress,
@@ -305,13 +317,13 @@ impl<'p> Decider<'p, '_> {
         witness.saw(Step::Service(service));
         match service {
             Service::Local => Decision::Host(HostReason::LocalService),
-            Service::Nothing => self.to_unserved(question, public, witness),
+            Service::Nothing => self.unserved(question, public, witness),
             Service::StaticNat { rule, network, guest } => {
                 let guest = guest.map(|address| Endpoint::new(address, key.destination.port));
-                self.to_guest(question, public, (rule, network, guest), &[], witness)
+                self.served(question, public, (rule, network, guest), &[], witness)
             }
             Service::PortForward { rule, network, guest, sources } => {
-                self.to_guest(question, public, (rule, network, guest), sources, witness)
+                self.served(question, public, (rule, network, guest), sources, witness)
             }
             Service::Balancer(balancer) => {
                 let refusal = self
@@ -330,7 +342,7 @@ impl<'p> Decider<'p, '_> {
         }
     }
 
-    fn to_guest(
+    fn served(
         &self,
         question: &Question,
         public: &'p PublicAddress,
@@ -381,7 +393,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// A public endpoint that no rule serves: a mapping, an echo request, or nothing.
-    fn to_unserved(
+    fn unserved(
         &self,
         question: &Question,
         public: &'p PublicAddress,
@@ -389,7 +401,7 @@ impl<'p> Decider<'p, '_> {
     ) -> Decision<'p> {
         let key = &question.key;
         let is_echo_request = key.protocol == Protocol::ICMP && question.icmp.0 == ECHO_REQUEST;
-        if !is_echo_request && let Some(decision) = self.to_mapping(question, witness) {
+        if !is_echo_request && let Some(decision) = self.through_mapping(question, witness) {
             return decision;
         }
         let filtered = public.ingress.as_ref().map(|firewall| firewall.decide(&probe(question)));
@@ -412,7 +424,7 @@ impl<'p> Decider<'p, '_> {
 
     /// A dynamic mapping at the public endpoint, where filtering lets this remote use it
     /// (RFC 4787, REQ-8).
-    fn to_mapping(
+    fn through_mapping(
         &self,
         question: &Question,
         witness: &mut impl Witness<'p>,
