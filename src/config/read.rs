@@ -195,10 +195,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<Diagnostic>> {
 /// Reads the configuration in `source`; relative rule paths start at `folder`.
 pub fn read(source: &Source, folder: &Path) -> Result<Config, Vec<Diagnostic>> {
     let parsed = from_toml::parse(source.text());
-    let mut faults = Faults::new(source, Format::Toml, parsed.whole);
-    for fault in parsed.faults {
-        faults.error(fault.at, fault.what, fault.hint);
-    }
+    let mut faults = Faults::of_syntax(source, Format::Toml, &parsed);
     let config = parsed.root.and_then(|root| {
         let fields = Fields::open(&root, &CONFIG, &mut faults)?;
         Some(config(&fields, folder, &mut faults))
@@ -350,7 +347,7 @@ fn timeouts(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Timeouts {
             default.udp_single_ports
         },
         udp_ports: fields
-            .slot("udp_ports")
+            .node("udp_ports", faults)
             .map_or(default.udp_ports, |(_, node)| port_table(node, faults)),
         refresh_inbound: fields
             .boolean("refresh_inbound", faults)
@@ -361,7 +358,7 @@ fn timeouts(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Timeouts {
 fn port_table(node: &Node<'_>, faults: &mut Faults<'_>) -> Vec<(u16, Duration)> {
     let Value::Table(entries) = &node.value else {
         let what = format!("{} where a table of ports belongs", node.description());
-        faults.error(node.at, what, "write it like { \"5060\" = 60 }");
+        faults.value_error(node, what, "write it like { \"5060\" = 60 }");
         return Vec::new();
     };
     let mut ports: Vec<(u16, Duration)> = Vec::with_capacity(entries.len());

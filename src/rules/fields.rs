@@ -104,6 +104,9 @@ impl Section {
     }
 }
 
+/// Among more names than this, looking for the nearest takes longer than it helps.
+const CANDIDATES_MAX: usize = 256;
+
 /// The one of `known` that `name` was probably meant to be.
 #[must_use]
 pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
@@ -112,30 +115,40 @@ pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&
         return None;
     }
     known
-        .map(|candidate| (distance(&name, candidate), candidate))
+        .take(CANDIDATES_MAX)
+        .map(|candidate| {
+            let begins = name.len() > 3 && candidate.starts_with(&name);
+            (if begins { 1 } else { distance(&name, candidate) }, candidate)
+        })
         .filter(|&(distance, candidate)| distance <= (candidate.len() / 3).max(1))
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, candidate)| candidate)
 }
 
-/// How many insertions, removals and replacements of characters turn one word into the other.
+/// How many insertions, removals, replacements and swaps of neighbours turn one word into the other.
 fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, character) in one.chars().enumerate() {
-        let mut diagonal = line;
-        let mut left = line + 1;
-        for (cell, &wanted) in row.iter_mut().skip(1).zip(&other) {
-            let replaced = diagonal + usize::from(character != wanted);
-            diagonal = *cell;
-            left = replaced.min(left + 1).min(*cell + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = line + 1;
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for line in 0..=one.len() {
+        for column in 0..=other.len() {
+            rows[line][column] = match (line, column) {
+                (0, edits) | (edits, 0) => edits,
+                (line, column) => {
+                    let same = one[line - 1] == other[column - 1];
+                    let swapped = line > 1
+                        && column > 1
+                        && one[line - 1] == other[column - 2]
+                        && one[line - 2] == other[column - 1];
+                    let swap = if swapped { rows[line - 2][column - 2] + 1 } else { usize::MAX };
+                    (rows[line - 1][column - 1] + usize::from(!same))
+                        .min(rows[line - 1][column] + 1)
+                        .min(rows[line][column - 1] + 1)
+                        .min(swap)
+                }
+            };
         }
     }
-    row.last().copied().unwrap_or_default()
+    rows[one.len()][other.len()]
 }
 
 #[cfg(test)]
@@ -148,6 +161,7 @@ mod tests {
         assert_eq!(nearest("guest_port", known()), Some("guest_ports"));
         assert_eq!(nearest("Network", known()), Some("network"));
         assert_eq!(nearest("netwrok", known()), Some("network"));
+        assert_eq!(nearest("guest", known()), Some("guest_ip"));
         assert_eq!(nearest("colour", known()), None);
     }
 
@@ -157,5 +171,6 @@ mod tests {
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("abc", ""), 3);
         assert_eq!(distance("same", "same"), 0);
+        assert_eq!(distance("icpm", "icmp"), 1);
     }
 }

@@ -4,6 +4,8 @@
 //! too few) is mended in a copy, byte for byte so that offsets stay true, and the copy is parsed
 //! again: what stands behind such a fault is still looked at.
 
+use std::borrow::Cow;
+
 use jsonc_parser::ast::{self, ObjectPropName};
 use jsonc_parser::common::{Range, Ranged};
 use jsonc_parser::errors::{ParseError, ParseErrorKind};
@@ -23,7 +25,7 @@ pub fn parse(text: &str) -> Parsed<'_> {
         Err(error) => error,
     };
     let mut bytes = text.as_bytes().to_vec();
-    faults.push(fault(&error));
+    faults.push(fault(&bytes, &error));
     let mut error = error;
     while faults.len() < MENDS_MAX && mend(&mut bytes, &error) {
         // Only ASCII took the place of whole characters, so this cannot fail.
@@ -34,7 +36,7 @@ pub fn parse(text: &str) -> Parsed<'_> {
             }
             Err(next) => error = next,
         }
-        faults.push(fault(&error));
+        faults.push(fault(&bytes, &error));
     }
     Parsed { root: None, faults, whole: false }
 }
@@ -77,11 +79,10 @@ impl<'t> Converter<'t, '_> {
     fn node(&mut self, value: ast::Value<'t>) -> Node<'t> {
         let range = value.range();
         let value = match value {
-            ast::Value::StringLit(text) => {
-                self.refuse_control_characters(range);
-                Value::Text(text.value)
+            ast::Value::StringLit(text) => Value::Text(self.text(range, text.value)),
+            ast::Value::NumberLit(number) => {
+                number.value.parse().map_or(Value::Number, Value::Integer)
             }
-            ast::Value::NumberLit(number) => self.number(range, number.value),
             ast::Value::BooleanLit(boolean) => Value::Boolean(boolean.value),
             ast::Value::Object(object) => Value::Table(
                 object.properties.into_iter().map(|property| self.entry(property)).collect(),
@@ -96,35 +97,23 @@ impl<'t> Converter<'t, '_> {
 
     fn entry(&mut self, property: ast::ObjectProp<'t>) -> Entry<'t> {
         let range = property.name.range();
-        self.refuse_control_characters(range);
         let key = match property.name {
-            ObjectPropName::String(text) => text.value,
+            ObjectPropName::String(text) => self.text(range, text.value),
             ObjectPropName::Word(word) => word.value.into(),
         };
         Entry { key, key_at: offset(range.start), node: self.node(property.value) }
     }
 
-    fn number(&mut self, range: Range, text: &'t str) -> Value<'t> {
-        let digits = text.strip_prefix('-').unwrap_or(text);
-        if digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit() {
-            self.faults.push(SyntaxFault {
-                at: offset(range.start),
-                what: format!("the number {text} starts with a zero"),
-                hint: "JSON numbers have no leading zeros",
-            });
-        }
-        text.parse().map_or(Value::Number, Value::Integer)
-    }
-
-    fn refuse_control_characters(&mut self, range: Range) {
+    /// The string at `range`, without control characters that JSON wants escaped.
+    fn text(&mut self, range: Range, text: Cow<'t, str>) -> Cow<'t, str> {
         let raw = self.text.as_bytes().get(range.start..range.end).unwrap_or_default();
-        if let Some(position) = raw.iter().position(|&byte| byte < 0x20) {
-            self.faults.push(SyntaxFault {
-                at: offset(range.start + position),
-                what: "a control character inside a string".to_owned(),
-                hint: "end the string on its line, or write the character as \\n, \\t or \\u00XX",
-            });
-        }
+        let Some(position) = raw.iter().position(|&byte| byte < 0x20) else { return text };
+        self.faults.push(SyntaxFault {
+            at: offset(range.start.saturating_add(position)),
+            what: "a control character inside a string".to_owned(),
+            hint: "end the string on its line, or write the character as \\n, \\t or \\u00XX",
+        });
+        Cow::Owned(text.replace(char::is_control, " "))
     }
 }
 
@@ -148,8 +137,17 @@ fn mend(bytes: &mut [u8], error: &ParseError) -> bool {
     }
 }
 
-fn fault(error: &ParseError) -> SyntaxFault {
+fn fault(text: &[u8], error: &ParseError) -> SyntaxFault {
     use ParseErrorKind as Kind;
+    let next = text.get(error.range().start);
+    if matches!(error.kind(), Kind::ExpectedComma) && next.is_some_and(u8::is_ascii_digit) {
+        // The parser takes 01 for two numbers.
+        return SyntaxFault {
+            at: offset(error.range().start),
+            what: "a digit behind a leading zero".to_owned(),
+            hint: "write numbers without leading zeros",
+        };
+    }
     let what = error.kind().to_string();
     let what = what.trim_end_matches('.');
     let mut letters = what.chars();
@@ -166,7 +164,7 @@ fn fault(error: &ParseError) -> SyntaxFault {
         Kind::UnterminatedArray => "close the list that starts here with ]",
         Kind::UnterminatedObject => "close the object that starts here with }",
         Kind::UnterminatedCommentBlock => "JSON has no comments: delete it",
-        Kind::UnexpectedWord => {
+        Kind::UnexpectedToken | Kind::UnexpectedWord => {
             "put strings in double quotes; the only bare words are true, false and null"
         }
         Kind::MultipleRootJsonValues => "a rule file is one object: delete what stands behind it",

@@ -3,6 +3,7 @@
 //! A reading function returns `None` after it has noted why. Callers read all fields of a table
 //! before they look at any result, so that one run finds all faults.
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -10,7 +11,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{FIELDS_MAX, Field, Kind, Presence, Section, nearest};
 use super::set::{Cidr, CidrError, PortRange, PortRangeError};
 use super::source::Source;
-use super::tree::{Node, Value};
+use super::tree::{Node, Parsed, Value};
 use super::values::number;
 use crate::flow::Protocol;
 
@@ -22,6 +23,10 @@ pub struct Faults<'s> {
     format: Format,
     /// With faults of syntax the tree may lack entries that the file has.
     tree_is_whole: bool,
+    /// Where the text itself is at fault: what is wrong with a value there is no news.
+    syntax_faults: Vec<u32>,
+    /// The field being read.
+    field: &'static str,
 }
 
 /// How a file is written.
@@ -34,20 +39,43 @@ pub enum Format {
 }
 
 impl<'s> Faults<'s> {
-    /// No faults in `source` yet.
+    /// The faults of the text `source` itself; those of what it says are still to be found.
     #[must_use]
-    pub fn new(source: &'s Source, format: Format, tree_is_whole: bool) -> Self {
-        Self { source, list: Vec::new(), format, tree_is_whole }
+    pub fn of_syntax(source: &'s Source, format: Format, parsed: &Parsed<'_>) -> Self {
+        let mut faults = Self {
+            source,
+            list: Vec::new(),
+            format,
+            tree_is_whole: parsed.whole,
+            syntax_faults: Vec::new(),
+            field: "",
+        };
+        for fault in &parsed.faults {
+            faults.error(fault.at, &*fault.what, fault.hint);
+            // A handful is enough: beyond, nobody reads on.
+            if faults.syntax_faults.len() < 64 {
+                faults.syntax_faults.push(fault.at);
+            }
+        }
+        faults
     }
 
     /// Notes an error at the offset `at`.
     pub fn error(&mut self, at: u32, what: impl Into<String>, hint: impl Into<String>) {
+        if self.syntax_faults.contains(&at) {
+            return;
+        }
         self.list.push(Diagnostic {
             severity: Severity::Error,
             place: self.source.place(at),
             what: what.into(),
             hint: hint.into(),
         });
+    }
+
+    /// Notes an error of a value of the field being read.
+    pub fn value_error(&mut self, node: &Node<'_>, what: impl Display, hint: impl Into<String>) {
+        self.error(node.at, format!("{}: {what}", self.field), hint);
     }
 
     /// The file.
@@ -125,12 +153,12 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// An address.
     pub fn address(&self, name: &str, faults: &mut Faults<'_>) -> Option<Ipv4Addr> {
-        self.slot(name).and_then(|(_, node)| address(node, faults))
+        self.node(name, faults).and_then(|(_, node)| address(node, faults))
     }
 
     /// An address that may be null: `Some(None)` then, or where TOML leaves it out.
     pub fn address_or_null(&self, name: &str, faults: &mut Faults<'_>) -> Option<Option<Ipv4Addr>> {
-        match self.slot(name) {
+        match self.node(name, faults) {
             None | Some((_, Node { value: Value::Null, .. })) => Some(None),
             Some((_, node)) => address(node, faults).map(Some),
         }
@@ -138,7 +166,7 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// A boolean.
     pub fn boolean(&self, name: &str, faults: &mut Faults<'_>) -> Option<bool> {
-        let (_, node) = self.slot(name)?;
+        let (_, node) = self.node(name, faults)?;
         match node.value {
             Value::Boolean(value) => Some(value),
             _ => wrong_type(node, "true or false", faults),
@@ -152,7 +180,7 @@ impl<'a, 't> Fields<'a, 't> {
         meanings: &[(&str, T)],
         faults: &mut Faults<'_>,
     ) -> Option<T> {
-        let (_, node) = self.slot(name)?;
+        let (_, node) = self.node(name, faults)?;
         let words = || meanings.iter().map(|&(word, _)| word);
         let text = text(node, faults)?;
         let found = meanings.iter().find(|&&(word, _)| word == text);
@@ -160,19 +188,19 @@ impl<'a, 't> Fields<'a, 't> {
             let all = list_of_words(words());
             let hint = nearest(text, words())
                 .map_or_else(|| format!("write {all}"), |near| format!("did you mean \"{near}\"?"));
-            faults.error(node.at, format!("\"{}\" is not {all}", shown(text)), hint);
+            faults.value_error(node, format!("\"{}\" is not {all}", shown(text)), hint);
         }
         found.map(|&(_, meaning)| meaning)
     }
 
     /// A prefix.
     pub fn cidr(&self, name: &str, faults: &mut Faults<'_>) -> Option<Cidr> {
-        self.slot(name).and_then(|(_, node)| cidr(node, faults))
+        self.node(name, faults).and_then(|(_, node)| cidr(node, faults))
     }
 
     /// Prefixes, one or a list; none if it was left out.
     pub fn cidrs(&self, name: &str, faults: &mut Faults<'_>) -> Vec<Cidr> {
-        match self.slot(name) {
+        match self.node(name, faults) {
             None => Vec::new(),
             Some((Kind::CidrOrCidrs, node @ Node { value: Value::Text(_), .. })) => {
                 cidr(node, faults).into_iter().collect()
@@ -188,7 +216,7 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// A whole number within the bounds of the field's kind.
     pub fn integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults<'_>) -> Option<T> {
-        let (kind, node) = self.slot(name)?;
+        let (kind, node) = self.node(name, faults)?;
         let (Kind::Integer(low, high) | Kind::IntegerOr(low, high, _)) = kind else { return None };
         integer(node, low, high, faults).and_then(|value| T::try_from(value).ok())
     }
@@ -199,7 +227,7 @@ impl<'a, 't> Fields<'a, 't> {
         name: &str,
         faults: &mut Faults<'_>,
     ) -> Option<Option<T>> {
-        let (kind, node) = self.slot(name)?;
+        let (kind, node) = self.node(name, faults)?;
         let Kind::IntegerOr(low, high, word) = kind else { return None };
         match &node.value {
             Value::Text(text) if text == word => Some(None),
@@ -208,7 +236,7 @@ impl<'a, 't> Fields<'a, 't> {
             }
             Value::Text(text) => {
                 let what = format!("\"{}\" is neither \"{word}\" nor a number", shown(text));
-                faults.error(node.at, what, format!("write \"{word}\" or {low} to {high}"));
+                faults.value_error(node, what, format!("write \"{word}\" or {low} to {high}"));
                 None
             }
             _ => wrong_type(node, &format!("\"{word}\" or a number"), faults),
@@ -217,7 +245,7 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// The elements of a list; none if it was left out.
     pub fn list(&self, name: &str, faults: &mut Faults<'_>) -> &'a [Node<'t>] {
-        match self.slot(name) {
+        match self.node(name, faults) {
             None => &[],
             Some((_, node)) => elements(node, "a list: [ … ]", faults),
         }
@@ -225,17 +253,17 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// A port.
     pub fn port(&self, name: &str, faults: &mut Faults<'_>) -> Option<NonZeroU16> {
-        self.slot(name).and_then(|(_, node)| port(node, faults))
+        self.node(name, faults).and_then(|(_, node)| port(node, faults))
     }
 
     /// A port or range.
     pub fn ports(&self, name: &str, faults: &mut Faults<'_>) -> Option<PortRange> {
-        self.slot(name).and_then(|(_, node)| ports(node, faults))
+        self.node(name, faults).and_then(|(_, node)| ports(node, faults))
     }
 
     /// A protocol; `Some(None)` for `all`.
     pub fn protocol_or_all(&self, name: &str, faults: &mut Faults<'_>) -> Option<Option<Protocol>> {
-        let (_, node) = self.slot(name)?;
+        let (_, node) = self.node(name, faults)?;
         match &node.value {
             Value::Text(text) if text == "all" => Some(None),
             _ => protocol(node, &PROTOCOLS_AND_ALL, faults).map(Some),
@@ -244,7 +272,7 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// A protocol.
     pub fn protocol(&self, name: &str, faults: &mut Faults<'_>) -> Option<Protocol> {
-        let (kind, node) = self.slot(name)?;
+        let (kind, node) = self.node(name, faults)?;
         match kind {
             Kind::Transport => {
                 self.choice(name, &[("tcp", Protocol::TCP), ("udp", Protocol::UDP)], faults)
@@ -255,32 +283,38 @@ impl<'a, 't> Fields<'a, 't> {
 
     /// A socket address.
     pub fn socket(&self, name: &str, faults: &mut Faults<'_>) -> Option<SocketAddr> {
-        let (_, node) = self.slot(name)?;
+        let (_, node) = self.node(name, faults)?;
         let text = text(node, faults)?;
         let parsed = text.parse().ok();
         if parsed.is_none() {
             let what = format!("\"{}\" is not an address and port", shown(text));
-            faults.error(node.at, what, "write it like \"127.0.0.1:9478\"");
+            faults.value_error(node, what, "write it like \"127.0.0.1:9478\"");
         }
         parsed
     }
 
     /// A table of another section, opened.
     pub fn table(&self, name: &str, faults: &mut Faults<'_>) -> Option<Self> {
-        let (kind, node) = self.slot(name)?;
+        let (kind, node) = self.node(name, faults)?;
         let Kind::Table(section) = kind else { return None };
         Fields::open(node, section, faults)
     }
 
     /// Text.
     pub fn text(&self, name: &str, faults: &mut Faults<'_>) -> Option<&'a str> {
-        let (kind, node) = self.slot(name)?;
+        let (kind, node) = self.node(name, faults)?;
         let Kind::Text(length_max) = kind else { return None };
         plain_text(node, length_max, faults)
     }
 
-    /// The node of a field and what it should be.
-    pub fn slot(&self, name: &str) -> Option<(Kind, &'a Node<'t>)> {
+    /// The node of a field and what it should be; faults from here on are about it.
+    pub fn node(&self, name: &str, faults: &mut Faults<'_>) -> Option<(Kind, &'a Node<'t>)> {
+        let field = self.section.fields.get(self.section.position(name)?)?;
+        faults.field = field.name;
+        self.slot(name)
+    }
+
+    fn slot(&self, name: &str) -> Option<(Kind, &'a Node<'t>)> {
         let position = self.section.position(name);
         debug_assert!(position.is_some(), "{} has no field {name}", self.section.name);
         let field = self.section.fields.get(position?)?;
@@ -307,11 +341,10 @@ impl<'a, 't> Fields<'a, 't> {
 }
 
 fn missing_hint(field: &Field) -> String {
-    let null = match field.presence {
-        Presence::RequiredOrNull => ", or null for none",
-        Presence::Optional(_) | Presence::Required => "",
-    };
-    format!("add it: {}{null}", field.about.trim_end_matches('.'))
+    let about = field.about.trim_end_matches('.');
+    let mut letters = about.chars();
+    let first = letters.next().map(|first| first.to_lowercase().to_string()).unwrap_or_default();
+    format!("add it: {first}{}", letters.as_str())
 }
 
 fn unknown_field(key: &str, at: u32, section: &Section, faults: &mut Faults<'_>) {
@@ -334,7 +367,7 @@ pub fn address(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Ipv4Addr> {
         } else {
             "write four numbers from 0 to 255, such as 10.1.1.5"
         };
-        faults.error(node.at, format!("\"{}\" is not an IPv4 address", shown(text)), hint);
+        faults.value_error(node, format!("\"{}\" is not an IPv4 address", shown(text)), hint);
     }
     parsed
 }
@@ -346,7 +379,7 @@ pub fn cidr(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Cidr> {
         Ok(cidr) => Some(cidr),
         Err(CidrError::Malformed) => {
             let what = format!("\"{}\" is not an IPv4 prefix", shown(text));
-            faults.error(node.at, what, "write it like 10.1.1.0/24, with a length from 0 to 32");
+            faults.value_error(node, what, "write it like 10.1.1.0/24, with a length from 0 to 32");
             None
         }
         Err(CidrError::HostBits) => {
@@ -355,7 +388,7 @@ pub fn cidr(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Cidr> {
                 Some(Cidr::containing(address.parse().ok()?, length.parse().ok()?))
             });
             let hint = meant.map_or_else(String::new, |cidr| format!("write {cidr}"));
-            faults.error(node.at, what, hint);
+            faults.value_error(node, what, hint);
             None
         }
     }
@@ -365,7 +398,7 @@ pub fn cidr(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Cidr> {
 pub fn port(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<NonZeroU16> {
     let range = ports(node, faults)?;
     if range.count() != 1 {
-        faults.error(node.at, format!("{range} is a range"), "name one port");
+        faults.value_error(node, format!("{range} is a range"), "name one port");
         return None;
     }
     NonZeroU16::new(range.first())
@@ -394,7 +427,7 @@ pub fn ports(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<PortRange> {
         PortRangeError::Descending => "write the lower port first",
         PortRangeError::NotAPort => "write a port such as 443 or a range such as \"2222-2230\"",
     };
-    faults.error(node.at, what, hint);
+    faults.value_error(node, what, hint);
     None
 }
 
@@ -442,7 +475,7 @@ fn protocol(
                     |near| format!("did you mean \"{near}\"?"),
                 );
                 let what = format!("\"{}\" is not a protocol", shown(text));
-                faults.error(node.at, what, hint);
+                faults.value_error(node, what, hint);
             }
             known
         }
@@ -460,12 +493,12 @@ pub fn integer(node: &Node<'_>, low: i64, high: i64, faults: &mut Faults<'_>) ->
                 true => format!("write {low}"),
                 false => format!("write a number from {low} to {high}"),
             };
-            faults.error(node.at, what, hint);
+            faults.value_error(node, what, hint);
             None
         }
         Value::Number => {
             let hint = format!("write a whole number from {low} to {high}");
-            faults.error(node.at, "not a whole number in range", hint);
+            faults.value_error(node, "not a whole number in range", hint);
             None
         }
         _ => wrong_type(node, "a number", faults),
@@ -500,7 +533,7 @@ pub fn plain_text<'a>(
     } else {
         return Some(text);
     };
-    faults.error(node.at, what, hint);
+    faults.value_error(node, what, hint);
     None
 }
 
@@ -513,11 +546,13 @@ fn text<'a>(node: &'a Node<'_>, faults: &mut Faults<'_>) -> Option<&'a str> {
 
 fn wrong_type<T>(node: &Node<'_>, expected: &str, faults: &mut Faults<'_>) -> Option<T> {
     let hint = match node.value {
-        Value::Integer(_) | Value::Number if expected == "a string" => "put it in double quotes",
-        Value::Null => "leave the field out to say nothing",
-        _ => "see `natwerk schema` for what goes here",
+        Value::Integer(_) | Value::Number if expected == "a string" => {
+            "put it in double quotes".to_owned()
+        }
+        Value::Null => "leave the field out to say nothing".to_owned(),
+        _ => format!("write {expected}"),
     };
-    faults.error(node.at, format!("{} where {expected} belongs", node.description()), hint);
+    faults.value_error(node, format!("{} where {expected} belongs", node.description()), hint);
     None
 }
 

@@ -268,7 +268,7 @@ fn check_interface(checker: &mut Checker<'_>, name: &str, role: Role, place: Pla
     match config.interfaces.iter().find(|interface| interface.name == name) {
         Some(interface) if interface.role == role => {}
         Some(_) => {
-            let what = format!("interface {name} has another role than \"{said}\"");
+            let what = format!("interface {name} does not have the role \"{said}\"");
             checker.error(
                 place,
                 what,

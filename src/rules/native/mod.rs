@@ -145,13 +145,10 @@ pub fn read(source: &Source, format: Format, file: u32, draft: &mut Draft) -> Ve
         Format::Json => from_json::parse(source.text()),
         Format::Toml => from_toml::parse(source.text()),
     };
-    let mut faults = Faults::new(source, format, parsed.whole);
+    let mut faults = Faults::of_syntax(source, format, &parsed);
     // What stands behind a fault of syntax may be lost, definitions included.
     draft.unread.any_address |= !parsed.whole;
     draft.unread.any_network |= !parsed.whole;
-    for fault in parsed.faults {
-        faults.error(fault.at, fault.what, fault.hint);
-    }
     if let Some(root) = &parsed.root {
         read_root(root, draft, &mut faults);
     }
