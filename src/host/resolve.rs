@@ -140,24 +140,28 @@ impl Resolver {
         index: u32,
         address: Ipv4Addr,
         now: Tick,
-    ) {
-        let Some(port) = around.port_of(index) else { return };
-        let neighbor = Neighbor { port, vlan: 0, address };
-        let Some(id) = around.next_hops.find(neighbor) else { return };
+    ) -> Option<Ask> {
+        let neighbor = Neighbor { port: around.port_of(index)?, vlan: 0, address };
+        let id = around.next_hops.find(neighbor)?;
         // A neighbour that the kernel forgot keeps its link address until somebody proves it wrong:
         // the kernel forgets what *it* does not use.
-        let Some(known) = around.kernel_neighbor(neighbor) else { return };
-        match (usable(known), known.state) {
-            (Some(mac), _) => {
-                around.next_hops.set(neighbor, Resolution::Reachable(mac));
-                self.end(id);
-            }
-            (None, NeighbourState::Failed) if around.kernel_index(neighbor).is_some() => {
-                self.end(id);
-                self.fail(around, id, now);
-            }
-            _ => {}
+        let known = around.kernel_neighbor(neighbor)?;
+        if let Some(mac) = usable(known) {
+            around.next_hops.set(neighbor, Resolution::Reachable(mac));
+            self.end(id);
+            return None;
         }
+        if known.state != NeighbourState::Failed || around.kernel_index(neighbor).is_none() {
+            return None;
+        }
+        self.end(id);
+        if matches!(around.next_hops.resolution(id), Resolution::Reachable(_)) {
+            // It is not where it was, but everybody has not been asked yet.
+            around.next_hops.set(neighbor, Resolution::Pending);
+            return self.begin(around, id, now);
+        }
+        self.fail(around, id, now);
+        None
     }
 
     /// The kernel would not ask (its table is full, or the link is down): we do.

@@ -150,11 +150,8 @@ impl Watch {
             *shared = view;
         }
         self.follow_links();
-        let now = self.now();
         for (index, address) in neighbors {
-            self.with_surroundings(|resolver, around| {
-                resolver.kernel_said(around, index, address, now);
-            });
+            self.follow_neighbor(index, address);
         }
         Ok(())
     }
@@ -187,13 +184,18 @@ impl Watch {
                 self.manage_addresses();
             }
             Change::Address => self.manage_addresses(),
-            Change::Neighbor(index, address) => {
-                let now = self.now();
-                self.with_surroundings(|resolver, around| {
-                    resolver.kernel_said(around, index, address, now);
-                });
-            }
+            Change::Neighbor(index, address) => self.follow_neighbor(index, address),
             Change::Nothing | Change::Route => {}
+        }
+    }
+
+    fn follow_neighbor(&mut self, index: u32, address: Ipv4Addr) {
+        let now = self.now();
+        let ask = self.with_surroundings(|resolver, around| {
+            resolver.kernel_said(around, index, address, now)
+        });
+        if let Some(ask) = ask {
+            self.put(ask, now);
         }
     }
 

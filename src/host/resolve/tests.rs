@@ -58,12 +58,11 @@ impl Router {
         self.run(|resolver, around| resolver.freshen(around, Tick::from_ms(ms)))
     }
 
-    fn kernel_says(&mut self, state: NeighbourState, mac: Option<Mac>, ms: u64) {
+    fn kernel_says(&mut self, state: NeighbourState, mac: Option<Mac>, ms: u64) -> Vec<Ask> {
         self.view.neighbors.insert((INDEX, GUEST), KernelNeighbor { mac, state });
         self.run(|resolver, around| {
-            resolver.kernel_said(around, INDEX, GUEST, Tick::from_ms(ms));
-            Vec::new()
-        });
+            resolver.kernel_said(around, INDEX, GUEST, Tick::from_ms(ms)).into_iter().collect()
+        })
     }
 }
 
@@ -128,8 +127,7 @@ fn a_claim_on_another_interface_changes_nothing() {
     let claim = KernelNeighbor { mac: Some(MOVED), state: NeighbourState::Reachable };
     router.view.neighbors.insert((INDEX + 1, GUEST), claim);
     router.run(|resolver, around| {
-        resolver.kernel_said(around, INDEX + 1, GUEST, Tick::from_ms(1));
-        Vec::new()
+        resolver.kernel_said(around, INDEX + 1, GUEST, Tick::from_ms(1)).into_iter().collect()
     });
     assert_eq!(router.hops.resolution(id), Resolution::Reachable(MAC));
 }
@@ -146,6 +144,18 @@ fn after_a_failure_a_second_passes_before_the_kernel_is_asked_again() {
         assert_eq!((router.wanted(ms), router.go_on(ms)), (vec![], vec![]), "{ms}");
     }
     assert_eq!(router.go_on(4000), [kernel(id)]);
+}
+
+#[test]
+fn a_neighbor_that_left_its_place_is_sought_everywhere_at_once() {
+    let mut router = Router::new(true, 0);
+    let id = router.hops.id(guest(0)).expect("room");
+    router.kernel_says(NeighbourState::Reachable, Some(MAC), 0);
+    assert_eq!(router.kernel_says(NeighbourState::Failed, None, 9000), [kernel(id)]);
+    assert_eq!(router.hops.resolution(id), Resolution::Pending);
+    router.kernel_says(NeighbourState::Incomplete, None, 9001);
+    assert_eq!(router.kernel_says(NeighbourState::Failed, None, 12_000), []);
+    assert_eq!(router.hops.resolution(id), Resolution::Failed);
 }
 
 #[test]
