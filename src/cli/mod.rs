@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod check;
 pub mod convert;
+pub mod doctor;
 pub mod listing;
 pub mod output;
 mod packet_build;
@@ -15,6 +16,7 @@ pub mod schema;
 pub mod sessions;
 pub mod show;
 pub mod tables;
+pub mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,6 +66,8 @@ enum Command {
     CloudStack(NotYet),
     /// Print rules in another format.
     Convert(convert::Args),
+    /// Look at the machine and the configuration for what would make trouble.
+    Doctor,
     /// Generate sample rule files. Not in this version.
     Generate(NotYet),
     /// Make the running engine read its rules again.
@@ -76,6 +80,8 @@ enum Command {
     /// Look into the running engine.
     #[command(subcommand)]
     Show(show::What),
+    /// Watch what the running engine does.
+    Top(top::Arguments),
     /// Serve ZStack's management node. Not in this version.
     #[command(name = "zstack-agent")]
     ZStackAgent(NotYet),
@@ -102,11 +108,13 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Completions { shell } => completions(*shell),
         Command::CloudStack(_) => Err(not_yet("cloudstack")),
         Command::Convert(args) => convert::run(args),
+        Command::Doctor => doctor::run(common),
         Command::Generate(_) => Err(not_yet("generate")),
         Command::Reload => reload::run(common),
         Command::Schema(args) => schema::run(args),
         Command::Sessions(act) => sessions::run(act, common),
         Command::Show(what) => show::run(what, common),
+        Command::Top(arguments) => top::run(arguments, common),
         Command::ZStackAgent(_) => Err(not_yet("zstack-agent")),
     }
 }

@@ -12,15 +12,19 @@
 //!
 //! A reply with `"more":true` is followed by another one for the same request.
 
+pub mod answers;
 pub mod census;
 pub mod client;
 pub mod config;
 #[cfg(test)]
 mod fixture;
+pub mod metrics;
 pub mod pools;
 pub mod requests;
 pub mod rows;
 pub mod server;
 pub mod sessions;
 pub mod sides;
+#[cfg(test)]
+mod tests;
 pub mod workers;

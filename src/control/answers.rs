@@ -1,0 +1,319 @@
+//! What the engine answers to each request.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::control::census::{self, Census};
+use crate::control::requests::{MappingFilter, Request, SessionFilter};
+use crate::control::rows::{
+    CountRow, MappingRow, NeighborRow, NetworkRow, PolicyRow, ReloadRow, RuleRow, Stats,
+};
+use crate::control::server::{Handler, Refusal, Reply};
+use crate::control::sessions::{self, Wanted};
+use crate::control::{config, pools, workers};
+use crate::engine::handle::{EngineHandle, ReloadError, ReloadReport};
+use crate::flow::{Protocol, Realm};
+use crate::nat::mappings::Mapping;
+use crate::next_hop::Resolution;
+use crate::pipeline::shared::Shared;
+use crate::policy::Policy;
+use crate::session::table::SessionView;
+use crate::time::Tick;
+
+/// Answers for a running engine.
+pub struct Answers {
+    engine: EngineHandle,
+    shared: Arc<Shared>,
+    flushed: AtomicU64,
+}
+
+/// Rows in one line of a long answer.
+const ROWS_PER_PART: usize = 1024;
+
+impl Handler for Answers {
+    fn handle(&self, request: Request, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+        match request {
+            Request::Reload => reply.done(self.reload()?),
+            Request::SessionsFlush => reply.done(self.end(&SessionFilter::default())?),
+            Request::SessionsKill(filter) if !filter.narrows() => {
+                Err(Refusal::new("a condition is needed", "use sessions_flush to end all")
+                    .bad_input())
+            }
+            Request::SessionsKill(filter) => reply.done(self.end(&filter)?),
+            Request::ShowConfig => reply.done(config::json(self.engine.config())),
+            Request::ShowDrops => reply.done(workers::drops(&workers::totals(&self.engine))),
+            Request::ShowMappings(filter) => self.mappings(&filter, reply),
+            Request::ShowNeighbors => reply.done(self.neighbors()),
+            Request::ShowNetworks => reply.done(self.networks()),
+            Request::ShowPolicy => reply.done(self.policy()),
+            Request::ShowPools => reply.done(self.pools()),
+            Request::ShowRules => reply.done(self.rules()),
+            Request::ShowSessions(filter) => self.sessions(&filter, reply),
+            Request::ShowStats => reply.done(self.stats()),
+            Request::ShowWorkers => reply.done(workers::rows(&self.engine)),
+        }
+    }
+}
+
+impl Answers {
+    /// Answers for `engine`.
+    #[must_use]
+    pub fn new(engine: EngineHandle, shared: Arc<Shared>) -> Self {
+        Self { engine, shared, flushed: AtomicU64::new(0) }
+    }
+
+    /// The engine.
+    #[must_use]
+    pub const fn engine(&self) -> &EngineHandle {
+        &self.engine
+    }
+
+    /// What the workers share.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn reload(&self) -> Result<ReloadRow, Refusal> {
+        match self.engine.reload() {
+            Ok(report) => Ok(reload_row(&report)),
+            Err(error @ ReloadError::Stopping) => {
+                Err(Refusal::new(error.to_string(), "start it again"))
+            }
+            Err(ref error @ ReloadError::Refused { ref diagnostics }) => Err(Refusal {
+                details: diagnostics.iter().map(ToString::to_string).collect(),
+                ..Refusal::new(error.to_string(), "mend them and reload again").bad_input()
+            }),
+        }
+    }
+
+    /// Ends the sessions that `filter` means.
+    fn end(&self, filter: &SessionFilter) -> Result<CountRow, Refusal> {
+        let policy = self.shared.policy.load();
+        let wanted = Wanted::new(filter, &policy)?;
+        let now = monotonic();
+        let mut count = 0;
+        self.visit(filter, |view| {
+            if !wanted.matches(&view) {
+                return Ok(());
+            }
+            if let Some(last) = self.shared.sessions.remove(view.index, &view.session.initiator) {
+                self.shared.settle(&last, now);
+                count += 1;
+            }
+            Ok(())
+        })?;
+        self.flushed.fetch_add(count, Ordering::Relaxed);
+        Ok(CountRow { count })
+    }
+
+    /// Visits the session whose key `filter` has, or all; a share at a time, outside the table.
+    fn visit(
+        &self,
+        filter: &SessionFilter,
+        mut visit: impl FnMut(SessionView) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let table = &self.shared.sessions;
+        if let Some(key) = &filter.key {
+            let view = sessions::place(key).and_then(|place| table.view(place));
+            return view.map_or(Ok(()), visit);
+        }
+        let share = std::cell::RefCell::new(Vec::new());
+        census::walk(
+            table,
+            |view| share.borrow_mut().push(view),
+            || share.borrow_mut().drain(..).try_for_each(&mut visit),
+        )
+    }
+
+    fn sessions(&self, filter: &SessionFilter, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+        let policy = self.shared.policy.load();
+        let wanted = Wanted::new(filter, &policy)?;
+        let timeouts = &self.shared.settings.timeouts;
+        let now = monotonic();
+        let limit = filter.limit.unwrap_or(u64::MAX);
+        let (mut count, mut rows) = (0, Vec::new());
+        self.visit(filter, |view| {
+            if !wanted.matches(&view) || !filter.count && count >= limit {
+                return Ok(());
+            }
+            count += 1;
+            if filter.count {
+                return Ok(());
+            }
+            rows.push(sessions::row(&view, &policy, timeouts, now));
+            if rows.len() < ROWS_PER_PART {
+                return Ok(());
+            }
+            reply.part(std::mem::take(&mut rows))
+        })?;
+        if filter.count { reply.done(CountRow { count }) } else { reply.done(rows) }
+    }
+
+    fn mappings(&self, filter: &MappingFilter, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+        let limit = filter.limit.and_then(|limit| usize::try_from(limit).ok());
+        let mut found: Vec<(Protocol, Mapping)> = Vec::new();
+        self.shared.mappings.for_each(|protocol, mapping| {
+            let matches = filter.protocol.is_none_or(|wanted| protocol == Protocol(wanted))
+                && filter.guest.is_none_or(|guest| guest.matches(mapping.internal))
+                && filter.public.is_none_or(|public| public.matches(mapping.external));
+            if matches {
+                found.push((protocol, *mapping));
+            }
+        });
+        if filter.count {
+            return reply.done(CountRow { count: found.len() as u64 });
+        }
+        found.sort_by_key(|(protocol, mapping)| {
+            (mapping.external.address, *protocol, mapping.external.port)
+        });
+        found.truncate(limit.unwrap_or(usize::MAX));
+        let policy = self.shared.policy.load();
+        for part in found.chunks(ROWS_PER_PART) {
+            let rows: Vec<_> = part
+                .iter()
+                .map(|(protocol, mapping)| mapping_row(*protocol, mapping, &policy))
+                .collect();
+            reply.part(rows)?;
+        }
+        reply.done(Vec::<MappingRow>::new())
+    }
+
+    fn neighbors(&self) -> Vec<NeighborRow> {
+        let mut all = self.shared.next_hops.all();
+        all.sort_by_key(|(_, hop, _)| (hop.port, hop.vlan, hop.address));
+        let row = |(_, hop, resolution): &(_, crate::next_hop::Neighbor, Resolution)| {
+            let (state, mac) = match resolution {
+                Resolution::Failed => ("failed", None),
+                Resolution::Pending => ("pending", None),
+                Resolution::Reachable(mac) => ("reachable", Some(mac.to_string())),
+            };
+            NeighborRow {
+                address: hop.address.to_string(),
+                interface: workers::port_name(hop.port, self.engine.config()),
+                vlan: hop.vlan,
+                state: state.to_owned(),
+                mac,
+            }
+        };
+        all.iter().map(row).collect()
+    }
+
+    fn networks(&self) -> Vec<NetworkRow> {
+        let policy = self.shared.policy.load();
+        let census = Census::take(&self.shared.sessions, &policy);
+        let summary = policy.summary();
+        let mut rows = Vec::with_capacity(summary.networks.len());
+        for (id, network) in (0..).map(crate::flow::NetworkId).zip(summary.networks) {
+            let pool = network.pool.map(|pool| pool.addresses).unwrap_or_default();
+            rows.push(NetworkRow {
+                name: network.name,
+                domain: network.domain,
+                interface: workers::port_name(
+                    crate::flow::PortId(network.port),
+                    self.engine.config(),
+                ),
+                vlan: network.vlan,
+                cidr: network.cidr,
+                gateway: network.gateway,
+                mtu: network.mtu,
+                source_nat: pool.into_iter().map(|address| address.address).collect(),
+                egress: if network.tier { "acl" } else { network.egress_default }.to_owned(),
+                sessions: census.network(id),
+            });
+        }
+        rows
+    }
+
+    fn policy(&self) -> PolicyRow {
+        let policy = self.shared.policy.load();
+        let mut rules: BTreeMap<String, usize> = BTreeMap::new();
+        for info in policy.rules() {
+            *rules.entry(info.kind.as_str().to_owned()).or_default() += 1;
+        }
+        let domains: HashSet<_> = policy.networks().iter().map(|network| network.realm).collect();
+        PolicyRow {
+            generation: policy.generation().0,
+            public_ips: policy.public_addresses().len(),
+            networks: policy.networks().len(),
+            domains: domains.len(),
+            rules,
+            filter_bytes: policy.filter_bytes(),
+            last_reload: self.engine.last_reload().as_ref().as_ref().map(reload_row),
+        }
+    }
+
+    /// How full the public addresses are.
+    #[must_use]
+    pub fn pools(&self) -> Vec<crate::control::rows::PoolRow> {
+        pools::rows(&self.shared.policy.load(), &self.shared.mappings)
+    }
+
+    /// Every rule with what it carried.
+    #[must_use]
+    pub fn rules(&self) -> Vec<RuleRow> {
+        let policy = self.shared.policy.load();
+        let census = Census::take(&self.shared.sessions, &policy);
+        let row = |info: &crate::policy::registry::RuleInfo| {
+            let tally = census.rule(info.rule, &self.shared.rules);
+            RuleRow {
+                kind: info.kind.as_str().to_owned(),
+                id: info.id.clone(),
+                owner: info.owner.clone(),
+                text: info.text.clone(),
+                place: info.place.to_string(),
+                sessions: tally.sessions,
+                packets: tally.carried.packets,
+                bytes: tally.carried.bytes,
+            }
+        };
+        policy.rules().iter().map(row).collect()
+    }
+
+    /// The engine in numbers.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let table = &self.shared.sessions;
+        Stats {
+            sessions: table.len().into(),
+            sessions_max: table.sessions_max().into(),
+            sessions_memory_bytes: table.memory_bytes(),
+            generation: self.shared.policy.load().generation().0,
+            ..workers::stats(&self.engine, self.flushed.load(Ordering::Relaxed))
+        }
+    }
+}
+
+fn mapping_row(protocol: Protocol, mapping: &Mapping, policy: &Policy) -> MappingRow {
+    let domain = match mapping.realm {
+        Realm::External => None,
+        Realm::Internal(realm) => policy.networks().iter().find(|network| network.realm == realm),
+    };
+    MappingRow {
+        protocol: protocol.to_string(),
+        internal: mapping.internal.to_string(),
+        external: mapping.external.to_string(),
+        domain: domain.map(|network| network.domain.clone()).unwrap_or_default(),
+        sessions: mapping.sessions,
+    }
+}
+
+fn reload_row(report: &ReloadReport) -> ReloadRow {
+    ReloadRow {
+        added: report.added,
+        removed: report.removed,
+        changed: report.changed,
+        sessions_ended: report.sessions_ended,
+        generation: report.generation.0,
+        duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+        warnings: report.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The time on the workers' clock.
+fn monotonic() -> Tick {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let ms = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
+    Tick::from_ms(u64::try_from(ms).unwrap_or_default())
+}
