@@ -68,7 +68,7 @@ up() {
     need_root || exit 1
     install_missing "${LAB_PACKAGES[@]}"
     down
-    trap 'status=$?; [ $status = 0 ] || { echo "the lab could not be made; taking it away again" >&2; down; }' EXIT
+    trap '[ $? = 0 ] || { echo "the lab could not be made; taking it away again" >&2; down; }' EXIT
     local ns
     for ns in "${NAMESPACES[@]}"; do make_namespace "$ns"; done
 
