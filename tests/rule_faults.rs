@@ -75,7 +75,7 @@ fn hold(table: &str, report: impl Fn(&Case<'_>) -> Vec<Diagnostic>) -> usize {
             .collect();
         if places != case.places || said != case.expected {
             let _ = writeln!(differences, "## {}\n{places:?} at {:?}", case.title, case.places);
-            said.iter().for_each(|said| drop(writeln!(differences, "=> {said}")));
+            said.iter().for_each(|said| differences.push_str(&format!("=> {said}\n")));
         }
     }
     assert!(differences.is_empty(), "{differences}");

@@ -1,6 +1,6 @@
 //! From paths to checked rules: the files, read in order, merged, and checked as one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
@@ -36,23 +36,49 @@ pub fn load(paths: &[String], config: Option<&Config>) -> Result<Loaded, Vec<Dia
     let mut faults = Vec::new();
     let files = gather(paths, &mut faults);
     let sources = read_all(&files, &mut faults);
+    let loaded = load_sources(&sources, faults, config)?;
+    Ok(Loaded { files, ..loaded })
+}
+
+/// Reads and checks the rules in `text`, as if it were the file `name`.
+///
+/// # Errors
+/// Every fault, in order, warnings included.
+pub fn load_text(
+    name: &str,
+    text: &str,
+    config: Option<&Config>,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    load_sources(&[Source::new(name, text.to_owned())], Vec::new(), config)
+}
+
+fn load_sources(
+    sources: &[Source],
+    mut faults: Vec<Diagnostic>,
+    config: Option<&Config>,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let mut draft = Draft::default();
     // What an unreadable file would have defined nobody knows.
-    draft.unread.any_address = !faults.is_empty();
-    draft.unread.any_network = !faults.is_empty();
+    draft.unread.any_address = has_errors(&faults);
+    draft.unread.any_network = has_errors(&faults);
     let mut digest = DefaultHasher::new();
-    for (index, source) in (0..).zip(&sources) {
+    for (index, source) in (0..).zip(sources) {
         digest.write_usize(source.text().len());
         digest.write(source.text().as_bytes());
         faults.extend(native::read(source, format_of(source), index, &mut draft));
     }
-    draft.unread.any_rule = !faults.is_empty();
-    faults.extend(check::check(&draft, &sources, config));
-    sort(&mut faults, &files);
-    if faults.iter().any(|fault| fault.severity == Severity::Error) {
+    draft.unread.any_rule = has_errors(&faults);
+    faults.extend(check::check(&draft, sources, config));
+    sort(&mut faults, sources);
+    if has_errors(&faults) {
         return Err(faults);
     }
+    let files = Vec::new();
     Ok(Loaded { rules: draft.set, warnings: faults, files, digest: digest.finish() })
+}
+
+fn has_errors(faults: &[Diagnostic]) -> bool {
+    faults.iter().any(|fault| fault.severity == Severity::Error)
 }
 
 /// The rule files that `paths` lead to, each once.
@@ -184,12 +210,148 @@ fn fault(path: &Path, what: String, hint: &str) -> Diagnostic {
     Diagnostic { severity: Severity::Error, place, what, hint: hint.to_owned() }
 }
 
-/// Sorts by file, in the order they were read, then by line and column.
-fn sort(faults: &mut [Diagnostic], files: &[PathBuf]) {
-    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let order = |place: &Place| names.iter().position(|name| **name == *place.file);
+/// Sorts by file, in the order they were read, then by line and column. Files that could not be
+/// read come first.
+fn sort(faults: &mut [Diagnostic], sources: &[Source]) {
+    let order: HashMap<&str, usize> =
+        sources.iter().zip(0..).map(|(source, index)| (&**source.file(), index)).collect();
     faults.sort_by_cached_key(|fault| {
-        let Place { line, column, .. } = fault.place;
-        (order(&fault.place), line, column)
+        let Place { file, line, column } = &fault.place;
+        (order.get(&**file).copied(), *line, *column)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::testing::example;
+
+    /// A folder with files.
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn path(folder: &tempfile::TempDir, name: &str) -> String {
+        folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn load_folder(folder: &tempfile::TempDir) -> Result<Loaded, Vec<Diagnostic>> {
+        load(&[path(folder, "")], None)
+    }
+
+    const NETWORK: &str = r#"{"version": 1, "networks": [
+        {"name": "a", "interface": "eth0", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1"}]}"#;
+
+    #[test]
+    fn the_files_of_a_folder_are_merged_in_name_order() {
+        let rule = |id| {
+            format!(
+                "version = 1\negress_rules = [{{id = \"{id}\", network = \"a\", action = \"deny\"}}]"
+            )
+        };
+        let folder = folder(&[
+            ("20.toml", &rule("second")),
+            ("30.json", NETWORK),
+            ("10.toml", &rule("first")),
+            (".hidden.json", "not rules"),
+            ("#30.json#", "not rules"),
+            ("30.json~", "not rules"),
+            (".#30.json", "not rules"),
+            ("30.json.bak", "not rules"),
+            ("README.md", "not rules"),
+        ]);
+        fs::create_dir(folder.path().join("40.json")).unwrap();
+        let loaded = load_folder(&folder).unwrap();
+        let ids: Vec<_> = loaded.rules.egress_rules.iter().map(|rule| &*rule.id).collect();
+        assert_eq!(ids, ["first", "second"]);
+        let names: Vec<_> = loaded.files.iter().map(|file| file.file_name().unwrap()).collect();
+        assert_eq!(names, ["10.toml", "20.toml", "30.json"]);
+    }
+
+    #[test]
+    fn a_clash_between_files_names_both_places() {
+        let folder = folder(&[("a.json", NETWORK), ("b.json", NETWORK)]);
+        let faults = load_folder(&folder).unwrap_err();
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].place.to_string(), format!("{}:2:18", path(&folder, "b.json")));
+        assert_eq!(
+            faults[0].what,
+            format!("network \"a\" is already defined at {}:2:9", path(&folder, "a.json"))
+        );
+    }
+
+    #[test]
+    fn a_file_named_twice_is_read_once() {
+        let folder = folder(&[("a.json", NETWORK)]);
+        let loaded = load(&[path(&folder, "a.json"), path(&folder, "")], None).unwrap();
+        assert_eq!(loaded.rules.networks.len(), 1);
+    }
+
+    #[test]
+    fn faults_of_all_files_are_told_in_one_run() {
+        let folder = folder(&[("a.json", "{"), ("b.toml", "x"), ("c.json", NETWORK)]);
+        let gone = path(&folder, "gone.json");
+        let faults = load(&[path(&folder, ""), gone.clone()], None).unwrap_err();
+        let files: Vec<_> = faults.iter().map(|fault| fault.place.file.to_string()).collect();
+        assert_eq!(files, [gone, path(&folder, "a.json"), path(&folder, "b.toml")]);
+        assert!(faults[0].what.contains("No such file"), "{}", faults[0]);
+    }
+
+    #[test]
+    fn an_unreadable_file_does_not_make_its_definitions_undefined() {
+        let rules = r#"{"version": 1, "static_nats": [
+            {"id": "s", "public_ip": "192.0.2.1", "network": "n", "guest_ip": null}]}"#;
+        let folder = folder(&[("a.json", rules)]);
+        let paths = [path(&folder, "a.json"), path(&folder, "gone.json")];
+        let faults = load(&paths, None).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+    }
+
+    #[test]
+    fn the_digest_is_of_the_contents() {
+        let folder = folder(&[("a.json", NETWORK)]);
+        let before = load_folder(&folder).unwrap().digest;
+        assert_eq!(load_folder(&folder).unwrap().digest, before);
+        fs::write(folder.path().join("a.json"), format!("{NETWORK}\n")).unwrap();
+        assert_ne!(load_folder(&folder).unwrap().digest, before);
+    }
+
+    #[test]
+    fn other_formats_are_refused_with_a_sentence() {
+        for format in ["cloudstack", "zstack"] {
+            let faults = load(&[format!("{format}:/etc/x")], None).unwrap_err();
+            assert_eq!(faults[0].what, format!("{format} rules are not in this version yet"));
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_is_odd_and_bytes_that_are_no_text_are_refused() {
+        let folder = folder(&[]);
+        let loaded = load_folder(&folder).unwrap();
+        assert_eq!(loaded.warnings.len(), 1);
+        fs::write(folder.path().join("a.json"), b"{\n \xff}").unwrap();
+        let faults = load_folder(&folder).unwrap_err();
+        assert_eq!((faults[0].place.line, faults[0].place.column), (2, 2));
+    }
+
+    #[test]
+    fn a_name_without_an_ending_and_a_byte_order_mark_are_no_obstacle() {
+        let toml = "\u{feff}version = 1\n";
+        let folder = folder(&[("json", NETWORK), ("toml", toml), ("mark.json", "\u{feff}{}")]);
+        assert_eq!(load(&[path(&folder, "json")], None).unwrap().rules.networks.len(), 1);
+        assert!(load(&[path(&folder, "toml")], None).is_ok());
+        let faults = load(&[path(&folder, "mark.json")], None).unwrap_err();
+        assert_eq!(faults[0].place.column, 1, "the mark is not a character of the text");
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_good() {
+        let loaded = load_text("example.json", example(), None).unwrap();
+        assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+        assert_eq!(loaded.rules.port_forwards[0].public_ports.count(), 9);
+    }
 }

@@ -27,6 +27,6 @@ mod values;
 mod write;
 
 pub use diff::{Diff, diff};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_text};
 pub use names::{RuleKind, RuleName};
 pub use write::{WriteError, to_json, to_toml};

@@ -145,3 +145,281 @@ fn protocol(more: &[&str]) -> Value {
         { "type": "string", "pattern": format!("^{OCTET}$") },
     ] })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::string::string_regex;
+
+    use super::*;
+    use crate::rules::native::{self, Draft};
+    use crate::rules::reader::Format;
+    use crate::rules::set::{Cidr, CidrError, PortRange, PortRangeError};
+    use crate::rules::source::Source;
+    use crate::rules::testing::{any_rules, example};
+    use crate::rules::write::to_json;
+
+    /// Whether `schema` accepts `value`; strings are not held against patterns.
+    fn accepts(schema: &Value, value: &Value, root: &Value) -> bool {
+        let Some(schema) = schema.as_object() else { return schema == &json!(true) };
+        schema.iter().all(|(keyword, rule)| match keyword.as_str() {
+            "$ref" => {
+                let name = rule.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
+                accepts(&root["$defs"][name], value, root)
+            }
+            "anyOf" => rule.as_array().unwrap().iter().any(|rule| accepts(rule, value, root)),
+            "const" => value == rule,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "type" => match rule.as_str().unwrap() {
+                "array" => value.is_array(),
+                "boolean" => value.is_boolean(),
+                "integer" => value.is_i64() || value.is_u64(),
+                "null" => value.is_null(),
+                "object" => value.is_object(),
+                "string" => value.is_string(),
+                other => panic!("type {other}"),
+            },
+            "minimum" => value.as_i64().is_none_or(|value| value >= rule.as_i64().unwrap()),
+            "maximum" => value.as_i64().is_none_or(|value| value <= rule.as_i64().unwrap()),
+            "minLength" => value.as_str().is_none_or(|text| !text.is_empty()),
+            "maxLength" => {
+                let most = usize::try_from(rule.as_u64().unwrap()).unwrap();
+                value.as_str().is_none_or(|text| text.chars().count() <= most)
+            }
+            "items" => value.as_array().into_iter().flatten().all(|item| accepts(rule, item, root)),
+            "required" => value.as_object().is_none_or(|value| {
+                rule.as_array().unwrap().iter().all(|n| value.contains_key(n.as_str().unwrap()))
+            }),
+            "properties" => value.as_object().is_none_or(|value| {
+                value.iter().all(|(name, value)| {
+                    rule.get(name).is_some_and(|rule| accepts(rule, value, root))
+                })
+            }),
+            "additionalProperties" => *rule == json!(false),
+            "$defs" | "$schema" | "default" | "description" | "examples" | "format" | "pattern"
+            | "title" => true,
+            other => panic!("keyword {other}"),
+        })
+    }
+
+    fn schema_accepts(value: &Value) -> bool {
+        static SCHEMA: std::sync::LazyLock<Value> = std::sync::LazyLock::new(rule_file);
+        accepts(&SCHEMA, value, &SCHEMA)
+    }
+
+    /// The faults of reading alone, before rules are held against each other.
+    fn reader_faults(value: &Value) -> Vec<String> {
+        let source = Source::new("f", value.to_string());
+        let faults = native::read(&source, Format::Json, 0, &mut Draft::default());
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    /// An example in which every field of every section occurs.
+    fn everything() -> Value {
+        let mut all: Value = serde_json::from_str(example()).unwrap();
+        let set = |value: &mut Value, more: Value| {
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        };
+        all["$schema"] = json!("schema.json");
+        let ip = json!({ "vlan": 5, "ingress_default": "allow", "echo_reply": true });
+        set(&mut all["public_ips"][0], ip);
+        let nat = json!({
+            "mapping_type": "endpoint-independent", "filtering_type": "address-dependent",
+            "port_range": "1024-2047", "overload": false, "hold_down_timeout": 1,
+            "hairpinning": false, "exempt_destinations": ["192.0.2.0/24"],
+        });
+        let limits = json!({
+            "sessions_per_guest": 1, "new_sessions_per_second": 2, "bandwidth_kbit_per_second": 3,
+        });
+        let network = json!({
+            "egress_reject": true, "nat": nat, "limits": limits, "mss_clamp": 1200,
+            "anti_spoofing": false,
+        });
+        set(&mut all["networks"][0], network);
+        let icmp = json!({ "id": "e2", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0,
+            "sources": ["10.1.1.5"], "network": "web", "action": "allow" });
+        all["egress_rules"].as_array_mut().unwrap().push(icmp);
+        set(&mut all["firewall_rules"][0], json!({ "action": "deny" }));
+        set(&mut all["port_forwards"][0], json!({ "sources": ["192.0.2.0/24"] }));
+        set(&mut all["load_balancers"][0], json!({ "sources": ["192.0.2.0/24"] }));
+        let entry = json!({ "number": 20, "action": "deny", "protocol": "icmp", "icmp_type": -1,
+            "icmp_code": -1 });
+        all["network_acls"][0]["entries"].as_array_mut().unwrap().push(entry);
+        all
+    }
+
+    /// The paths to all values inside `value`.
+    fn paths(value: &Value, path: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    found.push(format!("{path}/{index}"));
+                    paths(item, &format!("{path}/{index}"), found);
+                }
+            }
+            Value::Object(entries) => {
+                for (name, entry) in entries {
+                    found.push(format!("{path}/{name}"));
+                    paths(entry, &format!("{path}/{name}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_occurs_in_the_example_of_everything() {
+        let all = everything();
+        assert_eq!(reader_faults(&all), Vec::<String>::new());
+        assert!(schema_accepts(&all));
+        let schema = rule_file();
+        let mut known: Vec<String> = Vec::new();
+        let sections = schema["$defs"].as_object().unwrap().values().chain([&schema]);
+        for section in sections {
+            known.extend(section["properties"].as_object().unwrap().keys().cloned());
+        }
+        let mut found = Vec::new();
+        paths(&all, "", &mut found);
+        for name in known {
+            assert!(found.iter().any(|path| path.ends_with(&format!("/{name}"))), "{name}");
+        }
+    }
+
+    #[test]
+    fn reader_and_schema_agree_on_every_value_put_in_every_place() {
+        let mut all = everything();
+        // One of each kind is enough.
+        all["public_ips"].as_array_mut().unwrap().truncate(1);
+        let mut places = Vec::new();
+        paths(&all, "", &mut places);
+        let values = [
+            json!(null),
+            json!(true),
+            json!(-2),
+            json!(-1),
+            json!(0),
+            json!(1),
+            json!(25),
+            json!(300),
+            json!(4095),
+            json!(70000),
+            json!(99_999_999_999_999_i64),
+            json!(1.5),
+            json!([]),
+            json!({}),
+            json!([{}]),
+            json!([[]]),
+            json!("path-mtu"),
+            json!("allow"),
+            json!("ingress"),
+            json!("source"),
+            json!("tcp"),
+            json!("all"),
+            json!("x".repeat(2000)),
+        ];
+        for place in &places {
+            for value in &values {
+                let mut text = all.clone();
+                *text.pointer_mut(place).unwrap() = value.clone();
+                let faults = reader_faults(&text);
+                let accepted = schema_accepts(&text);
+                // Patterns and what one field means to another are the reader's alone.
+                let more_than_a_schema = faults.iter().any(|fault| {
+                    [
+                        "is not an IPv4",
+                        "is not a port or range",
+                        "is not a protocol",
+                        "has no ports",
+                        "without",
+                        "public ports (",
+                        "lacks the field \"ports\"",
+                        "is a range",
+                    ]
+                    .iter()
+                    .any(|words| fault.contains(words))
+                });
+                if faults.is_empty() {
+                    assert!(accepted, "{place} = {value}: only the schema refuses");
+                } else if accepted {
+                    let text = value.is_string();
+                    assert!(text || more_than_a_schema, "{place} = {value}: {faults:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let all = everything();
+        let mut places = Vec::new();
+        paths(&all, "", &mut places);
+        for place in &places {
+            let mut text = all.clone();
+            // Nothing takes a list of lists.
+            *text.pointer_mut(place).unwrap() = json!([[[]]]);
+            assert_ne!(reader_faults(&text), Vec::<String>::new(), "{place}");
+        }
+    }
+
+    #[test]
+    fn reader_and_schema_agree_on_fields_left_out_and_fields_nobody_knows() {
+        let all = everything();
+        let mut places = Vec::new();
+        paths(&all, "", &mut places);
+        for place in &places {
+            let (parent, name) = place.rsplit_once('/').unwrap();
+            let mut text = all.clone();
+            let Some(object) = text.pointer_mut(parent).unwrap().as_object_mut() else { continue };
+            let value = object.remove(name).unwrap();
+            let lacking = reader_faults(&text).iter().any(|fault| fault.contains("lacks"));
+            // Ports of local services are needed by some protocols only.
+            if !place.starts_with("/local_services") {
+                assert_eq!(lacking, !schema_accepts(&text), "without {place}");
+            }
+            text.pointer_mut(parent).unwrap()[format!("{name}x")] = value;
+            assert!(!schema_accepts(&text), "{place}x");
+            assert!(reader_faults(&text).iter().any(|fault| fault.contains("has no field")));
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_values_of_their_fields() {
+        for schema in [rule_file(), crate::config::schema()] {
+            let sections = schema["$defs"].as_object().unwrap().values().chain([&schema]);
+            for (name, field) in sections.flat_map(|s| s["properties"].as_object().unwrap()) {
+                let Some(default) = field.get("default") else { continue };
+                // What is required inside is for those who write the table.
+                let table = default.as_object().is_some_and(Map::is_empty);
+                assert!(table || accepts(field, default, &schema), "{name}: {default}");
+            }
+        }
+    }
+
+    fn pattern(schema: &Value) -> impl Strategy<Value = String> + use<> {
+        string_regex(schema["pattern"].as_str().unwrap().trim_matches(['^', '$'])).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn the_schema_accepts_what_is_written(rules in any_rules()) {
+            let text: Value = serde_json::from_str(&to_json(&rules).unwrap()).unwrap();
+            prop_assert!(schema_accepts(&text), "{}", text);
+        }
+
+        #[test]
+        fn what_the_patterns_match_the_reader_takes(
+            address in pattern(&address()),
+            cidr in pattern(&cidr()),
+            port in pattern(&port_text(false)),
+            ports in pattern(&port_text(true)),
+        ) {
+            prop_assert!(address.parse::<std::net::Ipv4Addr>().is_ok(), "{}", address);
+            // That bits behind the length are clear, and ranges in order, no pattern can say.
+            prop_assert_ne!(cidr.parse::<Cidr>().err(), Some(CidrError::Malformed), "{}", cidr);
+            prop_assert!(port.parse::<PortRange>().is_ok_and(|port| port.count() == 1), "{}", port);
+            let wrong = ports.parse::<PortRange>().err();
+            prop_assert_ne!(wrong, Some(PortRangeError::NotAPort), "{}", ports);
+        }
+    }
+}
