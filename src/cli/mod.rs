@@ -4,6 +4,7 @@
 //! sentence. Exit codes: 0 done, 1 failed while running, 2 bad arguments, configuration or rules.
 
 pub mod ask;
+pub mod bench;
 pub mod check;
 pub mod convert;
 pub mod doctor;
@@ -54,6 +55,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/natwerk/natwerk.toml";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure what the pipeline costs on this machine, in memory.
+    Bench(bench::Arguments),
     /// Check a configuration or rules: prints every fault, with its place and what to do.
     Check(check::Args),
     /// Print the completion script of a shell.
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: &Command, common: &Common) -> Outcome {
     match command {
+        Command::Bench(arguments) => bench::run(arguments, common),
         Command::Check(args) => check::run(args, common),
         Command::Completions { shell } => completions(*shell),
         Command::CloudStack(_) => Err(not_yet("cloudstack")),

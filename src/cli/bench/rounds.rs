@@ -1,0 +1,325 @@
+//! The measuring itself: workers that write, process and check, all in step.
+
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cli::bench::Arguments;
+use crate::cli::bench::floor::Floor;
+use crate::cli::bench::traffic::{Packet, Random, Traffic};
+use crate::cli::bench::world::World;
+use crate::cli::output::Failure;
+use crate::frame::{FrameBuffer, FrameSource};
+use crate::io::frame::{Frame, FramePool};
+use crate::pipeline::Pipeline;
+use crate::pipeline::batch::{BATCH_MAX, Batch};
+use crate::telemetry::counters::WorkerCounters;
+use crate::time::Tick;
+use crate::verdict::Verdict;
+
+/// One measured stretch of work.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// Packets processed.
+    pub packets: u64,
+    /// How long that took.
+    pub time: Duration,
+}
+
+impl Round {
+    /// Nanoseconds per packet.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a round are small")]
+    pub fn ns_per_packet(&self) -> f64 {
+        self.time.as_nanos() as f64 / self.packets.max(1) as f64
+    }
+}
+
+/// What all rounds of all workers came to.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// By worker, packets of established sessions.
+    pub established: Vec<Vec<Round>>,
+    /// By worker, first packets of sessions.
+    pub created: Vec<Vec<Round>>,
+    /// The floor.
+    pub floor: Vec<Round>,
+    /// Packets that were checked byte by byte.
+    pub checked: u64,
+}
+
+/// Frames of a worker: with 2,048 bytes each, 64 MiB of frame memory.
+const FRAMES: usize = if cfg!(test) { 2048 } else { 32_768 };
+/// Frames beside them for what the pipeline makes itself.
+const SPARE: usize = 1024;
+/// Every how many frames one is checked byte by byte.
+const CHECK_EVERY: usize = 8;
+/// How long ago the first sessions were made when they are made again: freed ports have rested.
+const REST: Duration = Duration::from_secs(200);
+/// How many rounds there are at least: a median of fewer says little.
+const ROUNDS_MIN: usize = 5;
+
+/// Runs all rounds.
+///
+/// # Errors
+/// When packets are not translated as they should be, or memory is short.
+pub fn run(world: &World, arguments: &Arguments) -> Result<Measured, Failure> {
+    let workers = u32::from(arguments.workers);
+    let barrier = Barrier::new(usize::from(arguments.workers));
+    let floor = Floor::new(world.shared.sessions.memory_bytes())?;
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let results: Vec<_> = thread::scope(|scope| {
+        let mut floor = Some(floor);
+        let threads: Vec<_> = (0..workers)
+            .map(|worker| {
+                let floor = floor.take();
+                let core = cores.get(usize::try_from(worker).unwrap_or(0)).copied();
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    if let Some(core) = core {
+                        core_affinity::set_for_current(core);
+                    }
+                    let seconds = arguments.seconds;
+                    Worker::new(world, worker).map(|it| it.run(floor, barrier, seconds))
+                })
+            })
+            .collect();
+        let died = || Err(Failure::failed("a worker of the bench died"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+    });
+    let mut all = Measured::default();
+    for result in results {
+        let result = result??;
+        all.established.extend(result.established);
+        all.created.extend(result.created);
+        all.floor.extend(result.floor);
+        all.checked += result.checked;
+    }
+    Ok(all)
+}
+
+struct Worker<'w> {
+    world: &'w World,
+    number: u32,
+    pipeline: Pipeline<Frame>,
+    counters: Arc<WorkerCounters>,
+    pool: FramePool,
+    batch: Batch<Frame>,
+    /// Frames to be processed, and the packets in them.
+    frames: Vec<Frame>,
+    packets: Vec<Packet>,
+    /// Frames that were processed, in the same order.
+    done: Vec<Frame>,
+    verdicts: Vec<Verdict>,
+    random: Random,
+    clock: Clock,
+    measured: Measured,
+    wrong: u64,
+}
+
+/// A worker's clock: the time since the start, and what was leapt over.
+struct Clock {
+    start: Instant,
+    leapt: Duration,
+}
+
+impl Clock {
+    /// One reading of the system's clock.
+    fn now(&self) -> Tick {
+        Tick::from_ms(1_000_000).after(self.start.elapsed()).after(self.leapt)
+    }
+}
+
+impl<'w> Worker<'w> {
+    fn new(world: &'w World, number: u32) -> Result<Self, Failure> {
+        let memory = |error| Failure::failed(format!("no memory for frames: {error}"));
+        let count = u32::try_from(FRAMES + SPARE).unwrap_or(u32::MAX);
+        let mut pool = FramePool::in_memory(count, 2048).map_err(memory)?;
+        let mut frames: Vec<_> = (0..FRAMES).filter_map(|_| pool.allocate()).collect();
+        for frame in &mut frames {
+            let fits = frame.set_length(world.traffic.length());
+            assert!(fits, "a frame has room for 1,518 bytes");
+        }
+        let counters = Arc::new(WorkerCounters::new(2));
+        Ok(Self {
+            world,
+            number,
+            pipeline: Pipeline::new(Arc::clone(&world.shared), Arc::clone(&counters)),
+            counters,
+            pool,
+            batch: Batch::new(),
+            frames,
+            packets: Vec::with_capacity(FRAMES),
+            done: Vec::with_capacity(FRAMES),
+            verdicts: Vec::with_capacity(FRAMES),
+            random: Random::new(u64::from(number) + 1),
+            clock: Clock { start: Instant::now(), leapt: Duration::ZERO },
+            measured: Measured::default(),
+            wrong: 0,
+        })
+    }
+
+    fn run(
+        mut self,
+        mut floor: Option<Floor>,
+        barrier: &Barrier,
+        seconds: f64,
+    ) -> Result<Measured, Failure> {
+        // The first time, pages are new; only the second time counts.
+        self.fill(barrier);
+        barrier.wait();
+        self.forget();
+        barrier.wait();
+        self.clock.leapt += REST;
+        let created = self.fill(barrier);
+        self.measured.created.push(created);
+        let rounds = self.rounds_in(seconds);
+        let mut established = Vec::with_capacity(rounds);
+        for round in 0..rounds + 1 {
+            if let Some(floor) = &mut floor {
+                self.write_random();
+                let start = Instant::now();
+                black_box(floor.pass(&mut self.frames, &mut self.random));
+                let time = start.elapsed();
+                if round > 0 {
+                    self.measured.floor.push(Round { packets: count(FRAMES), time });
+                }
+            }
+            self.write_random();
+            barrier.wait();
+            let measured = self.process();
+            barrier.wait();
+            // The first round only warms up.
+            if round > 0 {
+                established.push(measured);
+            }
+            self.check();
+        }
+        self.measured.established.push(established);
+        match self.wrong {
+            0 => Ok(self.measured),
+            wrong => Err(Failure::failed(format!(
+                "{wrong} packets were not translated as they should be, of {} checked",
+                self.measured.checked
+            ))),
+        }
+    }
+
+    /// How many rounds take `seconds`, at a guess: the same for every worker.
+    fn rounds_in(&self, seconds: f64) -> usize {
+        let guess = seconds * 1e9 / (GUESS_NS * FRAMES as f64);
+        (guess as usize).max(ROUNDS_MIN)
+    }
+
+    /// Sends the first packet of every session that is this worker's.
+    fn fill(&mut self, barrier: &Barrier) -> Vec<Round> {
+        let traffic = &self.world.traffic;
+        let mut sessions = traffic.created_by(self.number);
+        let mut rounds = Vec::new();
+        // As many rounds as the worker with most sessions needs, so that all stay in step.
+        let most = usize::try_from(traffic.guests()).unwrap_or(0) * 63 / FRAMES + 1;
+        for _ in 0..most {
+            self.packets.clear();
+            self.packets.extend(sessions.by_ref().take(FRAMES));
+            self.write(traffic);
+            barrier.wait();
+            let round = self.process();
+            barrier.wait();
+            for (packet, frame) in self.packets.iter().zip(&self.done) {
+                self.wrong += u64::from(!traffic.learn(*packet, frame.bytes()));
+            }
+            self.measured.checked += round.packets;
+            self.take_back();
+            // The last round may be short, and short rounds say little.
+            if self.packets.len() * 2 >= FRAMES || rounds.is_empty() {
+                rounds.push(round);
+            }
+        }
+        rounds
+    }
+
+    /// Ends this worker's share of the sessions.
+    fn forget(&mut self) {
+        let shared = &self.world.shared;
+        let (table, now) = (&shared.sessions, self.clock.now());
+        if self.number != 0 {
+            return;
+        }
+        table.walk(&mut 0, table.slots(), |view| {
+            if let Some(last) = table.remove(view.index, &view.session.initiator) {
+                shared.settle(&last, now);
+            }
+        });
+    }
+
+    fn write_random(&mut self) {
+        let traffic = &self.world.traffic;
+        self.packets.clear();
+        for _ in 0..FRAMES {
+            self.packets.push(traffic.random(self.number, &mut self.random));
+        }
+        self.write(traffic);
+    }
+
+    fn write(&mut self, traffic: &Traffic) {
+        for (packet, frame) in self.packets.iter().zip(&mut self.frames) {
+            traffic.write(*packet, frame.bytes_mut());
+        }
+    }
+
+    /// Has all packets processed, as a worker would, and measures it.
+    fn process(&mut self) -> Round {
+        let packets = self.packets.len();
+        let mut frames = self.frames.drain(..packets);
+        let mut next = self.packets.iter();
+        let start = Instant::now();
+        for _ in 0..packets.div_ceil(BATCH_MAX) {
+            let now = self.clock.now();
+            for (packet, frame) in next.by_ref().zip(frames.by_ref()).take(BATCH_MAX) {
+                self.batch.push(Traffic::port(*packet), frame);
+            }
+            self.counters.batch(self.batch.slots.len());
+            self.pipeline.process(&mut self.batch, &mut self.pool, now);
+            for slot in self.batch.slots.drain(..) {
+                self.verdicts.push(slot.verdict);
+                self.done.extend(slot.frame);
+            }
+            self.pipeline.idle(&mut self.batch, &mut self.pool, now);
+        }
+        Round { packets: count(packets), time: start.elapsed() }
+    }
+
+    /// Looks at every verdict, and at some packets byte by byte.
+    fn check(&mut self) {
+        let traffic = &self.world.traffic;
+        let forwarded = |verdict: &Verdict| matches!(verdict, Verdict::Forward(_));
+        let lost = self.verdicts.iter().filter(|verdict| !forwarded(verdict)).count();
+        self.wrong += count(lost);
+        for (packet, frame) in self.packets.iter().zip(&self.done).step_by(CHECK_EVERY) {
+            self.wrong += u64::from(!traffic.is_translated(*packet, frame.bytes()));
+            self.measured.checked += 1;
+        }
+        self.take_back();
+    }
+
+    /// The frames that were processed are free again; lost ones are made anew.
+    fn take_back(&mut self) {
+        self.verdicts.clear();
+        self.frames.append(&mut self.done);
+        let length = self.world.traffic.length();
+        while self.frames.len() < FRAMES {
+            let Some(mut frame) = self.pool.allocate() else { return };
+            if !frame.set_length(length) {
+                return;
+            }
+            self.frames.push(frame);
+        }
+    }
+}
+
+/// What a packet takes about, for the number of rounds.
+const GUESS_NS: f64 = 50.0;
+
+fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
