@@ -1,0 +1,176 @@
+//! Notices when rule files change: written in place, renamed over, swapped behind a link.
+//!
+//! What is watched are folders, those that the files (and what links lead to) lie in, because a file
+//! that is replaced is another file. Anything that happens there counts; whether it made a
+//! difference, the contents tell.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+/// Calls back when rule files may have changed. Dropping it ends that.
+pub struct FileWatch {
+    watcher: RecommendedWatcher,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl FileWatch {
+    /// Watches nothing yet. `changed` is called on a thread of its own, once for each event, so
+    /// often several times for one change.
+    ///
+    /// # Errors
+    /// When the system has no watches left.
+    pub fn new(changed: impl Fn() + Send + 'static) -> notify::Result<Self> {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading is no change, and what cannot be told apart is better looked at.
+            if !event.is_ok_and(
+                |event| matches!(event.kind, EventKind::Access(access) if !is_written(access)),
+            ) {
+                changed();
+            }
+        })?;
+        Ok(Self { watcher, folders: BTreeSet::new() })
+    }
+
+    /// Watches what `paths` (files and folders) and `files` (found in them) depend on now, and
+    /// nothing else. Returns the folders that cannot be watched.
+    pub fn watch(&mut self, paths: &[String], files: &[PathBuf]) -> Vec<PathBuf> {
+        let paths = paths.iter().map(|path| path.split_once(':').map_or(&**path, |(_, path)| path));
+        let named = paths.map(Path::new).chain(files.iter().map(PathBuf::as_path));
+        let folders: BTreeSet<PathBuf> = named.flat_map(folders_of).collect();
+        for gone in self.folders.difference(&folders) {
+            // A folder that was removed is not watched any more anyway.
+            let _ = self.watcher.unwatch(gone);
+        }
+        let mut failed = Vec::new();
+        for folder in &folders {
+            // Again for those known: a folder that was replaced is another folder.
+            if self.watcher.watch(folder, RecursiveMode::NonRecursive).is_err() {
+                failed.push(folder.clone());
+            }
+        }
+        self.folders = folders;
+        failed
+    }
+}
+
+fn is_written(access: notify::event::AccessKind) -> bool {
+    use notify::event::{AccessKind, AccessMode};
+    matches!(access, AccessKind::Close(AccessMode::Write))
+}
+
+/// The folders in which something must happen for what `path` means to change.
+fn folders_of(path: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if path.is_dir() && !path.is_symlink() {
+            folders.push(path.clone());
+        }
+        let Some(parent) = path.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        folders.push(parent.to_owned());
+        // A folder on the way may be a link itself: Kubernetes swaps those.
+        if let Ok(real) = parent.canonicalize() {
+            if real != *parent && parent.is_symlink() {
+                folders.extend(parent.parent().map(Path::to_owned));
+            }
+            folders.push(real);
+        }
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = parent.join(target);
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// As many links as the kernel follows.
+const LINKS_MAX: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        changes: Receiver<()>,
+        watch: FileWatch,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (sender, changes) = channel();
+            let watch = FileWatch::new(move || drop(sender.send(()))).expect("a watcher");
+            Self { folder: tempfile::tempdir().expect("a folder"), changes, watch }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn watch(&mut self, name: &str) {
+            let path = self.path(name);
+            let paths = [path.to_str().expect("a name").to_owned()];
+            assert_eq!(self.watch.watch(&paths, &[]), Vec::<PathBuf>::new());
+            while self.changes.try_recv().is_ok() {}
+        }
+
+        fn noticed(&self) -> bool {
+            let noticed = self.changes.recv_timeout(Duration::from_secs(5)).is_ok();
+            // The events of one change come together.
+            while self.changes.recv_timeout(Duration::from_millis(50)).is_ok() {}
+            noticed
+        }
+    }
+
+    #[test]
+    fn writing_in_place_and_renaming_over_are_noticed_and_reading_is_not() {
+        let mut scene = Scene::new();
+        fs::write(scene.path("rules.json"), "1").expect("written");
+        scene.watch("rules.json");
+        fs::write(scene.path("rules.json"), "2").expect("written");
+        assert!(scene.noticed());
+        fs::write(scene.path("new"), "3").expect("written");
+        fs::rename(scene.path("new"), scene.path("rules.json")).expect("renamed");
+        assert!(scene.noticed());
+        assert_eq!(fs::read(scene.path("rules.json")).expect("read"), b"3");
+        assert!(scene.changes.recv_timeout(Duration::from_millis(200)).is_err());
+    }
+
+    #[test]
+    fn a_link_swapped_to_another_folder_is_noticed_and_so_is_what_it_leads_to() {
+        let mut scene = Scene::new();
+        for version in ["v1", "v2"] {
+            fs::create_dir(scene.path(version)).expect("made");
+            fs::write(scene.path(version).join("rules.json"), version).expect("written");
+        }
+        let link = |scene: &Scene, version: &str| {
+            std::os::unix::fs::symlink(version, scene.path("next")).expect("linked");
+            fs::rename(scene.path("next"), scene.path("data")).expect("swapped");
+        };
+        link(&scene, "v1");
+        std::os::unix::fs::symlink("data/rules.json", scene.path("rules.json")).expect("linked");
+        scene.watch("rules.json");
+        fs::write(scene.path("v1").join("rules.json"), "changed").expect("written");
+        assert!(scene.noticed());
+        link(&scene, "v2");
+        assert!(scene.noticed());
+    }
+
+    #[test]
+    fn a_new_file_in_a_folder_is_noticed_and_so_is_a_file_that_was_missing() {
+        let mut scene = Scene::new();
+        fs::create_dir(scene.path("rules.d")).expect("made");
+        scene.watch("rules.d");
+        fs::write(scene.path("rules.d").join("a.json"), "1").expect("written");
+        assert!(scene.noticed());
+        scene.watch("missing.json");
+        fs::write(scene.path("missing.json"), "1").expect("written");
+        assert!(scene.noticed());
+    }
+}

@@ -1,0 +1,229 @@
+//! What of each interface's traffic is the kernel's: from the rules, and from what the kernel has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use crate::config::Config;
+use crate::flow::Protocol;
+use crate::host::view::View;
+use crate::io::xdp::steering::{PortSet, Steering};
+use crate::rules::set::{Network, PortRange, RuleSet};
+
+/// The steering of every interface, in the configuration's order.
+///
+/// `local_ports` are the ports that the kernel gives to its own connections; on public addresses
+/// that the kernel has too, replies to them go to the kernel.
+#[must_use]
+pub fn steering(
+    config: &Config,
+    rules: &RuleSet,
+    view: &View,
+    local_ports: Option<PortRange>,
+) -> Vec<Steering> {
+    let kernel_ports = kernel_ports(rules, view, local_ports);
+    let interfaces = config.interfaces.iter();
+    interfaces
+        .map(|interface| Steering {
+            tags: tags(&interface.name, rules),
+            local_addresses: local_addresses(&interface.name, rules, view),
+            kernel_ports: kernel_ports.clone(),
+        })
+        .collect()
+}
+
+/// The tags under which rules place something on an interface.
+fn tags(interface: &str, rules: &RuleSet) -> BTreeSet<u16> {
+    let networks = rules.networks.iter().map(|network| (&network.interface, network.vlan));
+    let public = rules.public_ips.iter().map(|public| (&public.interface, public.vlan));
+    networks.chain(public).filter(|(on, _)| *on == interface).map(|(_, vlan)| vlan).collect()
+}
+
+/// The gateways that guests of an interface's networks reach, and the kernel's addresses on it that
+/// are not the dataplane's.
+fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u16, Ipv4Addr)> {
+    let mut local = BTreeSet::new();
+    for network in rules.networks.iter().filter(|network| network.interface == interface) {
+        for other in rules.networks.iter().filter(|other| same_realm(network, other)) {
+            local.insert((network.vlan, other.gateway));
+        }
+    }
+    let index = view.index_of(interface);
+    let own = view.addresses.iter().filter(|address| Some(address.interface_index) == index);
+    let public: BTreeSet<_> = rules.public_ips.iter().map(|public| public.address).collect();
+    local.extend(own.map(|own| (0, own.address)).filter(|(_, own)| !public.contains(own)));
+    local
+}
+
+/// Whether guests of one network route to the other, and so to its gateway.
+fn same_realm(one: &Network, other: &Network) -> bool {
+    one.name == other.name || (one.domain.is_some() && one.domain == other.domain)
+}
+
+/// The ports of public addresses that the kernel serves or sends from.
+fn kernel_ports(
+    rules: &RuleSet,
+    view: &View,
+    local_ports: Option<PortRange>,
+) -> BTreeMap<(Ipv4Addr, Protocol), PortSet> {
+    let mut ports: BTreeMap<(Ipv4Addr, Protocol), PortSet> = BTreeMap::new();
+    if let Some(local) = local_ports {
+        for public in &rules.public_ips {
+            let address = public.address;
+            let is_kernels = view.addresses.iter().any(|own| own.address == address);
+            // All of a static NAT's address is the guest's.
+            let is_guests = rules.static_nats.iter().any(|nat| nat.public_ip == address);
+            if is_kernels && !is_guests {
+                for protocol in [Protocol::TCP, Protocol::UDP] {
+                    let set = ports.entry((address, protocol)).or_default();
+                    set.insert(local.first()..=local.last());
+                }
+            }
+        }
+    }
+    for forward in &rules.port_forwards {
+        if let Some(set) = ports.get_mut(&(forward.public_ip, forward.protocol)) {
+            set.remove(forward.public_ports.first()..=forward.public_ports.last());
+        }
+    }
+    for balancer in &rules.load_balancers {
+        if let Some(set) = ports.get_mut(&(balancer.public_ip, balancer.protocol)) {
+            set.remove(balancer.public_port.get()..=balancer.public_port.get());
+        }
+    }
+    // Last: local services beat everything.
+    for service in &rules.local_services {
+        let set = ports.entry((service.address, service.protocol)).or_default();
+        set.insert(service.ports.map_or(0..=0, |range| range.first()..=range.last()));
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ChecksumMode, Interface, Role};
+    use crate::host::view::{KernelAddress, KernelLink};
+
+    const RULES: &str = r#"{
+        "version": 1,
+        "public_ips": [
+            {"address": "203.0.113.10", "prefix_len": 24, "interface": "public"},
+            {"address": "203.0.113.11", "prefix_len": 24, "interface": "public"},
+            {"address": "203.0.113.12", "prefix_len": 24, "interface": "public", "vlan": 7}
+        ],
+        "networks": [
+            {"name": "web", "interface": "guest", "vlan": 100, "cidr": "10.1.1.0/24",
+             "gateway": "10.1.1.1", "domain": "vpc"},
+            {"name": "db", "interface": "guest", "vlan": 101, "cidr": "10.1.2.0/24",
+             "gateway": "10.1.2.1", "domain": "vpc"},
+            {"name": "other", "interface": "guest", "cidr": "10.1.1.0/24", "gateway": "10.1.1.254"}
+        ],
+        "port_forwards": [{"id": "p", "public_ip": "203.0.113.10", "protocol": "tcp",
+            "public_ports": "40000-40009", "network": "web", "guest_ip": "10.1.1.5",
+            "guest_ports": "22-31"}],
+        "static_nats": [{"id": "s", "public_ip": "203.0.113.11", "network": "web",
+            "guest_ip": "10.1.1.6"}],
+        "load_balancers": [{"id": "l", "public_ip": "203.0.113.10", "protocol": "udp",
+            "public_port": 50000, "network": "web", "algorithm": "source",
+            "members": [{"guest_ip": "10.1.1.5", "guest_port": 1, "weight": 1}]}],
+        "local_services": [
+            {"address": "203.0.113.10", "protocol": "tcp", "ports": "8443"},
+            {"address": "203.0.113.12", "protocol": "esp"}
+        ]
+    }"#;
+
+    fn steered() -> [Steering; 2] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rules.json");
+        std::fs::write(&path, RULES).expect("written");
+        let paths = [path.to_str().expect("a name").to_owned()];
+        let loaded = crate::rules::load(&paths, None).expect("sound rules");
+        let interface = |name: &str, role| Interface {
+            name: name.into(),
+            role,
+            checksum: ChecksumMode::default(),
+        };
+        let config = Config {
+            interfaces: vec![interface("guest", Role::Guest), interface("public", Role::Public)],
+            ..Config::default()
+        };
+        let mut view = View::default();
+        let link = |name: &str| KernelLink {
+            name: name.into(),
+            mac: crate::flow::Mac::default(),
+            mtu: 1500,
+            is_up: true,
+        };
+        view.links.insert(2, link("guest"));
+        view.links.insert(3, link("public"));
+        for (interface_index, address) in [
+            (2, [10, 1, 1, 254]),
+            (2, [192, 168, 0, 1]),
+            (3, [203, 0, 113, 10]),
+            (3, [203, 0, 113, 11]),
+            (3, [203, 0, 113, 99]),
+        ] {
+            view.addresses.insert(KernelAddress {
+                interface_index,
+                address: address.into(),
+                prefix_length: 24,
+                is_managed: false,
+            });
+        }
+        let local_ports = PortRange::new(32_768, 60_999).ok();
+        let steered = steering(&config, &loaded.rules, &view, local_ports);
+        steered.try_into().expect("one for each interface")
+    }
+
+    #[test]
+    fn tags_are_those_that_rules_use() {
+        let [guest, public] = steered();
+        assert_eq!(guest.tags, [0, 100, 101].into());
+        assert_eq!(public.tags, [0, 7].into());
+    }
+
+    #[test]
+    fn guests_reach_the_gateways_of_their_realm_and_no_others() {
+        let [guest, public] = steered();
+        let expected = [
+            (0, [10, 1, 1, 254]),
+            (0, [192, 168, 0, 1]),
+            (100, [10, 1, 1, 1]),
+            (100, [10, 1, 2, 1]),
+            (101, [10, 1, 1, 1]),
+            (101, [10, 1, 2, 1]),
+        ];
+        let expected = expected.map(|(tag, address)| (tag, Ipv4Addr::from(address)));
+        assert_eq!(guest.local_addresses, expected.into());
+        assert_eq!(public.local_addresses, [(0, Ipv4Addr::new(203, 0, 113, 99))].into());
+    }
+
+    #[test]
+    fn the_kernels_ports_are_its_services_and_its_own_connections_without_forwards() {
+        let [guest, public] = steered();
+        assert_eq!(guest.kernel_ports, public.kernel_ports);
+        let has = |last: u8, protocol, port| {
+            let address = Ipv4Addr::new(203, 0, 113, last);
+            let ports = public.kernel_ports.get(&(address, protocol));
+            ports.is_some_and(|ports| ports.contains(port))
+        };
+        let (tcp, udp) = (Protocol::TCP, Protocol::UDP);
+        for (last, protocol, port, expected) in [
+            (10, tcp, 8443, true),
+            (10, udp, 8443, false),
+            (10, tcp, 32_768, true),
+            (10, udp, 60_999, true),
+            (10, tcp, 61_000, false),
+            (10, tcp, 40_005, false),
+            (10, udp, 40_005, true),
+            (10, udp, 50_000, false),
+            (10, tcp, 50_000, true),
+            // Static NAT; not the kernel's address.
+            (11, tcp, 32_768, false),
+            (12, tcp, 32_768, false),
+            (12, Protocol::ESP, 0, true),
+        ] {
+            assert_eq!(has(last, protocol, port), expected, "{last} {protocol} {port}");
+        }
+    }
+}
