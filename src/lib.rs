@@ -22,3 +22,4 @@ pub mod testing;
 pub mod time;
 pub mod verdict;
 pub mod wire;
+pub mod worker;

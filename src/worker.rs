@@ -13,12 +13,13 @@ use crate::frame::{FrameBuffer, FrameSource};
 use crate::io::frame::{Frame, FramePool};
 use crate::io::wait::{Bell, Waiter};
 use crate::io::{Lane, LanePort, Losses, Port};
+use crate::pipeline::Pipeline;
 use crate::pipeline::batch::{BATCH_MAX, Batch};
 use crate::telemetry::counters::WorkerCounters;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 
-/// What gives frames their verdicts: [`crate::pipeline::Pipeline`], but for the tests here.
+/// What gives frames their verdicts: the [`Pipeline`], but for the tests here.
 pub trait Processor<F> {
     /// Gives every frame of the batch its verdict.
     fn process<S: FrameSource<Frame = F>>(
@@ -35,6 +36,26 @@ pub trait Processor<F> {
         frames: &mut S,
         now: Tick,
     ) -> bool;
+}
+
+impl<F: FrameBuffer> Processor<F> for Pipeline<F> {
+    fn process<S: FrameSource<Frame = F>>(
+        &mut self,
+        batch: &mut Batch<F>,
+        frames: &mut S,
+        now: Tick,
+    ) {
+        Self::process(self, batch, frames, now);
+    }
+
+    fn idle<S: FrameSource<Frame = F>>(
+        &mut self,
+        batch: &mut Batch<F>,
+        frames: &mut S,
+        now: Tick,
+    ) -> bool {
+        Self::idle(self, batch, frames, now)
+    }
 }
 
 /// One worker, with the lane it serves. `H` takes frames to the router's own kernel and says
@@ -93,7 +114,7 @@ where
         let interfaces = lane.ports.iter().map(|port| port.port.index() + 1).max().unwrap_or(0);
         let outbox = |index: usize| Outbox {
             port: lane.ports.iter().position(|port| port.port.index() == index),
-            frames: Vec::with_capacity(BATCH_MAX * 2),
+            frames: Vec::with_capacity(OUTBOX_ROOM),
         };
         Self {
             outboxes: (0..interfaces).map(outbox).collect(),
@@ -250,6 +271,9 @@ pub fn now() -> Tick {
     Tick::from_ms(seconds * 1000 + u64::try_from(time.tv_nsec / 1_000_000).unwrap_or(0))
 }
 
+/// Frames that an outbox has room for without allocating: a batch, and what the pipeline may make
+/// beside it.
+const OUTBOX_ROOM: usize = 1088;
 /// Empty turns before a worker sleeps: some tens of microseconds.
 const SPIN_TURNS: u32 = 200;
 /// The longest sleep: sweeps go on while nothing comes.

@@ -121,6 +121,8 @@ pub enum ReloadError {
 
 /// What the engine can be asked.
 pub enum Command {
+    /// Rule files may have changed.
+    FilesChanged,
     /// Read the rules again, and answer.
     Reload(Sender<Result<ReloadReport, ReloadError>>),
     /// Stop.
@@ -156,6 +158,12 @@ impl EngineHandle {
         let (reply, answer) = bounded(1);
         self.state.commands.send(Command::Reload(reply)).map_err(|_| ReloadError::Stopping)?;
         answer.recv().unwrap_or(Err(ReloadError::Stopping))
+    }
+
+    /// Says that rule files may have changed; returns at once.
+    pub fn files_changed(&self) {
+        // An engine that hears nothing any more needs no rules.
+        let _ = self.state.commands.send(Command::FilesChanged);
     }
 
     /// Asks the engine to stop; returns at once.

@@ -1,0 +1,268 @@
+//! Sockets, programs and worker threads: opened together, watched, opened again when a device was
+//! replaced.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use core_affinity::CoreId;
+use parking_lot::Mutex;
+
+use crate::config::{Config, XdpMode};
+use crate::engine::handle::{InterfaceStatus, QueueStatus, WorkerStatus};
+use crate::flow::PortId;
+use crate::host::punt::Punt;
+use crate::io::Losses;
+use crate::io::wait::Bell;
+use crate::io::xdp::device::Device;
+use crate::io::xdp::open::{LaneParts, OpenError, Opened, Request, open};
+use crate::io::xdp::program::{Program, ProgramFault};
+use crate::io::xdp::steering::Steering;
+use crate::pipeline::Pipeline;
+use crate::pipeline::shared::Shared;
+use crate::telemetry::counters::WorkerCounters;
+use crate::worker::{Pace, Worker};
+
+/// Everything between the devices and the pipeline, running.
+pub(super) struct Dataplane {
+    interfaces: Vec<Interface>,
+    workers: Vec<Running>,
+}
+
+/// An interface with its program.
+struct Interface {
+    port: PortId,
+    device: Device,
+    program: Program,
+    mode: XdpMode,
+    steering: Steering,
+}
+
+/// A worker's thread, and what is known of it from outside.
+struct Running {
+    core: Option<usize>,
+    queues: Vec<(PortId, u32)>,
+    counters: Arc<WorkerCounters>,
+    losses: Arc<Mutex<Vec<Losses>>>,
+    bell: Bell,
+    thread: JoinHandle<()>,
+}
+
+/// What worker threads need beside their lanes.
+#[derive(Clone)]
+pub(super) struct Crew {
+    /// What they share.
+    pub shared: Arc<Shared>,
+    /// What each counts into; there are as many workers.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    /// The way to the router's own kernel.
+    pub punt: Arc<Punt>,
+    /// Whether they never sleep.
+    pub spin: bool,
+}
+
+/// Why there is no dataplane.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// Sockets or programs cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A worker's thread cannot be started.
+    #[error("a worker's thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+impl Dataplane {
+    /// Opens `devices` and starts the workers.
+    ///
+    /// # Errors
+    /// When anything cannot be had; nothing runs then.
+    pub fn start(
+        config: &Config,
+        devices: Vec<(PortId, Device)>,
+        steering: Vec<Steering>,
+        crew: &Crew,
+    ) -> Result<Self, DataplaneError> {
+        let interfaces: Vec<_> = devices
+            .into_iter()
+            .zip(steering)
+            .map(|((port, device), steering)| (port, device, steering))
+            .collect();
+        let request = Request {
+            interfaces: &interfaces,
+            workers: crew.counters.len(),
+            frames: config.workers.frames,
+            mode: config.workers.mode,
+        };
+        let Opened { lanes, programs, modes } = open(&request)?;
+        let interfaces = interfaces.into_iter().zip(programs).zip(modes);
+        let interfaces = interfaces.map(|(((port, device, steering), program), mode)| Interface {
+            port,
+            device,
+            program,
+            mode,
+            steering,
+        });
+        let mut dataplane = Self { interfaces: interfaces.collect(), workers: Vec::new() };
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        for (index, (lane, counters)) in lanes.into_iter().zip(&crew.counters).enumerate() {
+            // From the last core down: interrupts and everybody else like the first.
+            let core = cores.iter().rev().cycle().nth(index).copied();
+            let worker = start_worker(index, core, lane, Arc::clone(counters), crew);
+            // What has been started stops when `dataplane` is dropped.
+            dataplane.workers.push(worker.map_err(DataplaneError::Thread)?);
+        }
+        Ok(dataplane)
+    }
+
+    /// Makes the programs go by `steering`, one for each interface.
+    ///
+    /// # Errors
+    /// When a program's maps are full.
+    pub fn steer(&mut self, steering: Vec<Steering>) -> Result<(), ProgramFault> {
+        for (interface, steering) in self.interfaces.iter_mut().zip(steering) {
+            if interface.steering != steering {
+                interface.program.apply(&steering)?;
+                interface.steering = steering;
+            }
+        }
+        Ok(())
+    }
+
+    /// Wakes every worker.
+    pub fn wake(&self) {
+        self.workers.iter().for_each(|worker| worker.bell.ring());
+    }
+
+    /// The interfaces whose device is gone, or was replaced by another of the same name.
+    pub fn lost(&self) -> Vec<&str> {
+        let is_lost = |it: &&Interface| Device::index_of(&it.device.name) != Some(it.device.index);
+        self.interfaces.iter().filter(is_lost).map(|it| &*it.device.name).collect()
+    }
+
+    /// The interfaces as they are now.
+    pub fn interface_status(&self, config: &Config) -> Vec<InterfaceStatus> {
+        let configured = self.interfaces.iter().zip(&config.interfaces);
+        let status = |(interface, configured): (&Interface, &crate::config::Interface)| {
+            InterfaceStatus {
+                port: interface.port,
+                name: interface.device.name.clone(),
+                role: configured.role,
+                kernel_index: Device::index_of(&interface.device.name),
+                mode: interface.mode,
+                need_wakeup: true,
+                queues: interface.device.queues.receive,
+                program_id: interface.program.id(),
+                steering: interface.program.counters(),
+            }
+        };
+        configured.map(status).collect()
+    }
+
+    /// The workers as they are now.
+    pub fn worker_status(&self) -> Vec<WorkerStatus> {
+        let status = |(index, worker): (usize, &Running)| WorkerStatus {
+            index,
+            core: worker.core,
+            queues: worker.queue_status(),
+            counters: Arc::clone(&worker.counters),
+        };
+        self.workers.iter().enumerate().map(status).collect()
+    }
+}
+
+impl Drop for Dataplane {
+    /// Takes the programs off first, so that nothing is sent to sockets that nobody reads.
+    fn drop(&mut self) {
+        self.interfaces.clear();
+        self.workers.iter().for_each(|worker| worker.bell.stop());
+        for worker in self.workers.drain(..) {
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker had panicked outside its loop");
+            }
+        }
+    }
+}
+
+impl Running {
+    fn queue_status(&self) -> Vec<QueueStatus> {
+        let losses = self.losses.lock();
+        let status = |(&(port, queue), losses): (&(PortId, u32), &Losses)| QueueStatus {
+            port,
+            queue,
+            receive_ring_full: losses.receive_ring_full,
+            fill_ring_empty: losses.fill_ring_empty,
+            receive_dropped: losses.receive_dropped,
+            transmit_invalid: losses.transmit_invalid,
+        };
+        self.queues.iter().zip(losses.iter()).map(status).collect()
+    }
+}
+
+fn start_worker(
+    index: usize,
+    core: Option<CoreId>,
+    lane: LaneParts,
+    counters: Arc<WorkerCounters>,
+    crew: &Crew,
+) -> io::Result<Running> {
+    let bell = Bell::new()?;
+    let queues: Vec<_> = lane.queues().collect();
+    let losses = Arc::new(Mutex::new(vec![Losses::default(); queues.len()]));
+    let work = Work {
+        index,
+        crew: crew.clone(),
+        counters: Arc::clone(&counters),
+        losses: Arc::clone(&losses),
+        bell: bell.clone(),
+    };
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        if let Some(core) = core
+            && !core_affinity::set_for_current(core)
+        {
+            tracing::warn!(worker = index, core = core.id, "cannot pin the worker to its core");
+        }
+        work.run(lane);
+    })?;
+    Ok(Running { core: core.map(|core| core.id), queues, counters, losses, bell, thread })
+}
+
+/// What a worker's thread does.
+struct Work {
+    index: usize,
+    crew: Crew,
+    counters: Arc<WorkerCounters>,
+    losses: Arc<Mutex<Vec<Losses>>>,
+    bell: Bell,
+}
+
+impl Work {
+    /// Works until told to stop, in spite of panics: the sockets stay, the pipeline (and with it
+    /// what waited in it) is made anew.
+    fn run(self, lane: LaneParts) {
+        let mut lane = lane.into_lane();
+        while !self.bell.is_stopped() {
+            let pipeline = Pipeline::new(Arc::clone(&self.crew.shared), Arc::clone(&self.counters));
+            let host = |port: PortId, frame: &[u8]| self.crew.punt.send(port, frame);
+            let mut worker = Worker::new(&mut lane, pipeline, host, Arc::clone(&self.counters));
+            let publish = |port: usize, seen: Losses| {
+                if let Some(losses) = self.losses.lock().get_mut(port) {
+                    *losses = seen;
+                }
+            };
+            let pace = Pace { spin: self.crew.spin };
+            let run = AssertUnwindSafe(|| worker.run(&self.bell, pace, publish));
+            if catch_unwind(run).is_err() {
+                // The panic's own message is on standard error already.
+                tracing::error!(worker = self.index, "the worker panicked and is started again");
+                self.counters.restarted();
+                // A frame that is poison must not fill the log at line rate.
+                std::thread::sleep(RESTART_PAUSE);
+            }
+        }
+    }
+}
+
+const RESTART_PAUSE: Duration = Duration::from_millis(10);
