@@ -13,6 +13,7 @@ pub mod output;
 mod packet_build;
 pub mod packet_text;
 pub mod reload;
+pub mod run;
 pub mod schema;
 pub mod sessions;
 pub mod show;
@@ -75,6 +76,8 @@ enum Command {
     Generate(NotYet),
     /// Make the running engine read its rules again.
     Reload,
+    /// Run the engine in the foreground.
+    Run,
     /// Print the JSON Schema of rule files, or of the configuration.
     Schema(schema::Args),
     /// End sessions of the running engine.
@@ -115,6 +118,7 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Doctor => doctor::run(common),
         Command::Generate(_) => Err(not_yet("generate")),
         Command::Reload => reload::run(common),
+        Command::Run => run::run(common),
         Command::Schema(args) => schema::run(args),
         Command::Sessions(act) => sessions::run(act, common),
         Command::Show(what) => show::run(what, common),

@@ -136,6 +136,12 @@ impl Dataplane {
         self.workers.iter().for_each(|worker| worker.bell.ring());
     }
 
+    /// Stops, to be opened again at once: until then the programs stay and drop what they would
+    /// have sent to sockets.
+    pub fn pause(mut self) {
+        self.interfaces.iter_mut().for_each(|interface| interface.program.stay());
+    }
+
     /// The interfaces whose device is gone, or was replaced by another of the same name.
     pub fn lost(&self) -> Vec<&str> {
         let is_lost = |it: &&Interface| Device::index_of(&it.device.name) != Some(it.device.index);
@@ -145,8 +151,8 @@ impl Dataplane {
     /// The interfaces as they are now.
     pub fn interface_status(&self, config: &Config) -> Vec<InterfaceStatus> {
         let configured = self.interfaces.iter().zip(&config.interfaces);
-        let status = |(interface, configured): (&Interface, &crate::config::Interface)| {
-            InterfaceStatus {
+        let status =
+            |(interface, configured): (&Interface, &crate::config::Interface)| InterfaceStatus {
                 port: interface.port,
                 name: interface.device.name.clone(),
                 role: configured.role,
@@ -156,8 +162,7 @@ impl Dataplane {
                 queues: interface.device.queues.receive,
                 program_id: interface.program.id(),
                 steering: interface.program.counters(),
-            }
-        };
+            };
         configured.map(status).collect()
     }
 

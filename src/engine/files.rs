@@ -5,6 +5,8 @@
 //! difference, the contents tell.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -52,6 +54,33 @@ impl FileWatch {
         }
         self.folders = folders;
         failed
+    }
+}
+
+/// What can be seen of the rule files in `paths` without reading them: it differs when one of them
+/// was written, replaced, added or removed.
+pub fn fingerprint(paths: &[String]) -> u64 {
+    let mut seen = DefaultHasher::new();
+    for path in paths {
+        let path = Path::new(path.split_once(':').map_or(&**path, |(_, path)| path));
+        look_at(path, &mut seen);
+        let mut files: Vec<_> =
+            path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|kind| kind == "json" || kind == "toml"));
+        files.sort();
+        files.iter().for_each(|file| look_at(file, &mut seen));
+    }
+    seen.finish()
+}
+
+fn look_at(path: &Path, seen: &mut DefaultHasher) {
+    path.hash(seen);
+    // A folder changes whenever anything in it does; what counts are the files in it.
+    if let Ok(file) = path.metadata()
+        && !file.is_dir()
+    {
+        (file.dev(), file.ino(), file.len()).hash(seen);
+        (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()).hash(seen);
     }
 }
 
@@ -160,6 +189,23 @@ mod tests {
         assert!(scene.noticed());
         link(&scene, "v2");
         assert!(scene.noticed());
+    }
+
+    #[test]
+    fn a_fingerprint_tells_rule_files_from_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = [folder.path().to_str().expect("a name").to_owned()];
+        let file = |name: &str| folder.path().join(name);
+        let empty = fingerprint(&paths);
+        fs::write(file("log"), "1").expect("written");
+        assert_eq!(fingerprint(&paths), empty);
+        fs::write(file("a.json"), "1").expect("written");
+        let one = fingerprint(&paths);
+        assert_ne!(one, empty);
+        assert_eq!(fingerprint(&paths), one);
+        fs::write(file("new"), "1").expect("written");
+        fs::rename(file("new"), file("a.json")).expect("renamed");
+        assert_ne!(fingerprint(&paths), one);
     }
 
     #[test]

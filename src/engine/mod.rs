@@ -1,10 +1,27 @@
 //! Start, supervision, reload and shutdown of a running router.
 //!
-//! [`handle::EngineHandle`] is what the control socket, metrics and signals hold of it.
+//! [`run()`] is the whole life of it. [`handle::EngineHandle`] is what the control socket, metrics
+//! and signals hold of it.
 
 #[cfg(feature = "af-xdp")]
 mod checks;
+#[cfg(feature = "af-xdp")]
+mod dataplane;
+#[cfg(feature = "af-xdp")]
+mod error;
+#[cfg(feature = "af-xdp")]
 mod files;
 pub mod handle;
 #[cfg(feature = "af-xdp")]
+mod reload;
+#[cfg(feature = "af-xdp")]
+mod rules;
+#[cfg(feature = "af-xdp")]
+mod run;
+#[cfg(feature = "af-xdp")]
+mod state;
+#[cfg(feature = "af-xdp")]
 mod steering;
+
+#[cfg(feature = "af-xdp")]
+pub use {checks::CheckError, dataplane::DataplaneError, error::StartError, run::run};

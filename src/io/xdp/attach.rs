@@ -1,10 +1,12 @@
-//! Who holds a device's XDP hook, and how to make a leftover of ours let go of it.
+//! A device's XDP hook: who holds it, taking it, and letting go of it.
 //!
-//! natwerk attaches by a BPF link, which ends with the process. A hook that is taken nevertheless
-//! belongs to another tool, or to a natwerk whose program was attached in another way or pinned.
+//! natwerk attaches over netlink and not by a BPF link, so that its program outlives it when it is
+//! killed: without sockets it drops what the dataplane should have had. A kernel that got it instead
+//! would forward it untranslated, or answer a guest's connection with a reset before the next
+//! natwerk can go on with it. The next one replaces the program in one step.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya::programs::{loaded_links, loaded_programs};
 use netlink_packet_core::{
@@ -40,19 +42,47 @@ pub(super) fn occupant(index: u32) -> io::Result<Option<Occupant>> {
     Ok(id.map(|id| Occupant { id, name: program_name(id) }))
 }
 
-/// Takes the program `id` off the hook of the device `index`, however it was attached.
+/// Puts `program` on the hook of the device `index`. In place of `former`, in one step, if the
+/// kernel can; if nobody should be there, nobody is replaced.
+pub(super) fn put(
+    index: u32,
+    program: BorrowedFd<'_>,
+    mode: u32,
+    former: Option<u32>,
+) -> io::Result<()> {
+    let program = program.as_raw_fd();
+    let Some(former) = former else {
+        return set(index, program, mode | XDP_FLAGS_UPDATE_IF_NOEXIST);
+    };
+    set(index, program, mode).or_else(|_| {
+        // In another mode, or by a link.
+        evict(index, former)?;
+        set(index, program, mode | XDP_FLAGS_UPDATE_IF_NOEXIST)
+    })
+}
+
+/// Takes the program `id` off the hook of the device `index`, however it was attached. Nothing
+/// happens if it is not there.
 pub(super) fn evict(index: u32, id: u32) -> io::Result<()> {
+    if occupant(index)?.is_none_or(|occupant| occupant.id != id) {
+        return Ok(());
+    }
+    if set(index, NO_PROGRAM, 0).is_ok() {
+        return Ok(());
+    }
     for link in loaded_links().filter_map(Result::ok) {
         if link.program_id() == id {
             detach_link(link.id())?;
         }
     }
-    if occupant(index)?.is_none_or(|occupant| occupant.id != id) {
-        return Ok(());
-    }
+    Ok(())
+}
+
+fn set(index: u32, program: i32, flags: u32) -> io::Result<()> {
     let mut order = LinkMessage::default();
     order.header.index = index;
-    order.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1)]));
+    let xdp = vec![LinkXdp::Fd(program), LinkXdp::Flags(flags)];
+    order.attributes.push(LinkAttribute::Xdp(xdp));
     exchange(RouteNetlinkMessage::SetLink(order), NLM_F_REQUEST | NLM_F_ACK).map(|_| ())
 }
 
@@ -102,6 +132,12 @@ fn bpf(command: libc::c_int, number: u32) -> io::Result<i32> {
     i32::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
 }
 
+/// In place of a program's descriptor: none.
+const NO_PROGRAM: i32 = -1;
+// linux/if_link.h.
+const XDP_FLAGS_UPDATE_IF_NOEXIST: u32 = 1;
+pub(super) const XDP_FLAGS_SKB_MODE: u32 = 2;
+pub(super) const XDP_FLAGS_DRV_MODE: u32 = 4;
 // linux/bpf.h.
 const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const BPF_LINK_DETACH: libc::c_int = 34;

@@ -1,7 +1,7 @@
 //! Opens everything that AF_XDP takes, in the order that works, or nothing.
 //!
-//! For each mode that may be used, the best first: load the programs and fill their maps, bind the
-//! sockets of every worker, attach the programs, and ask each socket to send nothing. Some drivers
+//! The programs are loaded and told what to go by. Then, for each mode that may be used, the best
+//! first: bind the sockets of every worker, attach the programs, and ask each socket to send nothing. Some drivers
 //! bind happily and fail only then, so a mode counts as got when that has worked.
 
 use std::io;
@@ -159,31 +159,36 @@ struct Attempt {
 /// # Errors
 /// With one sentence that says what stands in the way and what to do about it.
 pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
-    let zero_copy = Attempt { zero_copy: true, in_driver: true, or_skb: false };
-    let copy = Attempt { zero_copy: false, in_driver: true, or_skb: false };
-    match request.mode {
-        XdpMode::ZeroCopy => attempt(request, zero_copy),
-        XdpMode::Copy => attempt(request, copy),
-        XdpMode::Skb => attempt(request, Attempt { in_driver: false, ..copy }),
-        XdpMode::Auto => match attempt(request, zero_copy) {
-            Err(error) if error.depends_on_mode() => {
-                tracing::info!("no zero-copy: {error}");
-                attempt(request, Attempt { or_skb: true, ..copy })
-            }
-            decided => decided,
-        },
-    }
-}
-
-fn attempt(request: &Request<'_>, attempt: Attempt) -> Result<Opened, OpenError> {
-    let layout = Layout::find().ok_or(OpenError::UnknownDescriptors)?;
-    let chunk_size = chunk_size(request)?;
     let mut programs = Vec::new();
     for (_, _, steering) in request.interfaces {
         let mut program = Program::load()?;
         program.apply(steering)?;
         programs.push(program);
     }
+    let zero_copy = Attempt { zero_copy: true, in_driver: true, or_skb: false };
+    let copy = Attempt { zero_copy: false, in_driver: true, or_skb: false };
+    let (lanes, modes) = match request.mode {
+        XdpMode::ZeroCopy => attempt(request, &mut programs, zero_copy),
+        XdpMode::Copy => attempt(request, &mut programs, copy),
+        XdpMode::Skb => attempt(request, &mut programs, Attempt { in_driver: false, ..copy }),
+        XdpMode::Auto => match attempt(request, &mut programs, zero_copy) {
+            Err(error) if error.depends_on_mode() => {
+                tracing::info!("no zero-copy: {error}");
+                attempt(request, &mut programs, Attempt { or_skb: true, ..copy })
+            }
+            decided => decided,
+        },
+    }?;
+    Ok(Opened { lanes, programs, modes })
+}
+
+fn attempt(
+    request: &Request<'_>,
+    programs: &mut [Program],
+    attempt: Attempt,
+) -> Result<(Vec<LaneParts>, Vec<XdpMode>), OpenError> {
+    let layout = Layout::find().ok_or(OpenError::UnknownDescriptors)?;
+    let chunk_size = chunk_size(request)?;
     let mut lanes = Vec::new();
     for worker in 0..request.workers {
         lanes.push(bind_patiently(request, worker, chunk_size, layout, attempt)?);
@@ -198,7 +203,7 @@ fn attempt(request: &Request<'_>, attempt: Attempt) -> Result<Opened, OpenError>
     for socket in lanes.iter().flat_map(|lane| &lane.sockets) {
         probe(socket, request, attempt)?;
     }
-    Ok(Opened { lanes, programs, modes })
+    Ok((lanes, modes))
 }
 
 fn attach(

@@ -2,21 +2,22 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, Xdp, XdpMode as AttachMode, xdp::XdpError};
-use aya::{Ebpf, EbpfError};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::flow::Protocol;
 use crate::io::xdp::attach::{self, Occupant};
 use crate::io::xdp::device::Device;
 use crate::io::xdp::steering::Steering;
 
-/// The program on one interface. Dropping it takes it off.
+/// The program of one interface. Dropping it takes it off, unless it was told to stay.
 pub struct Program {
-    // Before the maps, so that the program is off before they go.
     program: Ebpf,
+    /// The device it is on.
+    on: Option<u32>,
     sockets: XskMap<MapData>,
     tags: Array<MapData, u32>,
     local_addresses: HashMap<MapData, [u8; 8], u8>,
@@ -86,7 +87,9 @@ impl Program {
     pub fn load() -> Result<Self, ProgramFault> {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
         let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
-        let mut program = Ebpf::load(object).map_err(refused)?;
+        // Nothing in it depends on the kernel's own types, and reading them takes a tenth of a
+        // second.
+        let mut program = EbpfLoader::new().btf(None).load(object).map_err(refused)?;
         xdp(&mut program)?.load().map_err(|error| ProgramFault::Refused(chain(&error)))?;
         let mut take = |name: &str| {
             program.take_map(name).ok_or_else(|| ProgramFault::Refused(format!("no map {name}")))
@@ -98,6 +101,7 @@ impl Program {
             kernel_ports: take("kernel_ports")?.try_into()?,
             counters: take("counters")?.try_into()?,
             applied: Steering::default(),
+            on: None,
             program,
         })
     }
@@ -150,24 +154,38 @@ impl Program {
         Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
     }
 
-    /// Puts the program on `device`. A leftover of a former natwerk is taken off first.
+    /// Puts the program on `device`, in place of one that a former natwerk left there.
     ///
     /// # Errors
     /// When the device cannot run it in this mode, or runs another one.
     pub fn attach(&mut self, device: &Device, in_driver: bool) -> Result<(), ProgramFault> {
-        let (mode, name) =
-            if in_driver { (AttachMode::Driver, "driver") } else { (AttachMode::Skb, "skb") };
+        let (mode, name) = match in_driver {
+            true => (attach::XDP_FLAGS_DRV_MODE, "driver"),
+            false => (attach::XDP_FLAGS_SKB_MODE, "skb"),
+        };
         let fault =
             |error| ProgramFault::Mode { interface: device.name.clone(), mode: name, error };
-        if let Some(Occupant { id, name }) = attach::occupant(device.index).map_err(fault)? {
-            if name != PROGRAM {
+        let former = match attach::occupant(device.index).map_err(fault)? {
+            None => None,
+            Some(Occupant { id, name }) if name == PROGRAM => Some(id),
+            Some(Occupant { id, name }) => {
                 return Err(ProgramFault::Occupied { interface: device.name.clone(), id, name });
             }
-            tracing::warn!(interface = device.name, id, "a former natwerk's program is taken off");
-            attach::evict(device.index, id).map_err(fault)?;
+        };
+        let program = xdp(&mut self.program)?.fd();
+        let program = program.map_err(|error| ProgramFault::Refused(chain(&error)))?;
+        attach::put(device.index, program.as_fd(), mode, former).map_err(fault)?;
+        if let Some(id) = former {
+            tracing::info!(interface = device.name, id, "replaced a former natwerk's program");
         }
-        let attached = xdp(&mut self.program)?.attach_to_if_index(device.index, mode);
-        attached.map(|_| ()).map_err(|error| fault(reason(error)))
+        self.on = Some(device.index);
+        Ok(())
+    }
+
+    /// Leaves the program where it is when this is dropped: it drops what the dataplane should
+    /// have, until another one replaces it.
+    pub fn stay(&mut self) {
+        self.on = None;
     }
 
     /// The kernel's number of the program.
@@ -187,6 +205,15 @@ impl Program {
             })
         };
         (0u32..).zip(COUNTERS).map(|(index, name)| (name, count(index))).collect()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let (Some(index), Some(id)) = (self.on, self.id()) {
+            // A device that is gone has taken the program with it.
+            let _ = attach::evict(index, id);
+        }
     }
 }
 
@@ -215,15 +242,6 @@ fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), ProgramFault> {
             Ok(())
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// What the kernel said, out of what aya made of it.
-fn reason(error: ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error,
-        ProgramError::XdpError(XdpError::NetlinkError(error)) => io::Error::other(chain(&error)),
-        error => io::Error::other(chain(&error)),
     }
 }
 
