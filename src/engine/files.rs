@@ -134,7 +134,10 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let (sender, changes) = channel();
-            let watch = FileWatch::new(move || drop(sender.send(()))).expect("a watcher");
+            let notice = move || {
+                let _ = sender.send(());
+            };
+            let watch = FileWatch::new(notice).expect("a watcher");
             Self { folder: tempfile::tempdir().expect("a folder"), changes, watch }
         }
 
