@@ -8,7 +8,10 @@ pub mod bench;
 pub mod check;
 pub mod convert;
 pub mod doctor;
+pub mod explain;
+pub mod frame_text;
 pub mod listing;
+pub mod offline;
 pub mod output;
 mod packet_build;
 pub mod packet_text;
@@ -17,6 +20,7 @@ pub mod run;
 pub mod schema;
 pub mod sessions;
 pub mod show;
+pub mod steps;
 pub mod tables;
 pub mod top;
 
@@ -72,6 +76,8 @@ enum Command {
     Convert(convert::Args),
     /// Look at the machine and the configuration for what would make trouble.
     Doctor,
+    /// Say what would happen to a packet, step by step, without a network.
+    Explain(explain::Arguments),
     /// Generate sample rule files. Not in this version.
     Generate(NotYet),
     /// Make the running engine read its rules again.
@@ -116,6 +122,7 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::CloudStack(_) => Err(not_yet("cloudstack")),
         Command::Convert(args) => convert::run(args),
         Command::Doctor => doctor::run(common),
+        Command::Explain(arguments) => explain::run(arguments, common),
         Command::Generate(_) => Err(not_yet("generate")),
         Command::Reload => reload::run(common),
         Command::Run => run::run(common),

@@ -250,6 +250,12 @@ pub fn protocol(word: &str) -> Result<Protocol, PacketTextError> {
     })
 }
 
+/// An ICMP message by name, or by numbers if it has none.
+pub(super) fn icmp_name(icmp_type: u8, code: u8) -> String {
+    let named = ICMP_NAMES.iter().find(|(_, a, b)| (*a, *b) == (icmp_type, code));
+    named.map_or_else(|| format!("type {icmp_type} code {code}"), |(name, _, _)| (*name).to_owned())
+}
+
 fn is_icmp_error(icmp_type: u8) -> bool {
     matches!(icmp_type, 3 | 4 | 5 | 11 | 12)
 }

@@ -95,6 +95,8 @@ const DEFAULT_RULE: &str = "default";
 #[must_use]
 pub fn rule_name(rule: RuleId, policy: &Policy) -> String {
     match policy.rule(rule) {
+        // What has no id of its own is called by its kind already.
+        Some(info) if info.id.starts_with(info.kind.as_str()) => info.id.clone(),
         Some(info) => format!("{}:{}", info.kind.as_str(), info.id),
         None if rule == RuleId::DEFAULT => DEFAULT_RULE.to_owned(),
         None => format!("#{}", rule.0),
