@@ -96,7 +96,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             identification: settings.seed[0] as u16,
             released: Vec::with_capacity(FRAGMENT_FRAMES_MAX + WAITING_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
-            sweep: sweep::Sweep::new(),
+            sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
             shared,
         }
@@ -200,7 +200,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     fn is_current<S>(&self, found: &Found<'_>, ready: &Ready, context: &Context<'_, F, S>) -> bool {
         let idle = context.now.coarse().since(found.last_seen);
         found.generation == context.policy.generation()
-            && idle < self.sweep.shortest_timeout(&self.shared, ready.packet.protocol)
+            && idle < self.sweep.shortest_timeout(ready.packet.protocol)
     }
 
     /// Does what a session says to one of its packets.

@@ -9,7 +9,7 @@ use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline};
-use crate::session::timeout;
+use crate::session::timeout::{self, Timeouts};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
@@ -31,16 +31,42 @@ pub(super) struct Sweep {
     hurry: u64,
     /// Slots that are due but have not been looked at, in thousandths.
     due_milli: u64,
+    shortest: Shortest,
+}
+
+/// The shortest times, on the coarse clock, after which sessions may be over.
+struct Shortest {
+    icmp: u32,
+    other: u32,
+    tcp: u32,
+    udp: u32,
 }
 
 impl Sweep {
-    pub(super) fn new() -> Self {
-        Self { last: Tick::ZERO, generation: Generation(0), hurry: 0, due_milli: 0 }
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
+        let shortest = |protocol| timeout::shortest(timeouts, protocol);
+        Self {
+            last: Tick::ZERO,
+            generation: Generation(0),
+            hurry: 0,
+            due_milli: 0,
+            shortest: Shortest {
+                icmp: shortest(Protocol::ICMP),
+                other: shortest(Protocol::GRE),
+                tcp: shortest(Protocol::TCP),
+                udp: shortest(Protocol::UDP),
+            },
+        }
     }
 
     /// The shortest time, on the coarse clock, after which a session of `protocol` may be over.
-    pub(super) fn shortest_timeout(&self, shared: &Shared, protocol: Protocol) -> u32 {
-        timeout::shortest(&shared.settings.timeouts, protocol)
+    pub(super) const fn shortest_timeout(&self, protocol: Protocol) -> u32 {
+        match protocol {
+            Protocol::TCP => self.shortest.tcp,
+            Protocol::UDP => self.shortest.udp,
+            Protocol::ICMP => self.shortest.icmp,
+            _ => self.shortest.other,
+        }
     }
 
     /// The slots to look at now, and whether more are due already.
