@@ -5,13 +5,13 @@
 #   sudo scripts/test.sh            everything
 #   scripts/test.sh unit fuzz       only these stages
 #
-# Stages: style unit fuzz build namespaces natprobe demo. A stage that cannot run here says "skipped: why"
+# Stages: style unit integration fuzz build natprobe demo. A stage that cannot run here says "skipped: why"
 # and is counted; in CI (CI=true) a skip is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-ALL_STAGES=(style unit fuzz build namespaces natprobe demo)
+ALL_STAGES=(style unit integration fuzz build natprobe demo)
 LOGS=$(mktemp -d /tmp/natwerk-test.XXXXXX)
 passed=0 failed=0 skipped=0
 
@@ -23,7 +23,11 @@ stage_style() {
 
 stage_unit() {
     cargo test --locked --quiet --lib --bins
-    cargo test --locked --quiet --test '*'
+}
+
+# Tests of the whole: in memory, and as root with real sockets and the kernel in namespaces.
+stage_integration() {
+    cargo test --locked --quiet --test '*' -- --nocapture
 }
 
 stage_fuzz() {
@@ -39,11 +43,6 @@ stage_fuzz() {
 
 stage_build() {
     cargo build --locked --release --quiet
-}
-
-stage_namespaces() {
-    need_root || return 77
-    bash scripts/namespaces.sh
 }
 
 stage_natprobe() {
