@@ -107,7 +107,8 @@ JSON
 
 start_engine() {
     : >"$work/ready"
-    in_ns nwlab-router "$NATWERK" run --config "$work/natwerk.toml" >"$work/ready" 2>>"$work/engine.log" &
+    # Each step takes the place of the one before, so that $! is the engine itself.
+    (exec scripts/lab.sh exec nwlab-router "$NATWERK" run --config "$work/natwerk.toml") >"$work/ready" 2>>"$work/engine.log" &
     engine=$!
     for _ in $(seq 100); do
         grep -q '^ready' "$work/ready" && return 0
@@ -118,8 +119,6 @@ start_engine() {
     tail -n 20 "$work/engine.log" >&2
     return 1
 }
-
-engine_pid() { pgrep -f "natwerk run --config $work/natwerk.toml" | tail -n 1; }
 
 serve() { # serve NS NAME PORT...
     local ns=$1
@@ -204,7 +203,7 @@ wait $transfer || true
 check "the transfer went on through the reload" "$wanted" "$(sha256sum <"$work/reload.bin" | cut -d' ' -f1)"
 fetch_slowly "$work/crash.bin"
 sleep 1
-kill -9 "$(engine_pid)"
+kill -9 "$engine"
 wait "$engine" 2>/dev/null || true
 start_engine
 wait $transfer || true

@@ -90,6 +90,8 @@ up() {
     make_guest guest2 10.1.1.6
     make_guest other 10.1.1.5
 
+    # The router's own connections take few ports, so that guests may keep theirs.
+    run_in router sysctl -qw net.ipv4.ip_local_port_range='61000 65535'
     # The router's own way out, once natwerk has put addresses there.
     run_in router sysctl -qw net.ipv4.ip_forward=0
     ip_in router route add default via 203.0.113.1 dev eth2 onlink
