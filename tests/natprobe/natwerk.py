@@ -36,6 +36,8 @@ class Natwerk(Driver):
         self.process, self.toml, self.mtu = None, None, {}
         for device in INTERFACES.values():
             sh(["ip", "-n", self.rtr, "link", "set", device, "up"])
+        # natwerk never gives out the ports that the router's own connections use.
+        ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv4.ip_local_port_range=61000 65535"])
 
     # ------------------------------------------------------------ configuration
     def configure(self, cfg, fresh):
