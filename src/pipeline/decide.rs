@@ -54,8 +54,12 @@ pub struct Refusal {
 pub struct Plan<'p> {
     /// The kind of session.
     pub kind: SessionKind,
-    /// The rule that allowed it.
+    /// The rule that made it what it is: its forward, static NAT, source NAT, or the filter's rule
+    /// where nothing is translated. The session counts for it.
     pub rule: RuleId,
+    /// The filter's rule that let it pass, which counts the first packet, as a chain that lets
+    /// established traffic pass before its rules does.
+    pub admitted_by: RuleId,
     /// What becomes of the source.
     pub source: Source,
     /// Who gets it.
@@ -227,15 +231,24 @@ impl<'p> Decider<'p, '_> {
             });
         }
         let target = Target::External(destination);
-        if network.exempt.iter().any(|exempt| exempt.contains(destination.address)) {
-            witness.saw(Step::Exempt);
-            return open(SessionKind::Routed, egress.rule, Source::Keep, target);
+        let translation =
+            if network.exempt.iter().any(|exempt| exempt.contains(destination.address)) {
+                witness.saw(Step::Exempt);
+                Translation { kind: SessionKind::Routed, source: Source::Keep, rule: egress.rule }
+            } else {
+                self.translation(realm, id, question.key.source.address)
+            };
+        if translation.source == Source::Keep && translation.kind != SessionKind::Routed {
+            return refuse(DropReason::NoSourceNat, RuleId::DEFAULT);
         }
-        match self.translated_source(realm, id, question.key.source.address) {
-            Source::Keep => refuse(DropReason::NoSourceNat, RuleId::DEFAULT),
-            source @ Source::Static(_) => open(SessionKind::StaticNat, egress.rule, source, target),
-            source @ Source::Pool(_) => open(SessionKind::SourceNat, egress.rule, source, target),
-        }
+        Decision::Open(Plan {
+            kind: translation.kind,
+            rule: translation.rule,
+            admitted_by: egress.rule,
+            source: translation.source,
+            target,
+            through_mapping: false,
+        })
     }
 
     /// A packet between two networks of a realm, or within one: routed under both ACLs.
@@ -249,7 +262,7 @@ impl<'p> Decider<'p, '_> {
         witness.saw(Step::SameRealm(to));
         let target = Target::Guest { network: to, guest: question.key.destination };
         if from == to {
-            return open(SessionKind::Routed, RuleId::DEFAULT, Source::Keep, target);
+            return routed(RuleId::DEFAULT, RuleId::DEFAULT, target);
         }
         let probe = probe(question);
         let egress = self.policy.network(from).egress.decide(&probe);
@@ -274,7 +287,7 @@ impl<'p> Decider<'p, '_> {
             }
             rule = ingress.rule;
         }
-        open(SessionKind::Routed, rule, Source::Keep, target)
+        routed(rule, egress.rule, target)
     }
 
     fn outside_packet(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
@@ -300,7 +313,7 @@ impl<'p> Decider<'p, '_> {
             Action::Deny => refuse(DropReason::AclDenied, decided.rule),
             Action::Allow => {
                 let target = Target::Guest { network: id, guest: destination };
-                open(SessionKind::Routed, decided.rule, Source::Keep, target)
+                routed(decided.rule, decided.rule, target)
             }
         }
     }
@@ -326,16 +339,16 @@ impl<'p> Decider<'p, '_> {
                 self.served(question, public, (rule, network, guest), sources, witness)
             }
             Service::Balancer(balancer) => {
-                let refusal = self
-                    .admission(question, public, balancer.network, None, witness)
-                    .or_else(|| not_among(&balancer.sources, key.source.address, balancer.rule));
-                match refusal {
-                    Some(refusal) => Decision::Refuse(refusal),
-                    None if balancer.members.iter().all(|(_, weight)| *weight == 0) => {
-                        refuse(DropReason::ForwardDetached, balancer.rule)
-                    }
-                    None => {
-                        self.inbound(question, balancer.rule, Target::Balanced(balancer), false)
+                let admitted =
+                    self.admission(question, public, balancer.network, None, witness).and_then(
+                        |by| welcome(&balancer.sources, question, balancer.rule).map(|()| by),
+                    );
+                let detached = balancer.members.iter().all(|(_, weight)| *weight == 0);
+                match admitted {
+                    Err(refusal) => Decision::Refuse(refusal),
+                    Ok(_) if detached => refuse(DropReason::ForwardDetached, balancer.rule),
+                    Ok(by) => {
+                        self.inbound(question, (balancer.rule, by), Target::Balanced(balancer))
                     }
                 }
             }
@@ -350,19 +363,20 @@ impl<'p> Decider<'p, '_> {
         sources: &[Cidr],
         witness: &mut impl Witness<'p>,
     ) -> Decision<'p> {
-        let refusal = self
+        let admitted = self
             .admission(question, public, network, guest, witness)
-            .or_else(|| not_among(sources, question.key.source.address, rule));
-        match (refusal, guest) {
-            (Some(refusal), _) => Decision::Refuse(refusal),
-            (None, None) => refuse(DropReason::ForwardDetached, rule),
-            (None, Some(guest)) => {
-                self.inbound(question, rule, Target::Guest { network, guest }, false)
+            .and_then(|by| welcome(sources, question, rule).map(|()| by));
+        match (admitted, guest) {
+            (Err(refusal), _) => Decision::Refuse(refusal),
+            (Ok(_), None) => refuse(DropReason::ForwardDetached, rule),
+            (Ok(by), Some(guest)) => {
+                self.inbound(question, (rule, by), Target::Guest { network, guest })
             }
         }
     }
 
-    /// Whether the firewall of the public address, or the ACL of the tier behind it, refuses.
+    /// The rule of the public address's firewall, or of the ACL of the tier behind it, that lets
+    /// the packet in.
     fn admission(
         &self,
         question: &Question,
@@ -370,7 +384,7 @@ impl<'p> Decider<'p, '_> {
         network: NetworkId,
         guest: Option<Endpoint>,
         witness: &mut impl Witness<'p>,
-    ) -> Option<Refusal> {
+    ) -> Result<RuleId, Refusal> {
         let tier = self.policy.network(network).ingress_acl.as_ref();
         let (filter, name, reason, probe) = match (tier, &public.ingress) {
             (Some(acl), _) => {
@@ -385,11 +399,14 @@ impl<'p> Decider<'p, '_> {
             (None, Some(firewall)) => {
                 (firewall, FilterName::Firewall, DropReason::FirewallDenied, probe(question))
             }
-            (None, None) => return Some(refusal(DropReason::FirewallDenied, RuleId::DEFAULT)),
+            (None, None) => return Err(refusal(DropReason::FirewallDenied, RuleId::DEFAULT)),
         };
         let decided = filter.decide(&probe);
         witness.saw(Step::Filter { filter: name, network: tier.map(|_| network), decided });
-        (decided.action == Action::Deny).then(|| refusal(reason, decided.rule))
+        match decided.action {
+            Action::Allow => Ok(decided.rule),
+            Action::Deny => Err(refusal(reason, decided.rule)),
+        }
     }
 
     /// A public endpoint that no rule serves: a mapping, an echo request, or nothing.
@@ -446,7 +463,11 @@ impl<'p> Decider<'p, '_> {
         }
         witness.saw(Step::Mapping(mapping.internal));
         let target = Target::Guest { network: route.network, guest: mapping.internal };
-        Some(self.inbound(question, RuleId::DEFAULT, target, true))
+        let rules = (network.source_nat_rule, RuleId::DEFAULT);
+        match self.inbound(question, rules, target) {
+            Decision::Open(plan) => Some(Decision::Open(Plan { through_mapping: true, ..plan })),
+            decision => Some(decision),
+        }
     }
 
     /// A session into a guest: from outside as it is, from another guest with an external source
@@ -454,31 +475,44 @@ impl<'p> Decider<'p, '_> {
     fn inbound(
         &self,
         question: &Question,
-        rule: RuleId,
+        (rule, admitted_by): (RuleId, RuleId),
         target: Target<'p>,
-        through_mapping: bool,
     ) -> Decision<'p> {
         let (kind, source) = match (question.key.realm, question.network) {
-            (Realm::Internal(realm), Some(network)) => (
-                SessionKind::Hairpin,
-                self.translated_source(realm, network, question.key.source.address),
-            ),
+            (Realm::Internal(realm), Some(network)) => {
+                let guest = question.key.source.address;
+                (SessionKind::Hairpin, self.translation(realm, network, guest).source)
+            }
             (Realm::External, _) | (Realm::Internal(_), None) => {
                 (SessionKind::Inbound, Source::Keep)
             }
         };
-        Decision::Open(Plan { kind, rule, source, target, through_mapping })
+        Decision::Open(Plan { kind, rule, admitted_by, source, target, through_mapping: false })
     }
 
     /// What a guest's source becomes on the public side: static NAT beats the pool.
-    fn translated_source(&self, realm: RealmId, id: NetworkId, guest: Ipv4Addr) -> Source {
+    fn translation(&self, realm: RealmId, id: NetworkId, guest: Ipv4Addr) -> Translation {
         let network: &Network = self.policy.network(id);
-        match (self.policy.static_source(realm, guest), &network.pool) {
-            (Some(fixed), _) => Source::Static(fixed.public),
-            (None, Some(_)) => Source::Pool(id),
-            (None, None) => Source::Keep,
+        match self.policy.static_source(realm, guest) {
+            Some(fixed) => Translation {
+                kind: SessionKind::StaticNat,
+                source: Source::Static(fixed.public),
+                rule: fixed.rule,
+            },
+            None => Translation {
+                kind: SessionKind::SourceNat,
+                source: network.pool.as_ref().map_or(Source::Keep, |_| Source::Pool(id)),
+                rule: network.source_nat_rule,
+            },
         }
     }
+}
+
+/// How a guest's packets to the outside are translated, and by which rule.
+struct Translation {
+    kind: SessionKind,
+    source: Source,
+    rule: RuleId,
 }
 
 const ECHO_REPLY: u8 = 0;
@@ -510,9 +544,11 @@ fn probe(question: &Question) -> Probe {
     }
 }
 
-fn not_among(sources: &[Cidr], source: Ipv4Addr, rule: RuleId) -> Option<Refusal> {
+/// Whether a rule's own list of sources lets the packet's in.
+fn welcome(sources: &[Cidr], question: &Question, rule: RuleId) -> Result<(), Refusal> {
+    let source = question.key.source.address;
     let welcome = sources.is_empty() || sources.iter().any(|cidr| cidr.contains(source));
-    (!welcome).then(|| refusal(DropReason::FirewallDenied, rule))
+    if welcome { Ok(()) } else { Err(refusal(DropReason::FirewallDenied, rule)) }
 }
 
 const fn refusal(reason: DropReason, rule: RuleId) -> Refusal {
@@ -523,11 +559,13 @@ const fn refuse<'p>(reason: DropReason, rule: RuleId) -> Decision<'p> {
     Decision::Refuse(refusal(reason, rule))
 }
 
-const fn open<'p>(
-    kind: SessionKind,
-    rule: RuleId,
-    source: Source,
-    target: Target<'p>,
-) -> Decision<'p> {
-    Decision::Open(Plan { kind, rule, source, target, through_mapping: false })
+const fn routed<'p>(rule: RuleId, admitted_by: RuleId, target: Target<'p>) -> Decision<'p> {
+    Decision::Open(Plan {
+        kind: SessionKind::Routed,
+        rule,
+        admitted_by,
+        source: Source::Keep,
+        target,
+        through_mapping: false,
+    })
 }

@@ -3,6 +3,7 @@
 use crate::flow::{FlowKey, PortId, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::Resolution;
+use crate::pipeline::waiting::Fate;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Attachment;
 use crate::session::entry::SessionKind;
@@ -55,7 +56,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         let outer_source = self.outer_source(ready, &quote, found.kind(), &found.rewrite);
         let link = context.shared.next_hops.link(found.next_hop);
         let Resolution::Reachable(destination) = link.destination else {
-            return self.unresolved(slot, port, ready, found.next_hop, &link, context);
+            let hop = (found.next_hop, &link);
+            return self.unresolved(slot, port, ready, hop, Fate::Anew, context);
         };
         found.rewrite.apply_to_error(frame.bytes_mut(), packet, &quote, outer_source);
         self.transmit(frame, packet, &link, destination, context)

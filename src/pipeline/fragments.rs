@@ -4,6 +4,7 @@ use crate::flow::{FlowKey, PortId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Span, Step};
 use crate::next_hop::Resolution;
+use crate::pipeline::waiting::{Fate, Released};
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::session::entry::SessionKind;
 use crate::session::table::Found;
@@ -62,10 +63,11 @@ impl<F: FrameBuffer> Pipeline<F> {
                         DropReason::IcmpRefused
                     }
                 });
+                let fate = reason.map_or_else(Fate::Drop, Fate::Follow);
                 let released = &mut self.released;
-                self.fragments.judged(&key, reason, context.now, |waited| {
+                self.fragments.judged(&key, reason, context.now, |(port, frame)| {
                     // The list has room for every frame that may wait.
-                    released.push(waited);
+                    released.push(Released { frame, port, fate });
                 });
                 match plan {
                     Ok(plan) => self.follow(slot, port, ready, plan, context),
@@ -108,7 +110,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// Does to a fragment what its datagram's plan says.
-    fn follow<S: FrameSource<Frame = F>>(
+    pub(super) fn follow<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Option<F>,
         port: PortId,
@@ -130,9 +132,9 @@ impl<F: FrameBuffer> Pipeline<F> {
             if let Some(identification) = identification {
                 wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
             }
-            return self.apply(slot, port, ready, &found, context);
+            return self.apply(slot, port, ready, &found, Fate::Follow(plan), context);
         }
-        self.apply_later(slot, port, ready, &found, identification, context)
+        self.apply_later(slot, port, ready, &found, plan, context)
     }
 
     fn apply_later<S: FrameSource<Frame = F>>(
@@ -141,7 +143,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         port: PortId,
         ready: &Ready,
         found: &Found<'_>,
-        identification: Option<u16>,
+        plan: FragmentPlan,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
@@ -155,9 +157,10 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Verdict::Drop(DropReason::MtuExceeded);
         }
         let Resolution::Reachable(destination) = link.destination else {
-            return self.unresolved(slot, port, ready, found.next_hop, &link, context);
+            let fate = Fate::Follow(plan);
+            return self.unresolved(slot, port, ready, (found.next_hop, &link), fate, context);
         };
-        if let Some(identification) = identification {
+        if let FragmentPlan::Session { identification: Some(identification), .. } = plan {
             wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
         }
         found.touch(packet.packet_length(), context.now.coarse());

@@ -38,7 +38,7 @@ use batch::{BATCH_MAX, Batch};
 use errors::ErrorLimit;
 use fragments::FragmentPlan;
 use shared::Shared;
-use waiting::{WAITING_MAX, Waiting};
+use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
 /// One worker's pipeline.
 pub struct Pipeline<F> {
@@ -52,7 +52,7 @@ pub struct Pipeline<F> {
     /// The identification of the next datagram that is translated in fragments.
     identification: u16,
     /// Frames that came out of waiting and have yet to be processed.
-    released: Vec<(PortId, F)>,
+    released: Vec<Released<F>>,
     error_limit: ErrorLimit,
     sweep: sweep::Sweep,
 }
@@ -192,7 +192,7 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Err(verdict) => return verdict,
             },
         };
-        self.apply(slot, port, ready, &found, context)
+        self.apply(slot, port, ready, &found, Fate::Anew, context)
     }
 
     /// Whether a session can be followed without another look at it: decided under the rules in
@@ -210,6 +210,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         port: PortId,
         ready: &Ready,
         found: &Found<'_>,
+        if_it_waits: Fate,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
@@ -222,7 +223,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             return self.too_big(frame.bytes(), port, ready, link.mtu, context);
         }
         let Resolution::Reachable(destination) = link.destination else {
-            return self.unresolved(slot, port, ready, found.next_hop, &link, context);
+            let hop = (found.next_hop, &link);
+            return self.unresolved(slot, port, ready, hop, if_it_waits, context);
         };
         if packet.protocol == Protocol::TCP {
             match self.track(frame, packet, found, context) {

@@ -3,6 +3,7 @@
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::decide::{Decider, Decision, Question, Refusal};
+use crate::pipeline::waiting::Fate;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Attachment;
 use crate::session::table::Found;
@@ -48,6 +49,10 @@ impl<F: FrameBuffer> Pipeline<F> {
             Decision::Open(plan) => match self.open(ready, key, &plan, context) {
                 Ok(()) => {
                     self.counters.session_created();
+                    if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
+                        let bytes = u64::from(packet.packet_length());
+                        shared.rules.add(plan.admitted_by, 1, bytes);
+                    }
                     let found = shared.sessions.find(key, ready.hash);
                     found.ok_or(Verdict::Drop(DropReason::SessionTableFull))
                 }
@@ -88,7 +93,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
         let key = ready.packet.key(ready.realm);
         match self.miss(frame, port, ready, &key, context) {
-            Ok(found) => self.apply(slot, port, ready, &found, context),
+            Ok(found) => self.apply(slot, port, ready, &found, Fate::Anew, context),
             Err(verdict) => verdict,
         }
     }

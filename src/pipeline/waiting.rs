@@ -3,6 +3,7 @@
 use crate::flow::PortId;
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::{Link, NextHopId, NextHops, Resolution};
+use crate::pipeline::fragments::FragmentPlan;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
@@ -25,8 +26,27 @@ pub(super) struct Waiting<F> {
 struct Waiter<F> {
     frame: F,
     port: PortId,
+    fate: Fate,
     next_hop: NextHopId,
     since: Tick,
+}
+
+/// A frame that need not wait any more.
+pub(super) struct Released<F> {
+    pub(super) frame: F,
+    pub(super) port: PortId,
+    pub(super) fate: Fate,
+}
+
+/// What becomes of a released frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    /// It goes its way again from the start.
+    Anew,
+    /// Its datagram was refused.
+    Drop(DropReason),
+    /// It is a fragment that was counted already and follows this plan.
+    Follow(FragmentPlan),
 }
 
 impl<F> Waiting<F> {
@@ -46,7 +66,7 @@ impl<F> Waiting<F> {
         &mut self,
         hops: &NextHops,
         now: Tick,
-        released: &mut Vec<(PortId, F)>,
+        released: &mut Vec<Released<F>>,
         mut drop: impl FnMut(F),
     ) {
         let changes = hops.changes();
@@ -56,8 +76,8 @@ impl<F> Waiting<F> {
             let late = u128::from(WAITING_MS_MAX) < now.since(waiter.since).as_millis();
             let settled = changed && hops.link(waiter.next_hop).destination != Resolution::Pending;
             if settled {
-                let waiter = self.frames.remove(index);
-                released.push((waiter.port, waiter.frame));
+                let Waiter { frame, port, fate, .. } = self.frames.remove(index);
+                released.push(Released { frame, port, fate });
             } else if late {
                 drop(self.frames.remove(index).frame);
             } else {
@@ -76,8 +96,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         slot: &mut Option<F>,
         port: PortId,
         ready: &Ready,
-        next_hop: NextHopId,
-        link: &Link,
+        (next_hop, link): (NextHopId, &Link),
+        fate: Fate,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         context.shared.next_hops.want(next_hop);
@@ -91,7 +111,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Verdict::Drop(DropReason::NeighborQueueFull);
         }
         if let Some(frame) = slot.take() {
-            self.waiting.frames.push(Waiter { frame, port, next_hop, since: context.now });
+            self.waiting.frames.push(Waiter { frame, port, fate, next_hop, since: context.now });
         }
         Verdict::Hold
     }
@@ -113,25 +133,25 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         // What is released while these are processed waits for the next round.
         let mut released = std::mem::take(&mut self.released);
-        for (port, frame) in released.drain(..) {
-            self.process_one(port, frame, context);
+        for frame in released.drain(..) {
+            self.process_released(frame, context);
         }
         released.append(&mut self.released);
         self.released = released;
     }
 
     /// Processes one frame outside a batch.
-    fn process_one<S: FrameSource<Frame = F>>(
+    fn process_released<S: FrameSource<Frame = F>>(
         &mut self,
-        port: PortId,
-        frame: F,
+        Released { frame, port, fate }: Released<F>,
         context: &mut Context<'_, F, S>,
     ) {
+        let looked = self.look(&frame, port, context.policy);
         let mut slot = Some(frame);
-        let verdict = match slot.as_ref().map(|frame| self.look(frame, port, context.policy)) {
-            Some(Ok(ready)) => self.forward(&mut slot, port, &ready, context),
-            Some(Err(reason)) => Verdict::Drop(reason),
-            None => return,
+        let verdict = match (looked, fate) {
+            (_, Fate::Drop(reason)) | (Err(reason), _) => Verdict::Drop(reason),
+            (Ok(ready), Fate::Anew) => self.forward(&mut slot, port, &ready, context),
+            (Ok(ready), Fate::Follow(plan)) => self.follow(&mut slot, port, &ready, plan, context),
         };
         self.count(verdict);
         let Some(frame) = slot else { return };
