@@ -16,6 +16,7 @@ pub mod output;
 mod packet_build;
 pub mod packet_text;
 pub mod reload;
+pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod sessions;
@@ -82,6 +83,8 @@ enum Command {
     Generate(NotYet),
     /// Make the running engine read its rules again.
     Reload,
+    /// Run captures through the pipeline, with their own clock and without root.
+    Replay(replay::Arguments),
     /// Run the engine in the foreground.
     Run,
     /// Print the JSON Schema of rule files, or of the configuration.
@@ -125,6 +128,7 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Explain(arguments) => explain::run(arguments, common),
         Command::Generate(_) => Err(not_yet("generate")),
         Command::Reload => reload::run(common),
+        Command::Replay(arguments) => replay::run(arguments, common),
         Command::Run => run::run(common),
         Command::Schema(args) => schema::run(args),
         Command::Sessions(act) => sessions::run(act, common),

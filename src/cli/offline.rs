@@ -86,6 +86,11 @@ impl Router {
         for port in ports(config) {
             router.set_interface(port, made_up_router(port), 1500);
         }
+        for network in router.shared.policy.load().networks() {
+            if let Some(mtu) = network.mtu {
+                router.shared.next_hops.set_vlan_mtu(network.port, network.vlan, mtu);
+            }
+        }
         Ok(router)
     }
 
