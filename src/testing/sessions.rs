@@ -13,7 +13,7 @@ pub const SEED: [u64; 4] = [1, 2, 3, 4];
 pub fn session(number: u32, protocol: Protocol) -> NewSession {
     let guest =
         Endpoint::new(Ipv4Addr::from_bits(0x0a01_0000 | number & 0xffff), (number >> 3) as u16 | 1);
-    let remote = Endpoint::new(Ipv4Addr::from_bits(0xc633_0000 | number >> 5 & 0xffff), 443);
+    let remote = Endpoint::new(Ipv4Addr::from_bits(0xc633_0000 | number >> 8 & 0xffff), 443);
     let external =
         Endpoint::new(Ipv4Addr::from_bits(0xcb00_7100 | number >> 16 & 0xff), number as u16);
     let realm = Realm::from_raw((number % 5 + 1) as u16);
