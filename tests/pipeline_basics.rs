@@ -177,3 +177,59 @@ fn time_exceeded_comes_from_the_gateway_and_quotes_what_was_sent() {
     assert_eq!(error.source.address, Ipv4Addr::new(10, 1, 1, 1));
     assert_eq!(error.destination.address, Ipv4Addr::new(10, 1, 1, 5));
 }
+
+#[test]
+fn a_guest_over_its_limit_leaves_no_ports_resting_for_others() {
+    let rules = RULES.replace(
+        "\"egress_default\": \"allow\"",
+        "\"egress_default\": \"allow\", \"limits\": {\"sessions_per_guest\": 1}",
+    );
+    let mut lab = Lab::new(&rules);
+    for port in 4000..4100 {
+        lab.send(GUEST, udp(&format!("10.1.1.5:{port}"), "198.51.100.9:53"));
+    }
+    let usage =
+        lab.shared.mappings.usage(Ipv4Addr::new(203, 0, 113, 10), natwerk::flow::Protocol::UDP);
+    assert_eq!((usage.live, usage.resting), (1, 0));
+}
+
+#[test]
+fn a_guest_may_not_pose_as_its_gateway() {
+    let rules = RULES.replace(
+        "\"egress_default\": \"allow\"",
+        "\"egress_default\": \"allow\", \"anti_spoofing\": false",
+    );
+    for rules in [RULES, &rules] {
+        let mut lab = Lab::new(rules);
+        let outcome = lab.send(GUEST, udp("10.1.1.1:4000", "198.51.100.9:53"));
+        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::SourceSpoofed));
+    }
+}
+
+#[test]
+fn fragments_held_for_a_neighbor_leave_whole_and_with_one_identification() {
+    let mut lab = Lab::new(RULES);
+    lab.answers = false;
+    let whole = Packet::udp(at("10.1.1.5:4000"), at("198.51.100.9:53"), &[7; 92]);
+    let piece = |range: std::ops::Range<usize>| {
+        let more = if range.end < whole.transport.len() { 0x2000 } else { 0 };
+        let flags_offset = more | u16::try_from(range.start / 8).expect("short");
+        let transport = whole.transport[range].to_vec();
+        Packet { transport, flags_offset, identification: 500, ..whole.clone() }.frame()
+    };
+    for range in [40..80, 0..40, 80..100] {
+        assert_eq!(lab.send(GUEST, piece(range)).verdict, Verdict::Hold);
+    }
+    lab.answers = true;
+    let out = lab.send(GUEST, udp("10.1.1.8:4000", "198.51.100.9:53"));
+    let fragments: Vec<_> = out
+        .sent
+        .iter()
+        .map(|(_, frame)| &frame[14..])
+        .filter(|ip| ip[6] & 0x3f | ip[7] != 0)
+        .collect();
+    assert_eq!(fragments.len(), 3);
+    assert!(fragments.iter().all(|ip| ip[4..6] == fragments[0][4..6]));
+    let bytes: usize = fragments.iter().map(|ip| ip.len() - 20).sum();
+    assert_eq!(bytes, whole.transport.len());
+}

@@ -40,8 +40,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             source: quote.destination,
             destination: quote.source,
         };
-        let sessions = &context.shared.sessions;
-        let Some(found) = sessions.find(&key, sessions.hash(&key)) else {
+        let hash = context.shared.sessions.hash(&key);
+        let Some(found) = self.living(&key, hash, context) else {
             return self.unmatched_error(ready, context);
         };
         if let Some(sequence) = quote.tcp_sequence

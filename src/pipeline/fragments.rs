@@ -1,13 +1,12 @@
 //! Fragments on their way: the first one is judged like a whole packet, the others follow it.
 
-use crate::flow::{FlowKey, PortId};
+use crate::flow::{FlowKey, PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Span, Step};
 use crate::next_hop::Resolution;
 use crate::pipeline::waiting::{Fate, Released};
-use crate::pipeline::{Context, Pipeline, Ready};
+use crate::pipeline::{Context, Pipeline, Ready, Tracked};
 use crate::session::entry::SessionKind;
-use crate::session::table::Found;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::parse::{Fragment, Kind};
@@ -91,7 +90,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let key = ready.packet.key(ready.realm);
         let sessions = &context.shared.sessions;
         let found = match sessions.find(&key, ready.hash) {
-            Some(found) if self.is_current(&found, ready, context) => found,
+            Some(found) if self.is_current(&found, key.protocol, context) => found,
             Some(_) | None => match self.miss(frame, port, ready, &key, context) {
                 Ok(found) => found,
                 Err(Verdict::Host(reason)) => return Ok(FragmentPlan::Host(reason)),
@@ -122,48 +121,37 @@ impl<F: FrameBuffer> Pipeline<F> {
             FragmentPlan::Host(reason) => return Verdict::Host(reason),
             FragmentPlan::Session { key, identification } => (key, identification),
         };
-        let sessions = &context.shared.sessions;
-        let Some(found) = sessions.find(&key, sessions.hash(&key)) else {
+        let hash = context.shared.sessions.hash(&key);
+        let Some(found) = self.living(&key, hash, context) else {
             return Verdict::Drop(DropReason::FragmentTimeout);
         };
-        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
         let packet = &ready.packet;
-        if packet.fragment == Fragment::First {
-            if let Some(identification) = identification {
-                wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
-            }
-            return self.apply(slot, port, ready, &found, Fate::Follow(plan), context);
-        }
-        self.apply_later(slot, port, ready, &found, plan, context)
-    }
-
-    fn apply_later<S: FrameSource<Frame = F>>(
-        &mut self,
-        slot: &mut Option<F>,
-        port: PortId,
-        ready: &Ready,
-        found: &Found<'_>,
-        plan: FragmentPlan,
-        context: &mut Context<'_, F, S>,
-    ) -> Verdict {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
-        let packet = &ready.packet;
+        // As `apply` does; nobody is told about a later fragment (RFC 1812, section 4.3.2.7).
         if packet.ttl <= 1 {
-            // No error about a later fragment (RFC 1812, section 4.3.2.7).
-            return Verdict::Drop(DropReason::TtlExpired);
+            return self.ttl_expired(frame.bytes(), port, ready, context);
         }
         let link = context.shared.next_hops.link(found.next_hop);
         if packet.packet_length() > link.mtu && packet.dont_fragment {
-            return Verdict::Drop(DropReason::MtuExceeded);
+            return self.too_big(frame.bytes(), port, ready, link.mtu, context);
         }
         let Resolution::Reachable(destination) = link.destination else {
             let fate = Fate::Follow(plan);
             return self.unresolved(slot, port, ready, (found.next_hop, &link), fate, context);
         };
-        if let FragmentPlan::Session { identification: Some(identification), .. } = plan {
+        if packet.protocol == Protocol::TCP && packet.fragment == Fragment::First {
+            match self.track(frame, packet, &found, context) {
+                Tracked::Counts => found.touch(packet.packet_length(), context.now.coarse()),
+                Tracked::Passes => {}
+                // Nobody opens a connection anew with a SYN in fragments.
+                Tracked::Reopens => return Verdict::Drop(DropReason::TcpNoSession),
+            }
+        } else {
+            found.touch(packet.packet_length(), context.now.coarse());
+        }
+        if let Some(identification) = identification {
             wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
         }
-        found.touch(packet.packet_length(), context.now.coarse());
         found.rewrite.apply(frame.bytes_mut(), packet);
         self.transmit(frame, packet, &link, destination, context)
     }

@@ -53,6 +53,8 @@ pub struct Pipeline<F> {
     identification: u16,
     /// Frames that came out of waiting and have yet to be processed.
     released: Vec<Released<F>>,
+    /// Trades places with `released` while those are processed, so that neither ever grows.
+    released_before: Vec<Released<F>>,
     error_limit: ErrorLimit,
     sweep: sweep::Sweep,
 }
@@ -95,6 +97,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             ),
             identification: settings.seed[0] as u16,
             released: Vec::with_capacity(FRAGMENT_FRAMES_MAX + WAITING_MAX),
+            released_before: Vec::with_capacity(FRAGMENT_FRAMES_MAX + WAITING_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
             sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
@@ -186,21 +189,26 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         let key = ready.packet.key(ready.realm);
         let found = match shared.sessions.find(&key, ready.hash) {
-            Some(found) if self.is_current(&found, ready, context) => found,
+            Some(found) if self.is_current(&found, key.protocol, context) => found,
             Some(_) | None => match self.miss(frame, port, ready, &key, context) {
                 Ok(found) => found,
                 Err(verdict) => return verdict,
             },
         };
-        self.apply(slot, port, ready, &found, Fate::Anew, context)
+        self.apply(slot, port, ready, &found, context)
     }
 
     /// Whether a session can be followed without another look at it: decided under the rules in
     /// force, and surely not expired.
-    fn is_current<S>(&self, found: &Found<'_>, ready: &Ready, context: &Context<'_, F, S>) -> bool {
+    fn is_current<S>(
+        &self,
+        found: &Found<'_>,
+        protocol: Protocol,
+        context: &Context<'_, F, S>,
+    ) -> bool {
         let idle = context.now.coarse().since(found.last_seen);
         found.generation == context.policy.generation()
-            && idle < self.sweep.shortest_timeout(ready.packet.protocol)
+            && idle < self.sweep.shortest_timeout(protocol)
     }
 
     /// Does what a session says to one of its packets.
@@ -210,7 +218,6 @@ impl<F: FrameBuffer> Pipeline<F> {
         port: PortId,
         ready: &Ready,
         found: &Found<'_>,
-        if_it_waits: Fate,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
@@ -224,7 +231,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         let Resolution::Reachable(destination) = link.destination else {
             let hop = (found.next_hop, &link);
-            return self.unresolved(slot, port, ready, hop, if_it_waits, context);
+            return self.unresolved(slot, port, ready, hop, Fate::Anew, context);
         };
         if packet.protocol == Protocol::TCP {
             match self.track(frame, packet, found, context) {

@@ -3,15 +3,14 @@
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::decide::{Decider, Decision, Question, Refusal};
-use crate::pipeline::waiting::Fate;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Attachment;
-use crate::session::table::Found;
+use crate::session::table::{Found, Hash};
 use crate::telemetry::counters::Ended;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::icmp::IcmpError;
-use crate::wire::parse::{Kind, Parsed};
+use crate::wire::parse::{Fragment, Kind, Parsed};
 use crate::wire::segment::flags;
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -27,10 +26,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'c, F, S>,
     ) -> Result<Found<'c>, Verdict> {
         let shared = context.shared;
-        if let Some(found) = shared.sessions.find(key, ready.hash)
-            && self.still_holds(&found, context)
-            && let Some(found) = shared.sessions.find(key, ready.hash)
-        {
+        if let Some(found) = self.living(key, ready.hash, context) {
             return Ok(found);
         }
         self.admit(ready, context.policy).map_err(Verdict::Drop)?;
@@ -65,8 +61,27 @@ impl<F: FrameBuffer> Pipeline<F> {
             },
             Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
             Decision::Host(reason) => Err(Verdict::Host(reason)),
+            // Who answers a datagram in fragments must put it together first: the kernel can.
+            Decision::EchoReply if packet.fragment != Fragment::Whole => {
+                Err(Verdict::Host(HostReason::EchoForRouter))
+            }
             Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet)),
         }
+    }
+
+    /// The session of `key`, if the rules in force still allow it and it has not expired.
+    pub(super) fn living<'c, S>(
+        &mut self,
+        key: &FlowKey,
+        hash: Hash,
+        context: &Context<'c, F, S>,
+    ) -> Option<Found<'c>> {
+        let sessions = &context.shared.sessions;
+        let found = sessions.find(key, hash)?;
+        if self.is_current(&found, key.protocol, context) {
+            return Some(found);
+        }
+        self.still_holds(&found, context).then(|| sessions.find(key, hash)).flatten()
     }
 
     /// Whether an old session may go on: not expired, and decided the same under the new rules.
@@ -93,7 +108,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
         let key = ready.packet.key(ready.realm);
         match self.miss(frame, port, ready, &key, context) {
-            Ok(found) => self.apply(slot, port, ready, &found, Fate::Anew, context),
+            Ok(found) => self.apply(slot, port, ready, &found, context),
             Err(verdict) => verdict,
         }
     }

@@ -132,12 +132,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             return;
         }
         // What is released while these are processed waits for the next round.
-        let mut released = std::mem::take(&mut self.released);
+        let before = std::mem::take(&mut self.released_before);
+        let mut released = std::mem::replace(&mut self.released, before);
         for frame in released.drain(..) {
             self.process_released(frame, context);
         }
-        released.append(&mut self.released);
-        self.released = released;
+        self.released_before = released;
     }
 
     /// Processes one frame outside a batch.
@@ -146,25 +146,34 @@ impl<F: FrameBuffer> Pipeline<F> {
         Released { frame, port, fate }: Released<F>,
         context: &mut Context<'_, F, S>,
     ) {
+        // Where it is cut, its other pieces get in line behind the first.
+        let place = context.extra.len();
         let looked = self.look(&frame, port, context.policy);
         let mut slot = Some(frame);
-        let verdict = match (looked, fate) {
+        let mut verdict = match (looked, fate) {
             (_, Fate::Drop(reason)) | (Err(reason), _) => Verdict::Drop(reason),
             (Ok(ready), Fate::Anew) => self.forward(&mut slot, port, &ready, context),
             (Ok(ready), Fate::Follow(plan)) => self.follow(&mut slot, port, &ready, plan, context),
         };
-        self.count(verdict);
-        let Some(frame) = slot else { return };
-        match verdict {
-            Verdict::Forward(to) if context.extra.len() < context.extra.capacity() => {
-                context.extra.push((to, frame));
-            }
-            Verdict::Host(reason) if context.host.len() < context.host.capacity() => {
-                context.host.push((port, reason, frame));
-            }
-            Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Hold | Verdict::Host(_) => {
-                context.frames.release(frame);
+        if let Some(frame) = slot {
+            match verdict {
+                Verdict::Forward(to) if context.extra.len() < context.extra.capacity() => {
+                    context.extra.insert(place, (to, frame));
+                }
+                Verdict::Forward(_) => {
+                    verdict = Verdict::Drop(DropReason::TxRingFull);
+                    context.frames.release(frame);
+                }
+                Verdict::Host(reason) if context.host.len() < context.host.capacity() => {
+                    context.host.push((port, reason, frame));
+                }
+                Verdict::Host(_) => {
+                    verdict = Verdict::Drop(DropReason::HostPathFull);
+                    context.frames.release(frame);
+                }
+                Verdict::Drop(_) | Verdict::Hold => context.frames.release(frame),
             }
         }
+        self.count(verdict);
     }
 }
