@@ -55,16 +55,35 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) -> Result<(), DropReason> {
         let (shared, now) = (context.shared, context.now);
         let target = choose_target(plan, key, shared, context.policy)?;
+        // First of all, so that a guest over its limit leaves no ports resting for others.
+        shared.enter_guest(key, guest_limits(ready.attachment, context.policy), now)?;
+        let opened = self.open_entered(ready, key, plan, target, context);
+        if opened != Ok(Opened::Here) {
+            shared.leave_guest(key);
+        }
+        opened.map(|_| ())
+    }
+
+    /// Opens a session whose guest was counted.
+    fn open_entered<S>(
+        &mut self,
+        ready: &Ready,
+        key: &FlowKey,
+        plan: &Plan<'_>,
+        target: (Realm, Endpoint),
+        context: &Context<'_, F, S>,
+    ) -> Result<Opened, DropReason> {
+        let (shared, now) = (context.shared, context.now);
         for _ in 0..OPEN_ATTEMPTS {
             let translated = self.translate(key, plan, target, context)?;
             let opened = self
                 .planned(key, plan, target, &translated, context)
                 .and_then(|session| self.remember(ready, &session, plan, context));
-            let Err(reason) = opened else { return Ok(()) };
+            let Err(reason) = opened else { return Ok(Opened::Here) };
             translated.release(key.protocol, shared, now);
             match reason {
                 // Another worker was first with the very same session.
-                Refused::Taken if shared.sessions.contains(key) => return Ok(()),
+                Refused::Taken if shared.sessions.contains(key) => return Ok(Opened::Elsewhere),
                 // Another worker was first with the same shared port for the same remote.
                 Refused::Taken if translated.held == Held::SharedPort => {}
                 // Another guest has this pair of addresses already (protocols without ports).
@@ -85,15 +104,10 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) -> Result<(), Refused> {
         let (shared, policy, now) = (context.shared, context.policy, context.now);
         let (protocol, public) = (session.initiator.protocol, session.initiator.destination);
-        shared
-            .enter_guest(session, guest_limits(ready.attachment, policy), now)
-            .map_err(Refused::Because)?;
         if plan.through_mapping && !shared.mappings.hold(protocol, public) {
-            shared.leave_guest(session);
             return Err(Refused::Because(DropReason::FirewallDenied));
         }
         if let Err(error) = shared.sessions.insert(session, now) {
-            shared.leave_guest(session);
             if plan.through_mapping {
                 shared.mappings.release(protocol, public, now);
             }
@@ -173,6 +187,14 @@ impl<F: FrameBuffer> Pipeline<F> {
             mapped: translated.held == Held::Mapping || plan.through_mapping,
         })
     }
+}
+
+/// Who opened a session.
+#[derive(Eq, PartialEq)]
+enum Opened {
+    /// Another worker, meanwhile.
+    Elsewhere,
+    Here,
 }
 
 /// Why a session was not remembered.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use dashmap::DashMap;
 
 use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
-use crate::flow::{Endpoint, Protocol, Realm, RuleId};
+use crate::flow::{Endpoint, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::mappings::Mappings;
 use crate::next_hop::NextHops;
@@ -122,7 +122,7 @@ impl Shared {
                 self.mappings.adopt_overloaded(protocol, session.responder.destination);
             }
             count += 1;
-            let _unlimited = self.enter_guest(session, GuestLimits::default(), now);
+            let _unlimited = self.enter_guest(&session.initiator, GuestLimits::default(), now);
             let public = &session.initiator.destination;
             if let Service::Balancer(_) = policy.service(public.address, protocol, public.port) {
                 self.balance.enter(session);
@@ -143,22 +143,22 @@ impl Shared {
     /// When the guest may not have another one.
     pub(super) fn enter_guest(
         &self,
-        session: &NewSession,
+        initiator: &FlowKey,
         limits: GuestLimits,
         now: Tick,
     ) -> Result<(), DropReason> {
-        match session.initiator.realm {
+        match initiator.realm {
             Realm::External => Ok(()),
             realm @ Realm::Internal(_) => {
-                self.guests.enter(realm, session.initiator.source.address, limits, now)
+                self.guests.enter(realm, initiator.source.address, limits, now)
             }
         }
     }
 
     /// Takes back what [`Self::enter_guest`] counted.
-    pub(super) fn leave_guest(&self, session: &NewSession) {
-        if let realm @ Realm::Internal(_) = session.initiator.realm {
-            self.guests.leave(realm, session.initiator.source.address);
+    pub(super) fn leave_guest(&self, initiator: &FlowKey) {
+        if let realm @ Realm::Internal(_) = initiator.realm {
+            self.guests.leave(realm, initiator.source.address);
         }
     }
 
@@ -171,7 +171,7 @@ impl Shared {
         } else if shares_port(session) {
             self.mappings.release_overloaded(protocol, session.responder.destination);
         }
-        self.leave_guest(session);
+        self.leave_guest(&session.initiator);
         self.balance.leave(session);
         self.contacts.leave(session);
         self.rules.add(
