@@ -43,10 +43,11 @@ pub fn admit(
         Attachment::Public => !policy.may_come_from_outside(source),
         Attachment::Guest(id) => {
             let network = policy.network(id);
-            let at_home = network.cidr.contains(source) && source != network.gateway;
-            network.anti_spoofing
-                && !at_home
-                && network_of(policy, Realm::Internal(network.realm), source) != Some(id)
+            // Nobody but the router has a gateway's address, whatever else may come from there.
+            let is_gateway = source == network.gateway;
+            let at_home = network.cidr.contains(source)
+                || network_of(policy, Realm::Internal(network.realm), source) == Some(id);
+            is_gateway || network.anti_spoofing && !at_home
         }
     };
     if spoofed { Err(DropReason::SourceSpoofed) } else { Ok(()) }
