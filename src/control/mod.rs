@@ -27,5 +27,4 @@ pub mod sessions;
 pub mod sides;
 #[cfg(test)]
 mod tests;
-mod watch;
 pub mod workers;

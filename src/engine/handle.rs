@@ -12,7 +12,6 @@ use crate::flow::{Generation, PortId};
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::set::RuleSet;
 use crate::telemetry::counters::WorkerCounters;
-use crate::telemetry::tap::Tap;
 
 /// A running engine. Clones are the same engine.
 #[derive(Clone)]
@@ -31,7 +30,6 @@ struct State {
     last_reload: ArcSwap<Option<ReloadReport>>,
     reloads: AtomicU64,
     reloads_refused: AtomicU64,
-    tap: Arc<Tap>,
     commands: Sender<Command>,
 }
 
@@ -146,7 +144,6 @@ impl EngineHandle {
             last_reload: ArcSwap::default(),
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
-            tap: Arc::new(Tap::new()),
             commands,
         };
         (Self { state: Arc::new(state) }, receiver)
@@ -179,12 +176,6 @@ impl EngineHandle {
     #[must_use]
     pub fn config(&self) -> &Arc<Config> {
         &self.state.config
-    }
-
-    /// Where frames can be looked at as they pass.
-    #[must_use]
-    pub fn tap(&self) -> &Arc<Tap> {
-        &self.state.tap
     }
 
     /// When it was started.

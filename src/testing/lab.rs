@@ -86,7 +86,7 @@ impl Lab {
         let shared = Arc::new(Shared::new(table, Arc::clone(&next_hops), published, settings));
         for (index, _) in config.interfaces.iter().enumerate() {
             let port = PortId(u8::try_from(index).expect("few interfaces"));
-            next_hops.set_interface(port, Self::router_mac(port), 1500);
+            next_hops.set_interface(port, Self::router_mac(port), INTERFACE_MTU);
         }
         let counters = Arc::new(WorkerCounters::new(config.interfaces.len()));
         let mut lab = Self {
@@ -122,7 +122,20 @@ impl Lab {
         let loaded = rules_from(json, &self.config).expect("sound rules");
         let generation = self.shared.policy.next_generation();
         let policy = compile(&loaded, &self.config, &mut self.registry, generation);
+        for network in policy.networks() {
+            let mtu = network.mtu.unwrap_or(INTERFACE_MTU);
+            self.shared.next_hops.set_vlan_mtu(network.port, network.vlan, mtu);
+        }
         self.shared.policy.swap(policy);
+    }
+
+    /// Gives up every neighbour that is waited for, as the kernel does when none answers.
+    pub fn give_up_neighbors(&mut self) {
+        let next_hops = &self.shared.next_hops;
+        let pending = |(_, _, resolution): &(_, _, _)| *resolution == Resolution::Pending;
+        for (_, neighbor, _) in next_hops.all().into_iter().filter(pending) {
+            next_hops.set(neighbor, Resolution::Failed);
+        }
     }
 
     /// Sends `frame` (its link addresses are put right, as if its sender knew the router) into
@@ -227,6 +240,9 @@ impl Lab {
         outcome
     }
 }
+
+/// What both interfaces take, in bytes.
+const INTERFACE_MTU: u16 = 1500;
 
 /// The rules that `json` says, by way of a file, as an operator would give them.
 fn rules_from(
