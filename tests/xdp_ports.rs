@@ -2,9 +2,11 @@
 //! test's own. Needs root; says so and passes when it is not.
 #![cfg(feature = "af-xdp")]
 
+#[path = "common/veth.rs"]
+mod veth;
+
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,58 +18,8 @@ use natwerk::io::xdp::program::Program;
 use natwerk::io::xdp::socket::XdpPort;
 use natwerk::io::xdp::steering::{PortSet, Steering};
 use natwerk::io::{Lane, Port};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{self, AddressFamily, SocketType};
-
-/// Runs `test` on a thread in a network namespace of its own with two veth pairs, `a0`-`a1` and
-/// `b0`-`b1`.
-fn in_namespace(queues: u32, test: impl FnOnce() + Send) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: it takes root to make network namespaces");
-        return;
-    }
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| {
-            // SAFETY: only this thread, which ends with the test, gets another namespace.
-            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-                .expect("a network namespace");
-            for (inner, outer) in [("a0", "a1"), ("b0", "b1")] {
-                let queues = queues.to_string();
-                ip(&[
-                    "link",
-                    "add",
-                    inner,
-                    "numrxqueues",
-                    &queues,
-                    "numtxqueues",
-                    &queues,
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    outer,
-                    "numrxqueues",
-                    &queues,
-                    "numtxqueues",
-                    &queues,
-                ]);
-                // No IPv6 chatter.
-                for device in [inner, outer] {
-                    ip(&["link", "set", device, "addrgenmode", "none"]);
-                    ip(&["link", "set", device, "up"]);
-                }
-            }
-            test();
-        });
-        run.join().expect("the test holds");
-    });
-}
-
-fn ip(arguments: &[&str]) {
-    let run = Command::new("ip").args(arguments).output().expect("ip runs");
-    let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(run.status.success(), "ip {}: {said}", arguments.join(" "));
-}
+use rustix::net;
+use veth::{THERE, UDP, frame, in_namespace, ip, next, send, tap};
 
 fn steering() -> Steering {
     Steering { tags: [0, 100].into(), ..Steering::default() }
@@ -80,69 +32,6 @@ fn opened(mode: XdpMode, workers: usize) -> Opened {
     let request = Request { interfaces: &interfaces, workers, frames: 4096, mode };
     open(&request).expect("everything opens")
 }
-
-/// A packet socket on `device`.
-fn tap(device: &str) -> OwnedFd {
-    let every_protocol = std::num::NonZeroU32::new(u32::from(0x0003u16.to_be()));
-    let protocol = every_protocol.map(net::Protocol::from_raw);
-    let socket = net::socket(AddressFamily::PACKET, SocketType::RAW, protocol).expect("a socket");
-    let index = Device::index_of(device).expect("the device");
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0x0003u16.to_be(),
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the address is complete and outlives the call.
-    let result = unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32)
-    };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    socket
-}
-
-fn send(tap: &OwnedFd, frame: &[u8]) {
-    let sent = net::send(tap, frame, net::SendFlags::empty()).expect("sent");
-    assert_eq!(sent, frame.len());
-}
-
-/// The next frame on `tap` that is `wanted`.
-fn next(tap: &OwnedFd, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-    let deadline = Instant::now() + Duration::from_secs(3);
-    let mut buffer = vec![0; 4096];
-    while Instant::now() < deadline {
-        let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-        poll(&mut [PollFd::new(tap, PollFlags::IN)], Some(&pause)).expect("poll");
-        while let Ok((length, _)) = net::recv(tap, &mut buffer[..], net::RecvFlags::DONTWAIT) {
-            if wanted(&buffer[..length]) {
-                return Some(buffer[..length].to_vec());
-            }
-        }
-    }
-    None
-}
-
-/// An IPv4 frame with `protocol` and ports, from the outer end of a pair to its inner end.
-fn frame(tag: Option<u16>, destination: [u8; 4], protocol: u8, port: u16, mark: u8) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-    if let Some(tag) = tag {
-        frame.extend([0x81, 0x00]);
-        frame.extend(tag.to_be_bytes());
-    }
-    frame.extend([8, 0, 0x45, 0, 0, 48, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1]);
-    frame.extend(destination);
-    frame.extend([0x30, 0x39]);
-    frame.extend(port.to_be_bytes());
-    frame.extend([0, 28, 0, 0]);
-    frame.extend([mark; 20]);
-    frame
-}
-
-const UDP: u8 = 17;
-const THERE: [u8; 4] = [198, 51, 100, 9];
 
 /// Carries frames between the two ports until `done` or a second has passed.
 fn carry(lane: &mut Lane<XdpPort>, mut done: impl FnMut(usize) -> bool) -> usize {
@@ -163,6 +52,10 @@ fn carry(lane: &mut Lane<XdpPort>, mut done: impl FnMut(usize) -> bool) -> usize
     carried
 }
 
+fn one_program() -> Program {
+    Program::load(1).expect("loaded").pop().expect("one")
+}
+
 fn counter(program: &Program, name: &str) -> u64 {
     let counters = program.counters();
     counters.iter().find(|(known, _)| *known == name).expect("a counter").1
@@ -176,7 +69,7 @@ fn forwards_in(mode: XdpMode) {
         }
         let mut lane = lanes.into_iter().next().expect("one worker").into_lane();
         // The kernel takes tags off before a packet socket sees them; a program sees them.
-        let mut watcher = Program::load().expect("loaded");
+        let mut watcher = one_program();
         let told = Steering { local_addresses: [(100, THERE.into())].into(), ..steering() };
         watcher.apply(&told).expect("applied");
         watcher.attach(&Device::find("a1").expect("the device"), false).expect("attached");
@@ -266,7 +159,7 @@ fn an_unfinished_checksum_arrives_as_it_was_sent() {
 #[test]
 fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
     in_namespace(1, || {
-        let mut program = Program::load().expect("loaded");
+        let mut program = one_program();
         let mut ports = PortSet::default();
         ports.insert(22..=22);
         ports.insert(32_768..=60_999);
@@ -424,6 +317,15 @@ fn a_killed_process_leaves_nothing_in_the_way() {
         assert!(said.contains("another process has a socket on it"), "{said}");
         first.kill().expect("killed");
         first.wait().expect("gone");
+        // Its program has stayed, and drops what it had sent to its sockets.
+        let shown = Command::new("ip").args(["link", "show", "dev", "a0"]).output();
+        let shown = String::from_utf8_lossy(&shown.expect("ip runs").stdout).into_owned();
+        assert!(shown.contains(" xdp "), "{shown}");
+        let kernel = tap("a0");
+        send(&tap("a1"), &frame(None, THERE, UDP, 53, 9));
+        send(&tap("a1"), &frame(Some(7), THERE, UDP, 53, 8));
+        let first = next(&kernel, |seen| [8, 9].iter().any(|mark| seen.ends_with(&[*mark; 20])));
+        assert!(first.is_some_and(|seen| seen.ends_with(&[8; 20])), "only what is not its own");
         let mut second = start_holder();
         second.kill().expect("killed");
         second.wait().expect("gone");

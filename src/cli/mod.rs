@@ -24,6 +24,7 @@ pub mod show;
 pub mod steps;
 pub mod tables;
 pub mod top;
+pub mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/natwerk/natwerk.toml";
 enum Command {
     /// Measure what the pipeline costs on this machine, in memory.
     Bench(bench::Arguments),
+    /// Write frames of the running engine, and what became of them, to a pcapng file.
+    Capture(trace::CaptureArguments),
     /// Check a configuration or rules: prints every fault, with its place and what to do.
     Check(check::Args),
     /// Print the completion script of a shell.
@@ -97,6 +100,8 @@ enum Command {
     Show(show::What),
     /// Watch what the running engine does.
     Top(top::Arguments),
+    /// Print frames of the running engine as they pass, and what becomes of them.
+    Trace(trace::Conditions),
     /// Serve ZStack's management node. Not in this version.
     #[command(name = "zstack-agent")]
     ZStackAgent(NotYet),
@@ -120,6 +125,7 @@ pub fn main() -> ExitCode {
 fn run(command: &Command, common: &Common) -> Outcome {
     match command {
         Command::Bench(arguments) => bench::run(arguments, common),
+        Command::Capture(arguments) => trace::capture(arguments, common),
         Command::Check(args) => check::run(args, common),
         Command::Completions { shell } => completions(*shell),
         Command::CloudStack(_) => Err(not_yet("cloudstack")),
@@ -134,6 +140,7 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Sessions(act) => sessions::run(act, common),
         Command::Show(what) => show::run(what, common),
         Command::Top(arguments) => top::run(arguments, common),
+        Command::Trace(conditions) => trace::trace(conditions, common),
         Command::ZStackAgent(_) => Err(not_yet("zstack-agent")),
     }
 }

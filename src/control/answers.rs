@@ -11,7 +11,7 @@ use crate::control::rows::{
 };
 use crate::control::server::{Handler, Refusal, Reply};
 use crate::control::sessions::{self, Wanted};
-use crate::control::{config, pools, workers};
+use crate::control::{config, pools, watch, workers};
 use crate::engine::handle::{EngineHandle, ReloadError, ReloadReport};
 use crate::flow::{Protocol, Realm};
 use crate::nat::mappings::Mapping;
@@ -52,6 +52,7 @@ impl Handler for Answers {
             Request::ShowSessions(filter) => self.sessions(&filter, reply),
             Request::ShowStats => reply.done(self.stats()),
             Request::ShowWorkers => reply.done(workers::rows(&self.engine)),
+            Request::Watch(filter) => watch::run(&filter, &self.engine, reply),
         }
     }
 }

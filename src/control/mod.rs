@@ -27,4 +27,5 @@ pub mod sessions;
 pub mod sides;
 #[cfg(test)]
 mod tests;
+mod watch;
 pub mod workers;

@@ -1,13 +1,8 @@
 //! What can be asked over the control socket.
 
-use std::fmt;
-use std::net::Ipv4Addr;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::flow::Endpoint;
-use crate::rules::set::Cidr;
+pub use crate::telemetry::address_match::AddressMatch;
 
 /// A request: one line of JSON, told apart by its `command`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -41,6 +36,40 @@ pub enum Request {
     ShowStats,
     /// Workers, interfaces and what they count.
     ShowWorkers,
+    /// Frames as they pass, until enough were seen or the client goes away.
+    Watch(WatchFilter),
+}
+
+/// Which frames. Every condition that is given must hold.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchFilter {
+    /// The interface they came in by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The IP protocol's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u8>,
+    /// The source as it came in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<AddressMatch>,
+    /// The destination as it came in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<AddressMatch>,
+    /// Either of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<AddressMatch>,
+    /// Only frames that were dropped.
+    pub drops: bool,
+    /// Only frames that were dropped for the reason of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// No more than this many; none means without end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// No longer than this; none means without end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
 }
 
 /// Which sessions. Every condition that is given must hold.
@@ -104,68 +133,6 @@ pub struct MappingFilter {
     pub count: bool,
 }
 
-/// `10.1.1.5`, `10.1.1.0/24`, or `10.1.1.5:40000`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct AddressMatch {
-    cidr: Cidr,
-    port: Option<u16>,
-}
-
-/// Not an address, a prefix, or an endpoint.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("`{0}` is not an address such as 10.1.1.5, 10.1.1.0/24 or 10.1.1.5:40000")]
-pub struct AddressMatchError(String);
-
-impl AddressMatch {
-    /// Whether an endpoint is meant.
-    #[must_use]
-    pub fn matches(&self, endpoint: Endpoint) -> bool {
-        self.cidr.contains(endpoint.address) && self.port.is_none_or(|port| port == endpoint.port)
-    }
-}
-
-impl FromStr for AddressMatch {
-    type Err = AddressMatchError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || AddressMatchError(text.to_owned());
-        let (address, port) = match text.split_once(':') {
-            Some((address, port)) => (address, Some(port.parse().map_err(|_| error())?)),
-            None => (text, None),
-        };
-        let cidr = match address.split_once('/') {
-            Some(_) => address.parse().map_err(|_| error())?,
-            None => Cidr::containing(address.parse::<Ipv4Addr>().map_err(|_| error())?, 32),
-        };
-        Ok(Self { cidr, port })
-    }
-}
-
-impl TryFrom<String> for AddressMatch {
-    type Error = AddressMatchError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<AddressMatch> for String {
-    fn from(address: AddressMatch) -> Self {
-        address.to_string()
-    }
-}
-
-impl fmt::Display for AddressMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.cidr.length() {
-            32 => write!(f, "{}", self.cidr.first())?,
-            _ => write!(f, "{}", self.cidr)?,
-        }
-        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,17 +169,6 @@ mod tests {
         assert!(parse(r#"{"command":"show_sessions","guest":"10.1.1"}"#).is_err());
         assert!(parse(r#"{"guest":"10.1.1.5"}"#).is_err());
         assert!(parse("[]").is_err());
-    }
-
-    #[test]
-    fn an_address_matches_what_it_covers() {
-        let endpoint = Endpoint::new(Ipv4Addr::new(10, 1, 1, 5), 40000);
-        let matches = |text: &str| text.parse::<AddressMatch>().unwrap().matches(endpoint);
-        assert!(matches("10.1.1.5") && matches("10.1.1.0/24") && matches("10.1.1.5:40000"));
-        assert!(!matches("10.1.1.6") && !matches("10.1.2.0/24") && !matches("10.1.1.5:40001"));
-        for text in ["10.1.1.5", "10.1.1.0/24", "10.1.1.5:40000"] {
-            assert_eq!(text.parse::<AddressMatch>().unwrap().to_string(), text);
-        }
     }
 
     #[test]

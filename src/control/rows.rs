@@ -308,3 +308,27 @@ pub struct CountRow {
     /// How many.
     pub count: u64,
 }
+
+/// A frame that was looked at.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FrameRow {
+    /// Microseconds since 1970.
+    pub at_us: u64,
+    /// The interface it came in by.
+    pub interface: String,
+    /// `forward`, `drop`, `host` or `hold`.
+    pub verdict: String,
+    /// The name of the reason, if it was dropped or is the host's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The frame as it came in, in hexadecimal.
+    pub frame: String,
+    /// The interface it left by; empty if it did not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sent_interface: String,
+    /// The frame as it left, in hexadecimal; empty if it did not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sent_frame: String,
+    /// Frames that were wanted but missed since the beginning.
+    pub missed: u64,
+}

@@ -8,10 +8,10 @@ use crate::control::answers::Answers;
 use crate::control::client::{AskError, Client};
 use crate::control::fixture;
 use crate::control::metrics::Scraper;
-use crate::control::requests::{Request, SessionFilter};
+use crate::control::requests::{Request, SessionFilter, WatchFilter};
 use crate::control::rows::{
-    CountRow, DropRow, MappingRow, NetworkRow, PolicyRow, PoolRow, ReloadRow, RuleRow, SessionRow,
-    Stats, Workers,
+    CountRow, DropRow, FrameRow, MappingRow, NetworkRow, PolicyRow, PoolRow, ReloadRow, RuleRow,
+    SessionRow, Stats, Workers,
 };
 use crate::control::server::Server;
 use crate::engine::handle::{
@@ -24,7 +24,7 @@ use crate::policy::publish::Published;
 use crate::policy::samples;
 use crate::session::timeout::Timeouts;
 use crate::telemetry::counters::WorkerCounters;
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 
 /// An engine with the fixture's policy and sessions, two interfaces and one worker. Its first
 /// reload is refused, the others are done.
@@ -174,6 +174,43 @@ fn everything_can_be_shown() {
     let mappings = Request::ShowMappings(Default::default());
     assert!(client.ask::<Vec<MappingRow>>(&mappings).unwrap().is_empty());
     assert!(client.ask::<Vec<serde_json::Value>>(&Request::ShowNeighbors).unwrap().is_empty());
+}
+
+#[test]
+fn frames_are_watched_until_enough_were_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let answers = answers();
+    let tap = Arc::clone(answers.engine().tap());
+    let _server = Server::start(&path, Arc::new(answers)).unwrap();
+    let mut client = Client::connect(&path).unwrap();
+    let traffic = thread::spawn(move || {
+        // Nobody looks before the client has asked, and the first two frames are enough for it.
+        let filter = loop {
+            if let Some(filter) = tap.filter() {
+                break filter;
+            }
+            thread::yield_now();
+        };
+        for first in 1..=3 {
+            let record = tap.begin(&filter, PortId(0), &[first; 60]).unwrap();
+            tap.end(&filter, record, Verdict::Drop(DropReason::NoRoute), None);
+        }
+    });
+    let mut rows = Vec::new();
+    let watch = WatchFilter { drops: true, count: Some(2), ..Default::default() };
+    let asked = client.ask_in_parts(&Request::Watch(watch), |part: Vec<FrameRow>| {
+        rows.extend(part);
+        Ok::<(), AskError>(())
+    });
+    asked.unwrap();
+    traffic.join().unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((rows[0].interface.as_str(), rows[0].reason.as_str()), ("eth0", "no_route"));
+    assert!(rows[1].frame.starts_with("0202"));
+    let unknown = WatchFilter { reason: Some("no_rout".to_owned()), ..Default::default() };
+    let refused = client.ask::<Vec<FrameRow>>(&Request::Watch(unknown));
+    assert!(matches!(refused, Err(AskError::Refused(refusal)) if refusal.bad_input));
 }
 
 #[test]

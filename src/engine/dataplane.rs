@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::config::{Config, XdpMode};
 use crate::engine::handle::{InterfaceStatus, QueueStatus, WorkerStatus};
+use crate::engine::tapped::Tapped;
 use crate::flow::PortId;
 use crate::host::punt::Punt;
 use crate::io::Losses;
@@ -23,6 +24,7 @@ use crate::io::xdp::steering::Steering;
 use crate::pipeline::Pipeline;
 use crate::pipeline::shared::Shared;
 use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::tap::Tap;
 use crate::worker::{Pace, Worker};
 
 /// Everything between the devices and the pipeline, running.
@@ -59,6 +61,8 @@ pub(super) struct Crew {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// The way to the router's own kernel.
     pub punt: Arc<Punt>,
+    /// Where somebody may look at frames.
+    pub tap: Arc<Tap>,
     /// Whether they never sleep.
     pub spin: bool,
 }
@@ -250,6 +254,7 @@ impl Work {
         let mut lane = lane.into_lane();
         while !self.bell.is_stopped() {
             let pipeline = Pipeline::new(Arc::clone(&self.crew.shared), Arc::clone(&self.counters));
+            let pipeline = Tapped::new(pipeline, Arc::clone(&self.crew.tap));
             let host = |port: PortId, frame: &[u8]| self.crew.punt.send(port, frame);
             let mut worker = Worker::new(&mut lane, pipeline, host, Arc::clone(&self.counters));
             let publish = |port: usize, seen: Losses| {

@@ -12,6 +12,7 @@ use crate::flow::{Generation, PortId};
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::set::RuleSet;
 use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::tap::Tap;
 
 /// A running engine. Clones are the same engine.
 #[derive(Clone)]
@@ -30,6 +31,7 @@ struct State {
     last_reload: ArcSwap<Option<ReloadReport>>,
     reloads: AtomicU64,
     reloads_refused: AtomicU64,
+    tap: Arc<Tap>,
     commands: Sender<Command>,
 }
 
@@ -144,6 +146,7 @@ impl EngineHandle {
             last_reload: ArcSwap::default(),
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
+            tap: Arc::new(Tap::new()),
             commands,
         };
         (Self { state: Arc::new(state) }, receiver)
@@ -176,6 +179,12 @@ impl EngineHandle {
     #[must_use]
     pub fn config(&self) -> &Arc<Config> {
         &self.state.config
+    }
+
+    /// Where frames can be looked at as they pass.
+    #[must_use]
+    pub fn tap(&self) -> &Arc<Tap> {
+        &self.state.tap
     }
 
     /// When it was started.

@@ -22,6 +22,7 @@ mod run;
 mod state;
 #[cfg(feature = "af-xdp")]
 mod steering;
+mod tapped;
 
 #[cfg(feature = "af-xdp")]
 pub use {checks::CheckError, dataplane::DataplaneError, error::StartError, run::run};

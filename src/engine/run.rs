@@ -113,6 +113,7 @@ impl Engine {
             shared: Arc::clone(&shared),
             counters: counters.collect(),
             punt,
+            tap: Arc::clone(handle.tap()),
             spin: config.workers.spin,
         };
         let steering = steering(&config, &rules.current(), &host.view(), local_ports());

@@ -119,8 +119,6 @@ impl Exit {
 fn attach(interface: &str, index: u32) -> Result<Ebpf, String> {
     let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/punt.bpf.o"));
     let mut loader = EbpfLoader::new();
-    // Nothing in it depends on the kernel's own types, and reading them takes a while.
-    loader.btf(None);
     loader.override_global("interface_index", &index, true);
     let mut program = loader.load(object).map_err(|error: EbpfError| chain(&error))?;
     let found = program.program_mut("punt").ok_or("the object has no program")?;

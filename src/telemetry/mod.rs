@@ -1,5 +1,7 @@
 //! What people look at: counters, metrics, events. Workers write, everybody else only reads.
 
+pub mod address_match;
 pub mod counters;
 pub mod prometheus;
 pub mod rule_counters;
+pub mod tap;

@@ -159,11 +159,9 @@ struct Attempt {
 /// # Errors
 /// With one sentence that says what stands in the way and what to do about it.
 pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
-    let mut programs = Vec::new();
-    for (_, _, steering) in request.interfaces {
-        let mut program = Program::load()?;
+    let mut programs = Program::load(request.interfaces.len())?;
+    for (program, (_, _, steering)) in programs.iter_mut().zip(request.interfaces) {
         program.apply(steering)?;
-        programs.push(program);
     }
     let zero_copy = Attempt { zero_copy: true, in_driver: true, or_skb: false };
     let copy = Attempt { zero_copy: false, in_driver: true, or_skb: false };

@@ -80,16 +80,20 @@ pub const COUNTERS: [&str; 8] = [
 ];
 
 impl Program {
-    /// Loads the program. It sees no frame before it is attached.
+    /// Loads `count` programs. They see no frame before they are attached.
     ///
     /// # Errors
-    /// When the kernel refuses it.
-    pub fn load() -> Result<Self, ProgramFault> {
+    /// When the kernel refuses them.
+    pub fn load(count: usize) -> Result<Vec<Self>, ProgramFault> {
+        // One loader for all: making one reads the kernel's types, which takes its time.
+        let mut loader = EbpfLoader::new();
+        (0..count).map(|_| Self::load_with(&mut loader)).collect()
+    }
+
+    fn load_with(loader: &mut EbpfLoader<'_>) -> Result<Self, ProgramFault> {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
         let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
-        // Nothing in it depends on the kernel's own types, and reading them takes a tenth of a
-        // second.
-        let mut program = EbpfLoader::new().btf(None).load(object).map_err(refused)?;
+        let mut program = loader.load(object).map_err(refused)?;
         xdp(&mut program)?.load().map_err(|error| ProgramFault::Refused(chain(&error)))?;
         let mut take = |name: &str| {
             program.take_map(name).ok_or_else(|| ProgramFault::Refused(format!("no map {name}")))
