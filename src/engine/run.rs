@@ -47,6 +47,8 @@ pub(super) struct Engine {
     pub(super) files: Option<FileWatch>,
     /// What rule files looked like when they were last read.
     pub(super) fingerprint: u64,
+    /// What the file watch's last reload did and when, while nobody was told.
+    pub(super) untold: Option<(Instant, ReloadReport)>,
     pub(super) host: Host,
     crew: Crew,
     pub(super) shared: Arc<Shared>,
@@ -121,6 +123,7 @@ impl Engine {
         let mut engine = Self {
             files: watch_files(&handle),
             fingerprint,
+            untold: None,
             handle,
             commands,
             dataplane: Some(dataplane),
@@ -163,7 +166,7 @@ impl Engine {
             match self.commands.recv_deadline(due) {
                 Ok(Command::Reload(reply)) => {
                     changed = None;
-                    let outcome = self.reload();
+                    let outcome = self.reload_asked();
                     answer(&reply, outcome);
                 }
                 Ok(Command::FilesChanged) => {
@@ -341,5 +344,5 @@ fn mode_name(mode: XdpMode) -> &'static str {
 const NEXT_HOPS_MAX: usize = 1 << 18;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long files must be left alone before they are read, and how long at most to wait for that.
-const FILES_QUIET: Duration = Duration::from_millis(50);
+const FILES_QUIET: Duration = Duration::from_millis(100);
 const FILES_PATIENCE: Duration = Duration::from_millis(500);
