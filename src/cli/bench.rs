@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::cli::Common;
 use crate::cli::output::{self, Failure, Outcome};
+use crate::control::workers::ratio;
 use rounds::Round;
 
 /// What to measure.
@@ -67,6 +68,8 @@ pub struct Report {
     pub new_sessions_per_second: f64,
     /// Bytes of memory per session: table, indexes, mappings.
     pub bytes_per_session: f64,
+    /// The part of it that is the session table with its index.
+    pub table_bytes_per_session: f64,
     /// Nanoseconds per packet that the memory alone costs, in the same run.
     pub floor_ns_per_packet: f64,
     /// `ns_per_packet` in floors.
@@ -104,7 +107,8 @@ fn measure(arguments: &Arguments) -> Result<Report, Failure> {
     let created: Vec<f64> = measured.created.iter().flat_map(|rounds| per_packet(rounds)).collect();
     let floor = median(&per_packet(&measured.floor));
     let ns_per_packet = median(&all);
-    let bytes = world.memory_bytes();
+    let (table, mappings) = world.memory_bytes();
+    let per_session = |bytes| ratio(bytes, arguments.sessions.into());
     Ok(Report {
         sessions: arguments.sessions,
         size: arguments.size,
@@ -116,7 +120,8 @@ fn measure(arguments: &Arguments) -> Result<Report, Failure> {
         mpps: together(&measured.established) * 1e3,
         ns_per_new_session: median(&created),
         new_sessions_per_second: together(&measured.created) * 1e9,
-        bytes_per_session: bytes / f64::from(arguments.sessions),
+        bytes_per_session: per_session(table + mappings),
+        table_bytes_per_session: per_session(table),
         floor_ns_per_packet: floor,
         floors: ns_per_packet / floor,
         compile_ms,
@@ -175,7 +180,13 @@ fn text(report: &Report) -> String {
                 report.ns_per_new_session, report.new_sessions_per_second
             ),
         ),
-        ("memory", format!("{:.1} bytes per session", report.bytes_per_session)),
+        (
+            "memory",
+            format!(
+                "{:.1} bytes per session, {:.1} of them in the session table",
+                report.bytes_per_session, report.table_bytes_per_session
+            ),
+        ),
         ("rules", format!("{} compiled in {:.1} ms", report.acl_rules, report.compile_ms)),
         (
             "run",

@@ -22,6 +22,7 @@ mod run;
 mod state;
 #[cfg(feature = "af-xdp")]
 mod steering;
+#[cfg(feature = "af-xdp")]
 mod tapped;
 
 #[cfg(feature = "af-xdp")]

@@ -64,10 +64,10 @@ impl World {
         Ok(Self { shared, traffic, compile_time })
     }
 
-    /// Bytes of memory that the sessions take.
-    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
-    pub fn memory_bytes(&self) -> f64 {
-        self.shared.sessions.memory_bytes() as f64 + self.shared.mappings.memory_bytes() as f64
+    /// Bytes of memory that the session table and the mappings take.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        let mappings = u64::try_from(self.shared.mappings.memory_bytes()).unwrap_or(u64::MAX);
+        (self.shared.sessions.memory_bytes(), mappings)
     }
 }
 
