@@ -5,8 +5,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cli::output::{self, Outcome};
+use crate::cli::output::{self, Failure, Outcome};
 use crate::cli::{Common, ask, listing, packet_text, tables};
+use crate::config::Config;
+use crate::control;
 use crate::control::requests::{AddressMatch, MappingFilter, Request, SessionFilter};
 use crate::control::rows::{
     CountRow, DropRow, NeighborRow, NetworkRow, PolicyRow, PoolRow, RuleRow, Stats, Workers,
@@ -15,8 +17,12 @@ use crate::control::rows::{
 /// What to show.
 #[derive(Debug, Subcommand)]
 pub enum What {
-    /// The configuration in force.
-    Config,
+    /// The configuration in force, with every default written out.
+    Config {
+        /// Reads the configuration file instead of asking the engine.
+        #[arg(long)]
+        offline: bool,
+    },
     /// Frames that were not forwarded, by reason.
     Drops {
         /// Also the reasons that never came up.
@@ -151,7 +157,8 @@ impl MappingArguments {
 /// When the engine does not run or does not answer.
 pub fn run(what: &What, common: &Common) -> Outcome {
     match what {
-        What::Config => whole(common, &Request::ShowConfig, tables::config),
+        What::Config { offline: false } => whole(common, &Request::ShowConfig, tables::config),
+        What::Config { offline: true } => config_file(common),
         What::Drops { all } => {
             let wanted = |row: &DropRow| *all || row.frames > 0;
             some(common, &Request::ShowDrops, wanted, |rows: &Vec<DropRow>| tables::drops(rows))
@@ -192,6 +199,19 @@ pub fn run(what: &What, common: &Common) -> Outcome {
         }
         What::Stats => whole(common, &Request::ShowStats, |row: &Stats| tables::stats(row)),
         What::Workers => whole(common, &Request::ShowWorkers, |row: &Workers| tables::workers(row)),
+    }
+}
+
+/// Prints what a configuration file comes to.
+fn config_file(common: &Common) -> Outcome {
+    let config = Config::load(&common.config).map_err(|faults| {
+        let faults: String = faults.iter().map(|fault| format!("\n{fault}")).collect();
+        Failure::refused(format!("the configuration is faulty:{faults}"))
+    })?;
+    let value = control::config::json(&config);
+    match common.json {
+        true => output::print_json(&value),
+        false => output::print_bytes(tables::config(&value).as_bytes()),
     }
 }
 

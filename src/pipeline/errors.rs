@@ -29,6 +29,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         if let Err(reason) = self.admit(ready, context.policy) {
             return Verdict::Drop(reason);
         }
+        let icmp_type = frame.bytes().get(usize::from(packet.transport));
+        if icmp_type.is_none_or(|icmp_type| matches!(*icmp_type, SOURCE_QUENCH | REDIRECT)) {
+            // RFC 6633 and RFC 1812, section 5.2.7.2: nobody behind a router has use for them.
+            return Verdict::Drop(DropReason::IcmpRefused);
+        }
         let quote = match wire::icmp::quote(frame.bytes(), packet) {
             Ok(quote) => quote,
             Err(reason) => return Verdict::Drop(reason),
@@ -167,6 +172,8 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 }
 
+const SOURCE_QUENCH: u8 = 4;
+const REDIRECT: u8 = 5;
 /// 576 bytes of packet behind an Ethernet header (RFC 1812, section 4.3.2.3).
 const ICMP_ERROR_LENGTH_MAX: usize = 14 + 576;
 

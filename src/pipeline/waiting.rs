@@ -10,11 +10,11 @@ use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::IcmpError;
 
 /// Frames that one worker keeps waiting.
-pub(super) const WAITING_MAX: usize = 256;
+pub(super) const WAITING_MAX: usize = 1024;
 /// Frames that wait for one neighbour (RFC 1122, section 2.3.2.2 asks for at least one).
-const WAITING_PER_HOP_MAX: usize = 16;
-/// How long a frame waits at the most, in milliseconds.
-const WAITING_MS_MAX: u64 = 3000;
+const WAITING_PER_HOP_MAX: usize = 512;
+/// How long a frame waits at the most, in milliseconds: longer than the kernel tries.
+const WAITING_MS_MAX: u64 = 6000;
 
 /// The frames that wait.
 pub(super) struct Waiting<F> {

@@ -179,7 +179,7 @@ def rules(cfg):
         out["static_nats"].append({"id": "s-%s" % s["pub"], "public_ip": s["pub"], "network": s["if"], "guest_ip": s["priv"]})
     for b in nat["lb"]:
         out["load_balancers"].append({"id": "l-%s-%s-%d" % (b["proto"], b["pub"], b["port"]), "public_ip": b["pub"], "protocol": b["proto"],
-                                      "public_port": b["port"], "network": b.get("if", "lan"), "algorithm": b["algo"],
+                                      "public_port": b["port"], "network": b.get("if", "lan"), "algorithm": {"roundrobin": "round-robin"}.get(b["algo"], b["algo"]),
                                       "members": [{"guest_ip": ip, "guest_port": port, "weight": 1} for ip, port in b["backends"]]})
     for proto, port in cfg["services"]:
         out["local_services"].append({"address": host_of(wan["addr4"]), "protocol": proto, "ports": str(port)})
