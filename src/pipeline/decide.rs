@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::mappings::Mappings;
+use crate::pipeline::queries::{self, ECHO_REQUEST};
 use crate::pipeline::shared::Contacts;
 use crate::policy::filter::{Decided, Probe};
 use crate::policy::{Balancer, Network, Policy, PublicAddress, Service};
@@ -515,15 +516,9 @@ struct Translation {
     rule: RuleId,
 }
 
-const ECHO_REPLY: u8 = 0;
-pub(super) const ECHO_REQUEST: u8 = 8;
-const TIMESTAMP_REPLY: u8 = 14;
-const MASK_REPLY: u8 = 18;
-
 /// Whether an ICMP message answers a query; such a packet opens nothing.
 fn is_query_reply(question: &Question) -> bool {
-    question.key.protocol == Protocol::ICMP
-        && matches!(question.icmp.0, ECHO_REPLY | TIMESTAMP_REPLY | MASK_REPLY)
+    question.key.protocol == Protocol::ICMP && queries::request_of(question.icmp.0).is_some()
 }
 
 fn to_gateway<'p>(question: &Question) -> Decision<'p> {

@@ -10,6 +10,7 @@ pub mod decide;
 mod errors;
 mod fragments;
 mod open;
+mod queries;
 pub mod review;
 pub mod shared;
 mod slow;
@@ -222,6 +223,11 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) -> Verdict {
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
         let packet = &ready.packet;
+        if let Kind::IcmpQuery { icmp_type } = packet.kind
+            && !queries::belongs(found, icmp_type)
+        {
+            return Verdict::Drop(DropReason::IcmpRefused);
+        }
         if packet.ttl <= 1 {
             return self.ttl_expired(frame.bytes(), port, ready, context);
         }

@@ -7,11 +7,12 @@ use crate::flow::{Protocol, Realm, RuleId};
 use crate::frame::FrameBuffer;
 use crate::nat::mappings::Pool;
 use crate::next_hop::NextHopId;
+use crate::pipeline::Pipeline;
 use crate::pipeline::admit::{admit, network_of};
 use crate::pipeline::decide::{Decider, Decision, Plan, Question, Source, Target};
 use crate::pipeline::open::{next_hop, public_side};
+use crate::pipeline::queries::ECHO_REQUEST;
 use crate::pipeline::shared::Shared;
-use crate::pipeline::{Pipeline, decide};
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::SessionView;
@@ -93,7 +94,7 @@ fn same_decision(session: &NewSession, shared: &Shared, policy: &Policy) -> Opti
         (Realm::Internal(_), network) => Attachment::Guest(network?),
     };
     admit(attachment, key.source.address, key.destination.address, policy).ok()?;
-    let icmp = if key.protocol == Protocol::ICMP { (decide::ECHO_REQUEST, 0) } else { (0, 0) };
+    let icmp = if key.protocol == Protocol::ICMP { (ECHO_REQUEST, 0) } else { (0, 0) };
     let question = Question { key: *key, network, icmp };
     let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
     match decider.decide(&question, &mut ()) {

@@ -3,7 +3,7 @@
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::decide::{Decider, Decision, Question, Refusal};
-use crate::pipeline::{Context, Pipeline, Ready};
+use crate::pipeline::{Context, Pipeline, Ready, queries};
 use crate::policy::Attachment;
 use crate::session::table::{Found, Hash};
 use crate::telemetry::counters::Ended;
@@ -50,6 +50,9 @@ impl<F: FrameBuffer> Pipeline<F> {
                         shared.rules.add(plan.admitted_by, 1, bytes);
                     }
                     let found = shared.sessions.find(key, ready.hash);
+                    if let (Some(found), Kind::IcmpQuery { icmp_type }) = (&found, packet.kind) {
+                        queries::remember(found, icmp_type);
+                    }
                     found.ok_or(Verdict::Drop(DropReason::SessionTableFull))
                 }
                 Err(reason) => {
