@@ -3,7 +3,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::engine::tapped::Tapped;
 use crate::flow::PortId;
 use crate::host::punt::Punt;
 use crate::io::Losses;
+use crate::io::Port as _;
 use crate::io::wait::Bell;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::open::{LaneParts, OpenError, Opened, Request, open};
@@ -111,13 +112,19 @@ impl Dataplane {
         });
         let mut dataplane = Self { interfaces: interfaces.collect(), workers: Vec::new() };
         let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let (filled, all_filled) = mpsc::channel();
         for (index, (lane, counters)) in lanes.into_iter().zip(&crew.counters).enumerate() {
             // From the last core down: interrupts and everybody else like the first.
             let core = cores.iter().rev().cycle().nth(index).copied();
-            let worker = start_worker(index, core, lane, Arc::clone(counters), crew);
+            let counters = Arc::clone(counters);
+            let worker = start_worker(index, core, lane, counters, crew, filled.clone());
             // What has been started stops when `dataplane` is dropped.
             dataplane.workers.push(worker.map_err(DataplaneError::Thread)?);
         }
+        drop(filled);
+        // Whoever is told that natwerk is ready may send at once. The loop ends when every worker
+        // has filled its rings, or is gone.
+        while all_filled.recv().is_ok() {}
         Ok(dataplane)
     }
 
@@ -216,6 +223,7 @@ fn start_worker(
     lane: LaneParts,
     counters: Arc<WorkerCounters>,
     crew: &Crew,
+    filled: mpsc::Sender<()>,
 ) -> io::Result<Running> {
     let bell = Bell::new()?;
     let queues: Vec<_> = lane.queues().collect();
@@ -233,7 +241,7 @@ fn start_worker(
         {
             tracing::warn!(worker = index, core = core.id, "cannot pin the worker to its core");
         }
-        work.run(lane);
+        work.run(lane, filled);
     })?;
     Ok(Running { core: core.map(|core| core.id), queues, counters, losses, bell, thread })
 }
@@ -249,9 +257,13 @@ struct Work {
 
 impl Work {
     /// Works until told to stop, in spite of panics: the sockets stay, the pipeline (and with it
-    /// what waited in it) is made anew.
-    fn run(self, lane: LaneParts) {
+    /// what waited in it) is made anew. Gives `filled` up once frames can be received.
+    fn run(self, lane: LaneParts, filled: mpsc::Sender<()>) {
         let mut lane = lane.into_lane();
+        for port in &mut lane.ports {
+            port.socket.refill();
+        }
+        drop(filled);
         while !self.bell.is_stopped() {
             let pipeline = Pipeline::new(Arc::clone(&self.crew.shared), Arc::clone(&self.counters));
             let pipeline = Tapped::new(pipeline, Arc::clone(&self.crew.tap));
