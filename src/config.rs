@@ -1,5 +1,6 @@
 //! `natwerk.toml`: how the engine runs. What it forwards stands in the rule files.
 
+mod fields;
 mod read;
 
 use std::net::SocketAddr;
@@ -38,7 +39,7 @@ pub struct Config {
 /// The JSON Schema of the configuration, for editors.
 #[must_use]
 pub fn schema() -> serde_json::Value {
-    crate::rules::schema::document(&read::CONFIG, "natwerk.toml")
+    crate::rules::schema::document(&fields::CONFIG, "natwerk.toml")
 }
 
 impl Config {

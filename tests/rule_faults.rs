@@ -104,7 +104,7 @@ fn every_fault_of_rule_files_is_told_where_it_is() {
         let name = if case.title.starts_with("toml") { "rules.toml" } else { "rules.json" };
         let file = write(folder.path(), name, &case.text);
         let config = case.title.ends_with("config").then_some(&config);
-        let mut found = match rules::load(&[file.clone()], config) {
+        let mut found = match rules::load(std::slice::from_ref(&file), config) {
             Ok(loaded) => loaded.warnings,
             Err(faults) => faults,
         };

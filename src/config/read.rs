@@ -4,170 +4,20 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::fields::{CONFIG, INTERFACE, YEAR};
 use super::{ChecksumMode, Config, Interface, OnRuleRemoval, Role, Sessions, Workers, XdpMode};
 use crate::rules::diagnostic::Diagnostic;
-use crate::rules::fields::{Kind, Section, optional, required};
+use crate::rules::fields::Section;
 use crate::rules::from_toml;
 use crate::rules::load::read_source;
 use crate::rules::native::RULE_FILE;
-use crate::rules::reader::{Faults, Fields, Format, integer, plain_text, port};
+use crate::rules::reader::{Faults, Fields, Format};
+use crate::rules::scalars::{integer, plain_text, port};
 use crate::rules::source::Source;
 use crate::rules::tree::{Node, Value};
 use crate::session::timeout::Timeouts;
 
-/// `natwerk.toml` itself.
-pub static CONFIG: Section = Section {
-    name: "the configuration",
-    about: "How the engine runs. What it forwards stands in the rule files.",
-    fields: &[
-        required(
-            "rules",
-            Kind::List(&PATH),
-            "Rule files and folders; \"cloudstack:/path\" and \"zstack:/path\" for their own formats.",
-        ),
-        optional("state_dir", PATH, "\"/run/natwerk\"", "Where the sessions live."),
-        optional("control_socket", PATH, "\"/run/natwerk/control.sock\"", "The control socket."),
-        optional(
-            "metrics_listen",
-            Kind::Socket,
-            "",
-            "Where Prometheus may ask; left out, nowhere.",
-        ),
-        optional(
-            "manage_addresses",
-            Kind::Boolean,
-            "false",
-            "Whether natwerk puts public and gateway addresses on the interfaces and announces them.",
-        ),
-        required("interface", Kind::List(&Kind::Table(&INTERFACE)), "The interfaces natwerk owns."),
-        optional("workers", Kind::Table(&WORKERS), "{}", "The workers."),
-        optional("sessions", Kind::Table(&SESSIONS), "{}", "The session table."),
-        optional("timeouts", Kind::Table(&TIMEOUTS), "{}", "Idle timeouts, in seconds."),
-        optional("icmp", Kind::Table(&ICMP), "{}", "ICMP errors."),
-    ],
-};
-
-/// `[[interface]]`.
-pub static INTERFACE: Section = Section {
-    name: "an interface",
-    about: "A network interface natwerk owns.",
-    fields: &[
-        required("name", Kind::Text(INTERFACE_NAME_MAX), "The kernel's name for it."),
-        required("role", Kind::Choice(&["guest", "public"]), "Which side it is on."),
-        optional(
-            "checksum",
-            Kind::Choice(&["detect-partial", "incremental"]),
-            "\"detect-partial\"",
-            "Whether checksums that the sending kernel left to its device are recognised and finished.",
-        ),
-    ],
-};
-
-/// `[workers]`.
-pub static WORKERS: Section = Section {
-    name: "[workers]",
-    about: "How many workers, and how they reach the interfaces.",
-    fields: &[
-        optional(
-            "count",
-            Kind::IntegerOr(1, 256, "auto"),
-            "\"auto\"",
-            "How many; \"auto\" is one per queue pair.",
-        ),
-        optional(
-            "mode",
-            Kind::Choice(&["auto", "zero-copy", "copy", "skb"]),
-            "\"auto\"",
-            "Which AF_XDP mode; \"auto\" is the first that works.",
-        ),
-        optional("spin", Kind::Boolean, "false", "Whether a worker never sleeps."),
-        optional(
-            "frames",
-            Kind::Integer(1024, 1 << 20),
-            "16384",
-            "Frames of memory per worker; a power of two.",
-        ),
-    ],
-};
-
-/// `[sessions]`.
-pub static SESSIONS: Section = Section {
-    name: "[sessions]",
-    about: "The session table and what guests may take of it.",
-    fields: &[
-        optional("max", Kind::Integer(1, 1 << 28), "1048576", "Sessions the table holds."),
-        optional(
-            "per_guest",
-            Kind::Integer(0, 1 << 28),
-            "65536",
-            "Sessions one guest may have; 0 means no limit.",
-        ),
-        optional(
-            "on_rule_removal",
-            Kind::Choice(&["end", "keep"]),
-            "\"end\"",
-            "What becomes of sessions that the new rules would not create.",
-        ),
-    ],
-};
-
-/// `[timeouts]`.
-pub static TIMEOUTS: Section = Section {
-    name: "[timeouts]",
-    about: "How long sessions may be idle, in seconds.",
-    fields: &[
-        optional("tcp_established", SECONDS, "7440", "TCP, both SYNs acknowledged."),
-        optional("tcp_transitory", SECONDS, "240", "TCP opening, closing, closed or reset."),
-        optional("udp", SECONDS, "300", "UDP."),
-        optional(
-            "udp_single_exchange",
-            SECONDS,
-            "30",
-            "UDP to the single-exchange ports, as long as only one packet went each way.",
-        ),
-        optional("udp_single_ports", Kind::List(&Kind::Port), "[53]", "The single-exchange ports."),
-        optional(
-            "udp_ports",
-            Kind::PortTable(1, YEAR),
-            "{}",
-            "UDP by remote port: { \"5060\" = 60 }.",
-        ),
-        optional("icmp", SECONDS, "60", "ICMP queries."),
-        optional("other", SECONDS, "300", "Every other protocol."),
-        optional("fragment", SECONDS, "2", "How long fragments of a datagram wait for each other."),
-        optional(
-            "port_hold",
-            Kind::Integer(0, YEAR),
-            "120",
-            "How long a freed port rests before another guest gets it.",
-        ),
-        optional(
-            "refresh_inbound",
-            Kind::Boolean,
-            "false",
-            "Whether inbound packets keep UDP and ICMP mappings alive.",
-        ),
-    ],
-};
-
-/// `[icmp]`.
-pub static ICMP: Section = Section {
-    name: "[icmp]",
-    about: "ICMP errors.",
-    fields: &[optional(
-        "errors_per_second",
-        Kind::Integer(0, 0xffff_ffff),
-        "1000",
-        "ICMP errors that may be sent per second and worker; 0 means no limit.",
-    )],
-};
-
-const PATH: Kind = Kind::Text(4096);
-const YEAR: i64 = 365 * 86_400;
-const SECONDS: Kind = Kind::Integer(1, YEAR);
-
-/// The kernel's IFNAMSIZ, without the terminating zero.
-const INTERFACE_NAME_MAX: usize = 15;
+/// More than any router of a cloud has; VLANs carry more networks on fewer.
 const INTERFACES_MAX: usize = 32;
 
 /// Whether the file `path` is a configuration rather than rules: TOML with fields that only a
@@ -376,4 +226,148 @@ fn port_table(node: &Node<'_>, faults: &mut Faults<'_>) -> Vec<(u16, Duration)> 
         ports.push((port, Duration::from_secs(seconds)));
     }
     ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Config, Vec<Diagnostic>> {
+        read(&Source::new("natwerk.toml", text.to_owned()), Path::new("/etc/natwerk"))
+    }
+
+    const SHORTEST: &str = "rules = []\n[[interface]]\nname = \"eth0\"\nrole = \"guest\"\n";
+
+    #[test]
+    fn what_is_left_out_is_as_documented() {
+        let config = read_text(SHORTEST).unwrap();
+        let interface = Interface {
+            name: "eth0".to_owned(),
+            role: Role::Guest,
+            checksum: ChecksumMode::DetectPartial,
+        };
+        assert_eq!(config, Config { interfaces: vec![interface], ..Config::default() });
+        assert_eq!(config.sessions.max, 1_048_576);
+        assert_eq!(config.sessions.per_guest, 65_536);
+        assert_eq!(config.state_dir, Path::new("/run/natwerk"));
+        assert_eq!(config.control_socket, Path::new("/run/natwerk/control.sock"));
+        assert_eq!(config.icmp_errors_per_second, 1000);
+    }
+
+    #[test]
+    fn empty_tables_are_as_good_as_none() {
+        let text = format!("{SHORTEST}[workers]\n[sessions]\n[timeouts]\n[icmp]\n");
+        assert_eq!(read_text(&text), read_text(SHORTEST));
+    }
+
+    #[test]
+    fn everything_that_can_be_said_is_heard() {
+        let text = r#"
+            rules = ["rules.json", "/srv/rules", "cloudstack:bags"]
+            state_dir = "/var/lib/natwerk"
+            control_socket = "/tmp/control.sock"
+            metrics_listen = "127.0.0.1:9478"
+            manage_addresses = true
+            [[interface]]
+            name = "eth2"
+            role = "public"
+            checksum = "incremental"
+            [workers]
+            count = 4
+            mode = "zero-copy"
+            spin = true
+            frames = 8192
+            [sessions]
+            max = 1000
+            per_guest = 0
+            on_rule_removal = "keep"
+            [timeouts]
+            tcp_established = 1
+            tcp_transitory = 2
+            udp = 3
+            udp_single_exchange = 4
+            udp_single_ports = [53, "123"]
+            udp_ports = { "5060" = 60, "500" = 50 }
+            icmp = 5
+            other = 6
+            fragment = 7
+            port_hold = 0
+            refresh_inbound = true
+            [icmp]
+            errors_per_second = 0
+        "#;
+        let seconds = Duration::from_secs;
+        let expected = Config {
+            rules: ["/etc/natwerk/rules.json", "/srv/rules", "cloudstack:/etc/natwerk/bags"]
+                .map(str::to_owned)
+                .to_vec(),
+            state_dir: "/var/lib/natwerk".into(),
+            control_socket: "/tmp/control.sock".into(),
+            metrics_listen: Some("127.0.0.1:9478".parse().unwrap()),
+            manage_addresses: true,
+            interfaces: vec![Interface {
+                name: "eth2".to_owned(),
+                role: Role::Public,
+                checksum: ChecksumMode::Incremental,
+            }],
+            workers: Workers { count: Some(4), mode: XdpMode::ZeroCopy, spin: true, frames: 8192 },
+            sessions: Sessions { max: 1000, per_guest: 0, on_rule_removal: OnRuleRemoval::Keep },
+            timeouts: Timeouts {
+                tcp_established: seconds(1),
+                tcp_transitory: seconds(2),
+                udp: seconds(3),
+                udp_single_exchange: seconds(4),
+                udp_single_ports: vec![53, 123],
+                udp_ports: vec![(5060, seconds(60)), (500, seconds(50))],
+                icmp: seconds(5),
+                other: seconds(6),
+                fragment: seconds(7),
+                port_hold: seconds(0),
+                refresh_inbound: true,
+            },
+            icmp_errors_per_second: 0,
+        };
+        assert_eq!(read_text(text), Ok(expected));
+    }
+
+    #[test]
+    fn the_word_auto_is_one_worker_per_queue_pair() {
+        let config = read_text(&format!("{SHORTEST}[workers]\ncount = \"auto\"\n")).unwrap();
+        assert_eq!(config.workers.count, None);
+    }
+
+    #[test]
+    fn more_interfaces_than_there_are_port_numbers_are_refused() {
+        let one = |index| format!("[[interface]]\nname = \"eth{index}\"\nrole = \"guest\"\n");
+        let text = |count| format!("rules = []\n{}", (0..count).map(one).collect::<String>());
+        assert!(read_text(&text(INTERFACES_MAX)).is_ok());
+        let faults = read_text(&text(INTERFACES_MAX + 1)).unwrap_err();
+        assert_eq!(faults[0].what, "33 interfaces where 32 are possible");
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_ones_that_hold() {
+        let schema = crate::config::schema();
+        let default = |section: &str, field: &str| {
+            schema["$defs"][section]["properties"][field]["default"].clone()
+        };
+        let (workers, sessions) = (Workers::default(), Sessions::default());
+        assert_eq!(default("workers", "frames"), workers.frames);
+        assert_eq!(default("sessions", "max"), sessions.max);
+        assert_eq!(default("sessions", "per_guest"), sessions.per_guest);
+        let timeouts = Timeouts::default();
+        for (field, value) in [
+            ("tcp_established", timeouts.tcp_established),
+            ("tcp_transitory", timeouts.tcp_transitory),
+            ("udp", timeouts.udp),
+            ("udp_single_exchange", timeouts.udp_single_exchange),
+            ("icmp", timeouts.icmp),
+            ("other", timeouts.other),
+            ("fragment", timeouts.fragment),
+            ("port_hold", timeouts.port_hold),
+        ] {
+            assert_eq!(default("timeouts", field), value.as_secs(), "{field}");
+        }
+        assert_eq!(default("icmp", "errors_per_second"), Config::default().icmp_errors_per_second);
+    }
 }

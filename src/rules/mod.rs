@@ -16,6 +16,7 @@ pub(crate) mod load;
 mod names;
 pub(crate) mod native;
 pub(crate) mod reader;
+pub(crate) mod scalars;
 pub mod schema;
 pub mod set;
 pub(crate) mod source;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Field, Kind, Presence, Section};
 use super::native::RULE_FILE;
-use super::reader::PROTOCOLS;
+use super::scalars::PROTOCOLS;
 
 /// The schema of the native rule file.
 #[must_use]

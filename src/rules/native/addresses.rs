@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Draft, NAME};
 use crate::rules::fields::{Kind, Section, optional, required};
-use crate::rules::reader::{Faults, Fields, address};
+use crate::rules::reader::{Faults, Fields};
+use crate::rules::scalars::address;
 use crate::rules::set::{
     Action, FilteringBehavior, Limits, MappingType, MssClamp, NatOptions, Network, PublicIp,
 };
