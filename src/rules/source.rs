@@ -14,14 +14,15 @@ pub struct Source {
     text: String,
     /// The offset at which each line starts.
     lines: Vec<u32>,
-    /// How many characters start before each multiple of [`MARK_EVERY`] bytes.
+    /// How many characters start before each multiple of [`MARK_EVERY`] bytes; empty for text in
+    /// ASCII, where that is how many bytes there are.
     marks: Vec<u32>,
 }
 
 /// A file larger than this is not a rule file: offsets must fit in 32 bits.
 pub const SIZE_MAX: u64 = 512 << 20;
 
-const MARK_EVERY: usize = 1024;
+const MARK_EVERY: usize = 256;
 
 impl Source {
     /// The source `text`, named `file`. The text is at most [`SIZE_MAX`] bytes.
@@ -31,11 +32,14 @@ impl Source {
         let breaks = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let lines =
             std::iter::once(0).chain(breaks.map(|(at, _)| offset(at.saturating_add(1)))).collect();
-        let mut marks = vec![0];
+        let mut marks = Vec::new();
         let mut before = 0_u32;
-        for block in text.as_bytes().chunks(MARK_EVERY) {
-            before = before.saturating_add(characters_starting_in(block));
-            marks.push(before);
+        if !text.is_ascii() {
+            marks.push(0);
+            for block in text.as_bytes().chunks(MARK_EVERY) {
+                before = before.saturating_add(characters_starting_in(block));
+                marks.push(before);
+            }
         }
         Self { file: file.into(), text, lines, marks }
     }
@@ -67,6 +71,9 @@ impl Source {
 
     /// How many characters start before the byte at offset `at`.
     fn characters_before(&self, at: u32) -> u32 {
+        if self.marks.is_empty() {
+            return at.min(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+        }
         let at = usize::try_from(at).unwrap_or(usize::MAX).min(self.text.len());
         let block = at / MARK_EVERY;
         let rest = self.text.as_bytes().get(block * MARK_EVERY..at).unwrap_or_default();
