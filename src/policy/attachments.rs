@@ -1,7 +1,8 @@
 //! What hangs on each interface under each tag.
 
-use ahash::{HashMap, HashMapExt};
 use std::net::Ipv4Addr;
+
+use ahash::{HashMap, HashMapExt};
 
 use crate::flow::{NetworkId, PortId};
 use crate::policy::Attachment;

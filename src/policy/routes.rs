@@ -1,7 +1,8 @@
 //! Where packets go inside a realm and on the public side.
 
-use ahash::{HashMap, HashMapExt};
 use std::net::Ipv4Addr;
+
+use ahash::{HashMap, HashMapExt};
 
 use crate::flow::{NetworkId, PortId, RealmId};
 use crate::policy::prefixes::PrefixMap;

@@ -1,7 +1,8 @@
 //! What serves the ports of public addresses.
 
-use ahash::HashMap;
 use std::net::Ipv4Addr;
+
+use ahash::HashMap;
 
 use crate::flow::{Endpoint, NetworkId, Protocol, RuleId};
 use crate::policy::intervals::{Intervals, Span, paint};

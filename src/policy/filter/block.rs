@@ -1,0 +1,70 @@
+//! Few boxes, compared side by side.
+
+use crate::policy::filter::build::Piece;
+use crate::policy::intervals::NOTHING;
+
+/// A probe as numbers.
+pub(super) struct Point {
+    pub destination: u32,
+    pub source: u32,
+    pub service: u32,
+}
+
+/// Up to four boxes side by side, so that one comparison does for all.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(16))]
+pub(super) struct Block {
+    destinations: [u32; LANES],
+    destination_masks: [u32; LANES],
+    sources: [u32; LANES],
+    source_masks: [u32; LANES],
+    first_services: [u32; LANES],
+    last_services: [u32; LANES],
+    rules: [u32; LANES],
+}
+
+impl Block {
+    /// No box at all: its services end before they begin.
+    const EMPTY: Self = Self {
+        destinations: [0; LANES],
+        destination_masks: [0; LANES],
+        sources: [0; LANES],
+        source_masks: [0; LANES],
+        first_services: [1; LANES],
+        last_services: [0; LANES],
+        rules: [NOTHING; LANES],
+    };
+
+    pub fn new(pieces: &[Piece]) -> Self {
+        let mut block = Self::EMPTY;
+        for (lane, piece) in pieces.iter().take(LANES).enumerate() {
+            block.destinations[lane] = piece.destination.first().to_bits();
+            block.destination_masks[lane] = piece.destination.mask();
+            block.sources[lane] = piece.source.first().to_bits();
+            block.source_masks[lane] = piece.source.mask();
+            (block.first_services[lane], block.last_services[lane]) = piece.service;
+            block.rules[lane] = piece.rule;
+        }
+        block
+    }
+
+    /// Lowers each lane of `earliest` to the rule in that lane, if it takes `point`.
+    ///
+    /// Without a branch and with all lanes in step, so that it becomes a few vector instructions.
+    pub fn lower(&self, point: &Point, earliest: &mut [u32; LANES]) {
+        for lane in 0..LANES {
+            let differs = (point.destination ^ self.destinations[lane])
+                & self.destination_masks[lane]
+                | (point.source ^ self.sources[lane]) & self.source_masks[lane];
+            // Services have 24 bits, so the highest bit says which difference fell below zero.
+            let outside = point.service.wrapping_sub(self.first_services[lane])
+                | self.last_services[lane].wrapping_sub(point.service);
+            let misses = if differs == 0 { outside >> 31 } else { 1 };
+            let rule = self.rules[lane] | misses.wrapping_neg();
+            earliest[lane] = earliest[lane].min(rule);
+        }
+    }
+}
+
+/// How many boxes a block compares at once: as many as a 128-bit register holds.
+pub(super) const LANES: usize = 4;
