@@ -199,7 +199,7 @@ fn classify(criterion: &mut Criterion) {
 }
 
 /// `count` firewall rules over as many as a thousand addresses.
-fn rule_set(count: usize) -> RuleSet {
+pub fn rule_set(count: usize) -> RuleSet {
     let place = Place { file: Arc::from("bench"), line: 1, column: 1 };
     let addresses = count.min(1_000);
     let address = |place: usize| Ipv4Addr::from_bits(0xcb00_0000 + (place % addresses) as u32);
@@ -228,7 +228,7 @@ fn rule_set(count: usize) -> RuleSet {
     }
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config {
         rules: Vec::new(),
         state_dir: "/run/natwerk".into(),

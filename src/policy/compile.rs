@@ -11,6 +11,7 @@ mod text;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ahash::HashMap;
 
@@ -120,12 +121,12 @@ impl Compiler<'_> {
         &mut self,
         kind: RuleKind,
         id: &str,
-        owner: &str,
+        owner: &Arc<str>,
         text: String,
         place: &Place,
     ) -> RuleId {
         let rule = self.registry.rule(kind, id);
-        let (id, owner, place) = (id.to_owned(), owner.to_owned(), place.clone());
+        let (id, owner, place) = (id.to_owned(), Arc::clone(owner), place.clone());
         self.rules.push(RuleInfo { rule, kind, id, owner, text, place });
         rule
     }

@@ -6,9 +6,12 @@
 //! The registry belongs beside the session table: a process that adopts sessions needs the realms
 //! they were made in ([`Registry::save`], [`Registry::restore`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::fmt::Write;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
+use ahash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{RealmId, RuleId};
@@ -69,7 +72,7 @@ pub struct RuleInfo {
     /// Its id in the rule file; `kind:owner` for what has none.
     pub id: String,
     /// The network or public address it belongs to.
-    pub owner: String,
+    pub owner: Arc<str>,
     /// What it says, in few words.
     pub text: String,
     /// Where it was written.
@@ -82,6 +85,8 @@ pub struct Registry {
     round: u64,
     rules: Numbers,
     realms: Numbers,
+    /// Room to put a key together in.
+    key: String,
 }
 
 /// Why a saved registry is refused.
@@ -105,7 +110,12 @@ impl Registry {
     /// No numbers given out.
     #[must_use]
     pub fn new() -> Self {
-        Self { round: 0, rules: Numbers::new(RULE_MAX), realms: Numbers::new(u16::MAX.into()) }
+        Self {
+            round: 0,
+            rules: Numbers::new(RULE_MAX),
+            realms: Numbers::new(u16::MAX.into()),
+            key: String::new(),
+        }
     }
 
     /// The registry that [`Self::save`] wrote.
@@ -118,6 +128,7 @@ impl Registry {
             round: 0,
             rules: Numbers::restore(saved.rules, RULE_MAX)?,
             realms: Numbers::restore(saved.realms, u16::MAX.into())?,
+            key: String::new(),
         })
     }
 
@@ -138,8 +149,10 @@ impl Registry {
     /// The number of the rule `id` of its kind; [`RuleId::DEFAULT`] in the unlikely case that all
     /// sixteen million are taken.
     pub fn rule(&mut self, kind: RuleKind, id: &str) -> RuleId {
-        let key = format!("{}:{id}", kind.as_str());
-        self.rules.number(&key, self.round).map_or(RuleId::DEFAULT, RuleId)
+        self.key.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(self.key, "{}:{id}", kind.as_str());
+        self.rules.number(&self.key, self.round).map_or(RuleId::DEFAULT, RuleId)
     }
 
     /// The number of the realm `name`; none if all 65,535 are taken.

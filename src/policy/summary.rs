@@ -224,7 +224,7 @@ impl From<&RuleInfo> for RuleSummary {
             number: info.rule.0,
             kind: info.kind.as_str(),
             id: info.id.clone(),
-            owner: info.owner.clone(),
+            owner: info.owner.to_string(),
             text: info.text.clone(),
             place: info.place.to_string(),
         }

@@ -417,7 +417,7 @@ fn every_rule_is_listed_and_keeps_its_number() {
     }
     assert_eq!(first.network(NetworkId(0)).realm, second.network(NetworkId(1)).realm);
     let info = first.rule(first.network(NetworkId(0)).source_nat_rule).unwrap();
-    assert_eq!((info.kind, info.owner.as_str()), (RuleKind::SourceNat, "web"));
+    assert_eq!((info.kind, &*info.owner), (RuleKind::SourceNat, "web"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Public addresses: their firewall and what they serve.
 
+use std::sync::Arc;
+
 use crate::flow::{Endpoint, NetworkId};
 use crate::policy::compile::index::AddressRules;
 use crate::policy::compile::{Compiler, text};
@@ -16,11 +18,12 @@ impl<'a> Compiler<'a> {
         services: &mut Services,
     ) -> PublicAddress {
         let address = rules.address;
+        let owner: Arc<str> = address.address.to_string().into();
         let ingress = match rules.leads_to_tiers(self.index) {
             true => None,
-            false => Some(self.firewall(rules)),
+            false => Some(self.firewall(&owner, rules)),
         };
-        self.services(rules, services);
+        self.services(&owner, rules, services);
         PublicAddress {
             address: address.address,
             segment: Cidr::containing(address.address, address.prefix_len),
@@ -32,12 +35,11 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn firewall(&mut self, rules: &AddressRules<'a>) -> Filter {
-        let owner = rules.address.address.to_string();
+    fn firewall(&mut self, owner: &Arc<str>, rules: &AddressRules<'a>) -> Filter {
         let mut filter_rules = Vec::with_capacity(rules.firewall.len());
         for rule in &rules.firewall {
             let text = text::filter_rule(rule.action, &rule.matches, &rule.sources, &[]);
-            let number = self.number(RuleKind::Firewall, &rule.id, &owner, text, &rule.place);
+            let number = self.number(RuleKind::Firewall, &rule.id, owner, text, &rule.place);
             filter_rules.push(FilterRule {
                 decided: Decided { action: rule.action, rule: number },
                 matches: rule.matches,
@@ -48,12 +50,12 @@ impl<'a> Compiler<'a> {
         let action = rules.address.ingress_default;
         let place = &rules.address.place;
         let default =
-            self.number_default(RuleKind::FirewallDefault, &owner, text::default(action), place);
+            self.number_default(RuleKind::FirewallDefault, owner, text::default(action), place);
         Filter::new(&filter_rules, Decided { action, rule: default })
     }
 
     /// Local services come first, then static NAT, then forwards and balancers as written.
-    fn services(&mut self, rules: &AddressRules<'a>, services: &mut Services) {
+    fn services(&mut self, owner: &Arc<str>, rules: &AddressRules<'a>, services: &mut Services) {
         let mut items: Vec<(Ports, Item)> = rules
             .local
             .iter()
@@ -62,21 +64,25 @@ impl<'a> Compiler<'a> {
         let static_nats: Vec<StaticService> = rules
             .static_nats
             .iter()
-            .map(|(network, rule)| self.static_nat(*network, rule))
+            .map(|(network, rule)| self.static_nat(owner, *network, rule))
             .collect();
         for (network, rule) in &rules.forwards {
-            items.push(self.forward(*network, rule));
+            items.push(self.forward(owner, *network, rule));
         }
         for (network, rule) in &rules.balancers {
-            items.push(self.balancer(*network, rule));
+            items.push(self.balancer(owner, *network, rule));
         }
         services.insert(rules.address.address, static_nats.first().copied(), items);
     }
 
-    fn static_nat(&mut self, network: NetworkId, rule: &StaticNat) -> StaticService {
-        let owner = rule.public_ip.to_string();
+    fn static_nat(
+        &mut self,
+        owner: &Arc<str>,
+        network: NetworkId,
+        rule: &StaticNat,
+    ) -> StaticService {
         let text = text::static_nat(rule);
-        let number = self.number(RuleKind::StaticNat, &rule.id, &owner, text, &rule.place);
+        let number = self.number(RuleKind::StaticNat, &rule.id, owner, text, &rule.place);
         if let Some(guest) = rule.guest_ip
             && let Some(realm) = self.realms.get(usize::from(network.0))
         {
@@ -86,10 +92,14 @@ impl<'a> Compiler<'a> {
         StaticService { rule: number, network, guest: rule.guest_ip }
     }
 
-    fn forward(&mut self, network: NetworkId, rule: &PortForward) -> (Ports, Item) {
-        let owner = rule.public_ip.to_string();
+    fn forward(
+        &mut self,
+        owner: &Arc<str>,
+        network: NetworkId,
+        rule: &PortForward,
+    ) -> (Ports, Item) {
         let text = text::port_forward(rule);
-        let number = self.number(RuleKind::PortForward, &rule.id, &owner, text, &rule.place);
+        let number = self.number(RuleKind::PortForward, &rule.id, owner, text, &rule.place);
         let forward = Forward {
             rule: number,
             network,
@@ -101,10 +111,14 @@ impl<'a> Compiler<'a> {
         ((rule.protocol, Some(rule.public_ports)), Item::PortForward(forward))
     }
 
-    fn balancer(&mut self, network: NetworkId, rule: &LoadBalancer) -> (Ports, Item) {
-        let owner = rule.public_ip.to_string();
+    fn balancer(
+        &mut self,
+        owner: &Arc<str>,
+        network: NetworkId,
+        rule: &LoadBalancer,
+    ) -> (Ports, Item) {
         let text = text::load_balancer(rule);
-        let number = self.number(RuleKind::LoadBalancer, &rule.id, &owner, text, &rule.place);
+        let number = self.number(RuleKind::LoadBalancer, &rule.id, owner, text, &rule.place);
         let member = |member: &Member| {
             (Endpoint::new(member.guest_ip, member.guest_port.get()), member.weight)
         };

@@ -1,6 +1,8 @@
 //! Networks: their filters and pools.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::flow::{Protocol, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
@@ -16,17 +18,18 @@ use crate::rules::set::{self, AclDirection, AclEntry, Action, MappingType, PortR
 impl<'a> Compiler<'a> {
     pub(super) fn network(&mut self, rules: &NetworkRules<'a>, realm: RealmId) -> Network {
         let network = rules.network;
+        let owner: Arc<str> = network.name.as_str().into();
         let source_nat_rule = self.number_default(
             RuleKind::SourceNat,
-            &network.name,
+            &owner,
             text::source_nat(network),
             &network.place,
         );
         let (egress, ingress_acl) = match &rules.acl {
-            None => (self.egress(rules), None),
+            None => (self.egress(&owner, rules), None),
             Some(acl) => (
-                self.acl(network, AclDirection::Egress, &acl.egress),
-                Some(self.acl(network, AclDirection::Ingress, &acl.ingress)),
+                self.acl(&owner, network, AclDirection::Egress, &acl.egress),
+                Some(self.acl(&owner, network, AclDirection::Ingress, &acl.ingress)),
             ),
         };
         Network {
@@ -62,13 +65,13 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn egress(&mut self, rules: &NetworkRules<'a>) -> Filter {
+    fn egress(&mut self, owner: &Arc<str>, rules: &NetworkRules<'a>) -> Filter {
         let network = rules.network;
         let mut filter_rules = Vec::with_capacity(rules.egress.len());
         for rule in &rules.egress {
             let text =
                 text::filter_rule(rule.action, &rule.matches, &rule.sources, &rule.destinations);
-            let number = self.number(RuleKind::Egress, &rule.id, &network.name, text, &rule.place);
+            let number = self.number(RuleKind::Egress, &rule.id, owner, text, &rule.place);
             filter_rules.push(FilterRule {
                 decided: Decided { action: rule.action, rule: number },
                 matches: rule.matches,
@@ -79,7 +82,7 @@ impl<'a> Compiler<'a> {
         let action = network.egress_default;
         let default = self.number_default(
             RuleKind::EgressDefault,
-            &network.name,
+            owner,
             text::default(action),
             &network.place,
         );
@@ -90,6 +93,7 @@ impl<'a> Compiler<'a> {
     /// of a direction for which nothing was written.
     fn acl(
         &mut self,
+        owner: &Arc<str>,
         network: &set::Network,
         direction: AclDirection,
         entries: &[&'a AclEntry],
@@ -106,7 +110,7 @@ impl<'a> Compiler<'a> {
             };
             let text = text::filter_rule(entry.action, &entry.matches, sources, destinations);
             let id = format!("{list}:{}", entry.number);
-            let number = self.number(RuleKind::AclEntry, &id, &network.name, text, &entry.place);
+            let number = self.number(RuleKind::AclEntry, &id, owner, text, &entry.place);
             filter_rules.push(FilterRule {
                 decided: Decided { action: entry.action, rule: number },
                 matches: entry.matches,
@@ -116,7 +120,7 @@ impl<'a> Compiler<'a> {
         }
         let id = format!("{}:{list}", RuleKind::AclDefault.as_str());
         let text = text::default(Action::Deny);
-        let number = self.number(RuleKind::AclDefault, &id, &network.name, text, &network.place);
+        let number = self.number(RuleKind::AclDefault, &id, owner, text, &network.place);
         Filter::new(&filter_rules, Decided { action: Action::Deny, rule: number })
     }
 
@@ -157,7 +161,7 @@ impl<'a> Compiler<'a> {
 
     /// The ports of an address that no mapping may take: a guest that got one could stand in for
     /// the service there (CVE-2021-3773).
-    fn reserved(&self, rules: &AddressRules<'a>) -> Vec<(Protocol, std::ops::RangeInclusive<u16>)> {
+    fn reserved(&self, rules: &AddressRules<'a>) -> Vec<(Protocol, RangeInclusive<u16>)> {
         let every_port = 0..=u16::MAX;
         let range = |ports: PortRange| ports.first()..=ports.last();
         let mut reserved = Vec::new();
@@ -188,7 +192,7 @@ impl<'a> Compiler<'a> {
     pub(super) fn number_default(
         &mut self,
         kind: RuleKind,
-        owner: &str,
+        owner: &Arc<str>,
         text: String,
         place: &Place,
     ) -> RuleId {
@@ -198,12 +202,9 @@ impl<'a> Compiler<'a> {
 }
 
 /// Ranges in ascending order, those that overlap or touch made one.
-fn join(
-    mut ranges: Vec<(Protocol, std::ops::RangeInclusive<u16>)>,
-) -> Vec<(Protocol, std::ops::RangeInclusive<u16>)> {
+fn join(mut ranges: Vec<(Protocol, RangeInclusive<u16>)>) -> Vec<(Protocol, RangeInclusive<u16>)> {
     ranges.sort_by_key(|(protocol, ports)| (*protocol, *ports.start()));
-    let mut joined: Vec<(Protocol, std::ops::RangeInclusive<u16>)> =
-        Vec::with_capacity(ranges.len());
+    let mut joined: Vec<(Protocol, RangeInclusive<u16>)> = Vec::with_capacity(ranges.len());
     for (protocol, ports) in ranges {
         match joined.last_mut() {
             Some((last, before))

@@ -17,16 +17,12 @@ pub(super) struct Piece {
 }
 
 pub(super) fn pieces(rules: &[FilterRule<'_>]) -> Vec<Piece> {
-    let or_any = |cidrs: &[Cidr]| match cidrs {
-        [] => vec![Cidr::ANY],
-        _ => cidrs.to_vec(),
-    };
     let mut pieces = Vec::with_capacity(rules.len());
     for (rule, filter_rule) in (0..).zip(rules) {
         let services = services(&filter_rule.matches);
         let sources = or_any(filter_rule.sources);
-        for destination in or_any(filter_rule.destinations) {
-            for &source in &sources {
+        for &destination in or_any(filter_rule.destinations) {
+            for &source in sources {
                 pieces.extend(services.iter().map(|&service| Piece {
                     rule,
                     destination,
@@ -37,6 +33,10 @@ pub(super) fn pieces(rules: &[FilterRule<'_>]) -> Vec<Piece> {
         }
     }
     pieces
+}
+
+fn or_any(cidrs: &[Cidr]) -> &[Cidr] {
+    if cidrs.is_empty() { &[Cidr::ANY] } else { cidrs }
 }
 
 /// A dimension of addresses, from the outside in.

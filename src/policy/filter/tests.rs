@@ -150,6 +150,8 @@ fn edges(rule: &Written) -> Vec<Probe> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn a_filter_decides_as_a_scan_does(
         rules in prop::collection::vec(written(), 0..60),
