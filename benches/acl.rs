@@ -78,7 +78,7 @@ impl Numbers {
 
 /// Which addresses rules name.
 #[derive(Clone, Copy)]
-pub enum Shape {
+enum Shape {
     /// Sources, as firewalls and ingress ACLs do; one in twenty is for all.
     Firewall,
     /// Both, each in three of four rules.
@@ -87,13 +87,13 @@ pub enum Shape {
     Ports,
 }
 
-pub struct Rule {
+struct Rule {
     matches: Match,
     sources: Vec<Cidr>,
     destinations: Vec<Cidr>,
 }
 
-pub fn rules(shape: Shape, count: usize) -> Vec<Rule> {
+fn rules(shape: Shape, count: usize) -> Vec<Rule> {
     let mut numbers = Numbers(count as u64);
     let rule = |_| {
         let (sources, destinations) = match shape {
@@ -116,7 +116,7 @@ pub fn rules(shape: Shape, count: usize) -> Vec<Rule> {
     (0..count).map(rule).collect()
 }
 
-pub fn filter(rules: &[Rule]) -> Filter {
+fn filter(rules: &[Rule]) -> Filter {
     let rules: Vec<FilterRule<'_>> = (1..)
         .zip(rules)
         .map(|(id, rule)| FilterRule {
@@ -130,7 +130,7 @@ pub fn filter(rules: &[Rule]) -> Filter {
 }
 
 /// Probes of which half are made to match some rule.
-pub fn probes(rules: &[Rule]) -> Vec<Probe> {
+fn probes(rules: &[Rule]) -> Vec<Probe> {
     let mut numbers = Numbers(42);
     let probe = |place| {
         let mut probe = Probe {
@@ -199,7 +199,7 @@ fn classify(criterion: &mut Criterion) {
 }
 
 /// `count` firewall rules over as many as a thousand addresses.
-pub fn rule_set(count: usize) -> RuleSet {
+fn rule_set(count: usize) -> RuleSet {
     let place = Place { file: Arc::from("bench"), line: 1, column: 1 };
     let addresses = count.min(1_000);
     let address = |place: usize| Ipv4Addr::from_bits(0xcb00_0000 + (place % addresses) as u32);
@@ -228,7 +228,7 @@ pub fn rule_set(count: usize) -> RuleSet {
     }
 }
 
-pub fn config() -> Config {
+fn config() -> Config {
     Config {
         rules: Vec::new(),
         state_dir: "/run/natwerk".into(),
@@ -271,7 +271,7 @@ fn compiling(criterion: &mut Criterion) {
     group.finish();
 }
 
-pub const PROBE_COUNT: usize = 8192;
+const PROBE_COUNT: usize = 8192;
 
 criterion_group!(benches, classify, compiling);
 criterion_main!(benches);

@@ -162,10 +162,15 @@ mod tests {
 
     use super::*;
 
+    /// Pieces crowded at both ends and strewn between, most of them narrow.
     fn pieces() -> impl Strategy<Value = Vec<(u32, u32, u32)>> {
-        let edge = prop_oneof![0_u32..200, u32::MAX - 5..=u32::MAX, any::<u32>()];
-        prop::collection::vec((edge.clone(), edge), 0..80).prop_map(|edges| {
-            (0_u32..).zip(edges).map(|(value, (a, b))| (a.min(b), a.max(b), value)).collect()
+        let edge = prop_oneof![0_u32..300, u32::MAX - 50..=u32::MAX, any::<u32>()];
+        let width = prop_oneof![20 => 0_u32..4, 1 => any::<u32>()];
+        prop::collection::vec((edge, width), 0..120).prop_map(|edges| {
+            let piece = |(value, (first, width)): (u32, (u32, u32))| {
+                (first, first.saturating_add(width), value)
+            };
+            (0_u32..).zip(edges).map(piece).collect()
         })
     }
 
