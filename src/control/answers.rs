@@ -261,7 +261,7 @@ impl Answers {
             RuleRow {
                 kind: info.kind.as_str().to_owned(),
                 id: info.id.clone(),
-                owner: info.owner.clone(),
+                owner: info.owner.to_string(),
                 text: info.text.clone(),
                 place: info.place.to_string(),
                 sessions: tally.sessions,

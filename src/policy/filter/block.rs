@@ -52,7 +52,7 @@ impl Block {
     ///
     /// Without a branch and with all lanes in step, so that it becomes a few vector instructions.
     pub fn lower(&self, point: &Point, earliest: &mut [u32; LANES]) {
-        for lane in 0..LANES {
+        for (lane, earliest) in earliest.iter_mut().enumerate() {
             let differs = (point.destination ^ self.destinations[lane])
                 & self.destination_masks[lane]
                 | (point.source ^ self.sources[lane]) & self.source_masks[lane];
@@ -61,7 +61,7 @@ impl Block {
                 | self.last_services[lane].wrapping_sub(point.service);
             let misses = if differs == 0 { outside >> 31 } else { 1 };
             let rule = self.rules[lane] | misses.wrapping_neg();
-            earliest[lane] = earliest[lane].min(rule);
+            *earliest = (*earliest).min(rule);
         }
     }
 }
