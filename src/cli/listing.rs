@@ -34,11 +34,12 @@ pub fn print<T: DeserializeOwned + Serialize, const N: usize>(
     let mut client = ask::connect(common)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut separator = "[\n";
-    if !common.json {
-        let names = columns.map(|(name, _, _)| name.to_owned());
-        writeln!(out, "{}", line(columns, &names))?;
-    }
+    // Only an answer has a header: what is refused prints nothing.
+    let mut header = (!common.json).then(|| columns.map(|(name, _, _)| name.to_owned()));
     client.ask_in_parts(request, |rows: Vec<T>| {
+        if let Some(names) = header.take() {
+            writeln!(out, "{}", line(columns, &names))?;
+        }
         for row in &rows {
             if common.json {
                 out.write_all(separator.as_bytes())?;

@@ -320,7 +320,8 @@ fn reload_line(row: &ReloadRow) -> String {
 /// `show config`: as TOML, like the file.
 #[must_use]
 pub fn config(answer: &ConfigAnswer) -> String {
-    toml::to_string_pretty(answer).unwrap_or_else(|_| format!("{answer:#}\n"))
+    let text = toml::to_string_pretty(answer).unwrap_or_else(|_| format!("{answer:#}"));
+    format!("{}\n", text.trim_end())
 }
 
 /// Names and values, one pair a line.

@@ -4,7 +4,6 @@
 //! rules, never sessions or guests.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::control::answers::Answers;
 use crate::control::rows::{InterfaceRow, WorkerRow};
@@ -15,7 +14,8 @@ use crate::telemetry::prometheus::{Labels, Metrics};
 /// What a scrape needs to know of the one before.
 #[derive(Debug, Default)]
 pub struct Scraper {
-    before: Mutex<Option<(Instant, Vec<WorkerTotals>)>>,
+    /// What each worker had counted.
+    before: Mutex<Vec<WorkerTotals>>,
 }
 
 impl Scraper {
@@ -57,29 +57,25 @@ impl Scraper {
     fn busy_ratios(&self, answers: &Answers) -> Vec<f64> {
         let workers = answers.engine().workers();
         let totals: Vec<_> = workers.iter().map(|worker| worker.counters.totals()).collect();
-        let now = Instant::now();
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, earlier) =
-            before.take().map_or((None, Vec::new()), |(at, totals)| (Some(at), totals));
-        let time = since.map_or_else(|| answers.engine().uptime(), |since| now - since);
-        let ratio = |(index, totals): (usize, &WorkerTotals)| match earlier.get(index) {
-            Some(earlier) => busy_between(earlier, totals, time),
-            None => workers::busy_ratio(totals, time),
+        let ratio = |(index, now): (usize, &WorkerTotals)| {
+            let none = WorkerTotals::default();
+            busy_between(before.get(index).unwrap_or(&none), now)
         };
         let ratios = totals.iter().enumerate().map(ratio).collect();
-        *before = Some((now, totals));
+        *before = totals;
         ratios
     }
 }
 
-fn busy_between(earlier: &WorkerTotals, later: &WorkerTotals, time: Duration) -> f64 {
-    let between = WorkerTotals {
+fn busy_between(earlier: &WorkerTotals, later: &WorkerTotals) -> f64 {
+    workers::busy_ratio(&WorkerTotals {
         slept_ns: later.slept_ns.saturating_sub(earlier.slept_ns),
+        lived_ns: later.lived_ns.saturating_sub(earlier.lived_ns),
         loops_idle: later.loops_idle.saturating_sub(earlier.loops_idle),
         batches: vec![later.loops_busy().saturating_sub(earlier.loops_busy())],
         ..WorkerTotals::default()
-    };
-    workers::busy_ratio(&between, time)
+    })
 }
 
 fn interfaces(metrics: &mut Metrics, rows: &[InterfaceRow]) {
@@ -186,9 +182,9 @@ mod tests {
 
     #[test]
     fn a_worker_is_as_busy_as_it_was_since_the_last_scrape() {
-        let earlier = WorkerTotals { slept_ns: 5_000_000_000, ..Default::default() };
-        let later = WorkerTotals { slept_ns: 5_750_000_000, ..Default::default() };
-        let ratio = busy_between(&earlier, &later, Duration::from_secs(1));
+        let earlier = WorkerTotals { slept_ns: 500, lived_ns: 600, ..Default::default() };
+        let later = WorkerTotals { slept_ns: 575, lived_ns: 700, ..Default::default() };
+        let ratio = busy_between(&earlier, &later);
         assert!((ratio - 0.25).abs() < 1e-9);
     }
 }

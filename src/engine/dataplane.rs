@@ -264,6 +264,7 @@ impl Work {
             port.socket.refill();
         }
         drop(filled);
+        self.counters.started();
         while !self.bell.is_stopped() {
             let pipeline = Pipeline::new(Arc::clone(&self.crew.shared), Arc::clone(&self.counters));
             let pipeline = Tapped::new(pipeline, Arc::clone(&self.crew.tap));

@@ -4,8 +4,9 @@
 //! (0.6 ns against 2.0 of an atomic addition). Anybody may read at any time: a reader sees each
 //! counter as it was at some moment, and never a torn one. Counters only grow, and wrap after 2^64.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::flow::PortId;
 use crate::verdict::{DropReason, HostReason};
@@ -58,6 +59,7 @@ pub struct WorkerCounters {
     loops_idle: Counter,
     slept_ns: Counter,
     restarts: Counter,
+    started: OnceLock<Instant>,
 }
 
 /// What one worker counts on one interface.
@@ -101,7 +103,13 @@ impl WorkerCounters {
             loops_idle: Counter::default(),
             slept_ns: Counter::default(),
             restarts: Counter::default(),
+            started: OnceLock::new(),
         }
+    }
+
+    /// The worker begins its loop, for the first time or again.
+    pub fn started(&self) {
+        self.started.get_or_init(Instant::now);
     }
 
     /// A frame of `bytes` bytes came in on `port`.
@@ -186,7 +194,7 @@ impl WorkerCounters {
 
     /// The worker slept.
     pub fn slept(&self, duration: Duration) {
-        self.slept_ns.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        self.slept_ns.add(nanoseconds(duration));
     }
 
     /// The worker was started again after a panic.
@@ -216,6 +224,7 @@ impl WorkerCounters {
             batches: values(&self.batches),
             loops_idle: self.loops_idle.value(),
             slept_ns: self.slept_ns.value(),
+            lived_ns: self.started.get().map_or(0, |started| nanoseconds(started.elapsed())),
             restarts: self.restarts.value(),
         }
     }
@@ -246,6 +255,8 @@ pub struct WorkerTotals {
     pub loops_idle: u64,
     /// Time asleep.
     pub slept_ns: u64,
+    /// Time since it first began its loop, asleep or not.
+    pub lived_ns: u64,
     /// Starts after a panic.
     pub restarts: u64,
 }
@@ -285,6 +296,7 @@ impl WorkerTotals {
         self.icmp_errors_limited += other.icmp_errors_limited;
         self.loops_idle += other.loops_idle;
         self.slept_ns += other.slept_ns;
+        self.lived_ns += other.lived_ns;
         self.restarts += other.restarts;
     }
 
@@ -311,6 +323,10 @@ impl WorkerTotals {
     pub fn loops_busy(&self) -> u64 {
         self.batches.iter().sum()
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn add_each(mine: &mut Vec<u64>, theirs: &[u64]) {
