@@ -196,15 +196,25 @@ pub fn wrong_checksums(packet: &[u8]) -> Vec<&'static str> {
     if fragment || packet.len() < total_length || total_length < header_length + offset + length {
         return wrong;
     }
-    let mut transport = packet[header_length..total_length].to_vec();
-    let found = transport[offset..offset + length].to_vec();
+    let transport = &packet[header_length..total_length];
+    let found = &transport[offset..offset + length];
     if protocol == Protocol::UDP && found == [0, 0] {
         return wrong;
     }
-    transport[offset..offset + length].fill(0);
     let source = Ipv4Addr::new(packet[12], packet[13], packet[14], packet[15]);
     let destination = Ipv4Addr::new(packet[16], packet[17], packet[18], packet[19]);
-    if transport_checksum(protocol, source, destination, &transport)[..length] != found[..] {
+    let right = match protocol {
+        Protocol::SCTP => {
+            let mut blank = transport.to_vec();
+            blank[offset..offset + length].fill(0);
+            crc32c(&blank).to_le_bytes() == found
+        }
+        // UDP-Lite knows no packet without one (RFC 3828, section 3.1).
+        Protocol::UDP_LITE if found == [0, 0] => false,
+        // As receivers do: with the checksum in its place, all is zero. Both zeros will do.
+        _ => checksum(&covered(protocol, source, destination, transport)) == 0,
+    };
+    if !right {
         wrong.push("transport");
     }
     wrong
@@ -255,6 +265,21 @@ fn transport_checksum(
     if protocol == Protocol::SCTP {
         return crc32c(transport).to_le_bytes();
     }
+    let checksum = match checksum(&covered(protocol, source, destination, transport)) {
+        0 if matches!(protocol, Protocol::UDP | Protocol::UDP_LITE) => 0xffff,
+        checksum => checksum,
+    };
+    let [high, low] = checksum.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+/// What an internet checksum is computed over: a pseudo-header, but for ICMP, and all of `transport`.
+fn covered(
+    protocol: Protocol,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    transport: &[u8],
+) -> Vec<u8> {
     let mut covered = Vec::new();
     if protocol != Protocol::ICMP {
         covered.extend_from_slice(&source.octets());
@@ -263,12 +288,7 @@ fn transport_checksum(
         covered.extend_from_slice(&length_of(transport.len()).to_be_bytes());
     }
     covered.extend_from_slice(transport);
-    let checksum = match checksum(&covered) {
-        0 if matches!(protocol, Protocol::UDP | Protocol::UDP_LITE) => 0xffff,
-        checksum => checksum,
-    };
-    let [high, low] = checksum.to_be_bytes();
-    [high, low, 0, 0]
+    covered
 }
 
 fn ports(source: Endpoint, destination: Endpoint) -> Vec<u8> {
