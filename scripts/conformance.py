@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Writes docs/conformance.md from the list of requirements and a run of natprobe.
+
+    scripts/natprobe.sh --json /tmp/results.json
+    scripts/conformance.py REQUIREMENTS.md /tmp/results.json >docs/conformance.md
+
+A requirement is met when every scenario that shows it passed; "not yet" names those that failed or were not asked.
+Requirements without a scenario that was played here have their state in STATED, with the test that shows it.
+"""
+import json
+import re
+import sys
+
+STATED = {
+    "R-021": ("not applicable", "RFC 4787 promises nothing here"),
+    "R-155": ("met", "`show mappings`, `show pools`, `show drops`, `[timeouts]`; names follow RFC 8512"),
+    "R-156": ("not yet", "no export of NAT events"),
+    "R-157": ("met", "nothing is logged per session"),
+    "R-158": ("not yet", "mapping and filtering behave as configured (MAP-04, FLT-02 to 04); no STUN client was asked"),
+    "R-159": ("not applicable", "the control plane is the interface, not PCP"),
+    "R-153": ("not yet", "IPv6 is left to the kernel"),
+    "R-154": ("not yet", "IPv6 is left to the kernel"),
+}
+
+
+def requirements(path):
+    """id, requirement, level, source, Linux, scenarios of each row of the tables of part (a)."""
+    for line in open(path):
+        cells = [c.strip() for c in line.strip().strip("|").split(" | ")]
+        if re.match(r"\|? ?R-\d{3}", line.strip().lstrip("| ")) and len(cells) >= 9:
+            yield cells[0].lstrip("| "), cells[1], cells[2], cells[3], cells[5], cells[-1].rstrip("| ")
+
+
+def main():
+    rows = list(requirements(sys.argv[1]))
+    results = {r["id"]: r for r in json.load(open(sys.argv[2]))["results"]}
+    counts = {}
+    out = []
+    for rid, text, level, source, linux, scenarios in rows:
+        ids = re.findall(r"\b[A-Z0-9]{3}-\d{2}\b", scenarios)
+        played = [i for i in ids if i in results and results[i]["result"] != "SKIP"]
+        if rid in STATED:
+            state, why = STATED[rid]
+        elif not played:
+            state, why = "not yet", "no scenario was played: " + (" ".join(ids) or "none exists")
+        else:
+            failed = [i for i in played if results[i]["result"] != "PASS"]
+            state = "not yet" if failed else "met"
+            why = " ".join(("**%s fails**" % i) if i in failed else i for i in played)
+        counts[state] = counts.get(state, 0) + 1
+        out.append("| %s | %s | %s | %s | %s | %s | %s |" % (rid, text, level, source, state, why, linux))
+    passed = sum(r["result"] == "PASS" for r in results.values())
+    print("# Which requirements natwerk meets\n")
+    print("Written by `scripts/conformance.py` from the requirements' list and a run of natprobe's scenarios (`scripts/natprobe.sh`):")
+    print("%d of %d scenarios passed, %d failed, %d were not asked. `scripts/test.sh` plays them. The last column is what Linux with"
+          % (passed, len(results), sum(r["result"] == "FAIL" for r in results.values()), sum(r["result"] == "SKIP" for r in results.values())))
+    print("nftables does with the same scenarios.\n")
+    print("Requirements: " + ", ".join("%d %s" % (counts[k], k) for k in sorted(counts)) + ".\n")
+    print("| id | requirement | level | source | natwerk | shown by | Linux nftables |\n|---|---|---|---|---|---|---|")
+    print("\n".join(out))
+
+
+if __name__ == "__main__":
+    main()
