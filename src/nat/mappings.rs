@@ -13,6 +13,7 @@ mod directory;
 mod index;
 mod owner;
 mod ports;
+mod slots;
 #[cfg(test)]
 mod tests;
 

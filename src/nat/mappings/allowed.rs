@@ -72,6 +72,11 @@ impl Pass {
         (first <= last).then_some(Self { first, last, parity })
     }
 
+    /// Whether `port` is in the range, whatever its parity.
+    pub(super) const fn contains(&self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
     /// A port of the range, evenly chosen by `random`; its parity is not looked at.
     pub(super) fn port(&self, random: u32) -> u16 {
         let count = u64::from(self.last - self.first) + 1;
@@ -102,6 +107,11 @@ impl<'p> Allowed<'p> {
             && self.reserved_from(port).next().is_none_or(|ports| *ports.start() > port)
     }
 
+    /// The first and the last word with a port of the range.
+    pub(super) const fn words(&self) -> (u16, u16) {
+        (self.first / WORD_PORTS, self.last / WORD_PORTS)
+    }
+
     /// The rounds of a search for something like `wanted`, best first.
     pub(super) fn passes(&self, wanted: u16) -> [Option<Pass>; 4] {
         let whole = |parity| Pass::new(self.first, self.last, parity);
@@ -128,21 +138,20 @@ impl<'p> Allowed<'p> {
         ]
     }
 
-    /// The ports of `word` between `first` and `last` that are not reserved, as bits; and the next
-    /// word that may have any.
-    pub(super) fn in_word(&self, word: u16, first: u16, last: u16) -> (u64, u16) {
+    /// The reserved ports of `word`, as bits; and the next word that may have others.
+    pub(super) fn reserved_in_word(&self, word: u16) -> (u64, u16) {
         let (start, end) = (word * WORD_PORTS, word * WORD_PORTS + (WORD_PORTS - 1));
-        let mut open = bits_between(start, first.max(start), last.min(end));
+        let mut reserved = 0;
         let mut next = word + 1;
         for ports in self.reserved_from(start) {
             if *ports.start() > end {
                 break;
             }
-            open &= !bits_between(start, start.max(*ports.start()), end.min(*ports.end()));
-            // A long reserved range is stepped over at once.
+            reserved |= bits_between(word, *ports.start(), *ports.end());
+            // A long range is stepped over at once.
             next = next.max(ports.end() / WORD_PORTS);
         }
-        (open, next)
+        (reserved, next)
     }
 
     /// Reserved ranges of the protocol that end at `port` or later.
@@ -159,12 +168,15 @@ impl<'p> Allowed<'p> {
     }
 }
 
-/// The bits of the ports `first..=last` in the word that begins at `start`, both within it.
-const fn bits_between(start: u16, first: u16, last: u16) -> u64 {
-    if first > last {
+/// The ports `first..=last` of `word`, as bits.
+pub(super) const fn bits_between(word: u16, first: u16, last: u16) -> u64 {
+    let (start, end) = (word * WORD_PORTS, word * WORD_PORTS + (WORD_PORTS - 1));
+    if first > end || last < start || first > last {
         return 0;
     }
-    (u64::MAX << (first - start)) & (u64::MAX >> (WORD_PORTS - 1 - (last - start)))
+    let from = if first > start { u64::MAX << (first - start) } else { u64::MAX };
+    let to = if last < end { u64::MAX >> (end - last) } else { u64::MAX };
+    from & to
 }
 
 #[cfg(test)]
@@ -227,25 +239,26 @@ mod tests {
         ) {
             let mut reserved = vec![(Protocol::TCP, 0..=65535)];
             let cuts: Vec<u16> = cuts.into_iter().collect();
-            reserved.extend(cuts.chunks_exact(2).map(|pair| (Protocol::UDP, pair[0]..=pair[1] - 1)));
+            let ranges = cuts.chunks_exact(2).map(|pair| (Protocol::UDP, pair[0]..=pair[1] - 1));
+            reserved.extend(ranges);
             reserved.push((Protocol::SCTP, 0..=65535));
             let address = address(&reserved);
             let all = pool(1..=65535);
             let allowed = Allowed::new(&all, &address, Protocol::UDP);
+            let (bits, next) = allowed.reserved_in_word(word);
             let last = first + length;
-            let first = first.max(1);
-            let (open, next) = allowed.in_word(word, first, last);
             for bit in 0..64 {
                 let port = word * 64 + bit;
-                let expected = first <= port && port <= last && allowed.contains(port);
-                prop_assert_eq!(open >> bit & 1 == 1, expected, "port {}", port);
                 let listed = reserved.iter().any(|(protocol, ports)| {
                     *protocol == Protocol::UDP && ports.contains(&port)
                 });
+                prop_assert_eq!(bits >> bit & 1 == 1, listed);
                 prop_assert_eq!(allowed.contains(port), port != 0 && !listed);
+                let is_between = bits_between(word, first, last) >> bit & 1 == 1;
+                prop_assert_eq!(is_between, (first..=last).contains(&port));
             }
             for skipped in word + 1..next {
-                prop_assert_eq!(allowed.in_word(skipped, first, last).0, 0);
+                prop_assert_eq!(allowed.reserved_in_word(skipped).0, u64::MAX);
             }
         }
     }

@@ -242,12 +242,14 @@ mod tests {
                     model.remove(&number);
                     shard.remove(place, name(number));
                 }
-                drop(shard);
-                for number in 0..60 {
-                    let at = self::place(&index, number);
-                    let found = index.lock(at).candidates(at).filter(|p| *p == name(number)).count();
-                    prop_assert_eq!(found, usize::from(model.contains(&number)));
-                }
+                let found = shard.candidates(place).filter(|port| *port == name(number)).count();
+                prop_assert_eq!(found, usize::from(model.contains(&number)));
+            }
+            for number in 0..60 {
+                let place = place(&index, number);
+                let shard = index.lock(place);
+                let found = shard.candidates(place).filter(|port| *port == name(number)).count();
+                prop_assert_eq!(found, usize::from(model.contains(&number)));
             }
             for number in model {
                 let place = place(&index, number);

@@ -1,0 +1,291 @@
+//! The memory of one public address's ports: a slot each, and an occupancy bitmap.
+//!
+//! Live and resting ports are marked busy, and reserved ones closed where a search came by them.
+//! Above the bitmap a summary by parity says which words have any other port, so that a search
+//! costs a few words however full the address is. A new policy may free a reserved port: closed ones
+//! are looked at again, some at a time, where nothing else of the best kind is left. Slots are 16 bytes in blocks of 64,
+//! made when a port of theirs is first used, and kept: 1 MiB at most.
+
+use super::allowed::{Allowed, Parity, WORD_PORTS};
+use super::owner::Owner;
+use crate::time::Coarse;
+
+/// A port's owner and state.
+///
+/// `freed` is [`NEVER`], [`LIVE`], or one more than the coarse time of its freeing. `word` holds the
+/// references of a live port, and the neighbours in the list of a resting one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    owner: Owner,
+    word: u32,
+    freed: u32,
+}
+
+const NEVER: u32 = 0;
+const LIVE: u32 = u32::MAX;
+
+impl Slot {
+    const UNUSED: Self = Self { owner: Owner::NOBODY, word: 0, freed: NEVER };
+
+    /// A live port with one reference.
+    pub(super) const fn live(owner: Owner) -> Self {
+        Self { owner, word: 1, freed: LIVE }
+    }
+
+    /// One more reference on a live port.
+    pub(super) const fn join(&mut self) {
+        self.word = self.word.saturating_add(1);
+    }
+
+    /// One reference less on a live port, unless it is the last.
+    pub(super) const fn leave_shared(&mut self) -> bool {
+        let is_shared = self.word > 1;
+        if is_shared {
+            self.word -= 1;
+        }
+        is_shared
+    }
+
+    /// The port is live no more.
+    pub(super) fn free(&mut self, now: Coarse) {
+        self.freed = now.as_raw().saturating_add(1).min(LIVE - 1);
+    }
+
+    /// Puts a resting port between its neighbours in the list; at an end it is its own neighbour.
+    pub(super) const fn link(&mut self, older: u16, newer: u16) {
+        self.word = (older as u32) << 16 | newer as u32;
+    }
+
+    /// Who has it, or had it last.
+    pub(super) const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Whether it has references.
+    pub(super) const fn is_live(&self) -> bool {
+        self.freed == LIVE
+    }
+
+    /// References on a live port.
+    pub(super) const fn references(&self) -> u32 {
+        self.word
+    }
+
+    /// How long ago a port was freed that is not live; none if it never had an owner.
+    pub(super) const fn freed_units_ago(&self, now: Coarse) -> Option<u32> {
+        match self.freed {
+            NEVER => None,
+            freed => Some(now.as_raw().saturating_add(1).saturating_sub(freed)),
+        }
+    }
+
+    /// The resting port freed before this one; itself if there is none.
+    pub(super) const fn older(&self) -> u16 {
+        (self.word >> 16) as u16
+    }
+
+    /// The resting port freed after this one; itself if there is none.
+    pub(super) const fn newer(&self) -> u16 {
+        self.word as u16
+    }
+}
+
+/// Words looked at again for closed ports at a time.
+const REOPEN_WORDS: u16 = 16;
+
+/// 64 ports.
+struct Block {
+    busy: u64,
+    closed: u64,
+    slots: [Slot; 64],
+}
+
+type Group = [Option<Box<Block>>; 32];
+
+/// All 65,536 ports.
+pub(super) struct Slots {
+    groups: [Option<Box<Group>>; 32],
+    /// By parity: the words with a port that is neither busy nor closed, as bits.
+    open: [[u64; 16]; 2],
+    blocks: usize,
+    /// Where [`Self::reopen`] goes on.
+    reopened_to: u16,
+}
+
+impl Slots {
+    /// All free and never used.
+    pub(super) const fn new() -> Self {
+        Self { groups: [const { None }; 32], open: [[u64::MAX; 16]; 2], blocks: 0, reopened_to: 0 }
+    }
+
+    /// Marks a port busy or free. Who takes a closed port was allowed to.
+    pub(super) fn set_busy(&mut self, port: u16, is_busy: bool) {
+        let word = port / WORD_PORTS;
+        let block = self.block_mut(word);
+        let bit = 1 << (port % WORD_PORTS);
+        if is_busy {
+            block.busy |= bit;
+            block.closed &= !bit;
+        } else {
+            block.busy &= !bit;
+        }
+        self.summarize(word);
+    }
+
+    /// Closes ports of a word, unless none of it was ever used: that would cost memory.
+    pub(super) fn close(&mut self, word: u16, ports: u64) {
+        if let Some(block) = self.existing_block_mut(word)
+            && ports & !block.closed != 0
+        {
+            block.closed |= ports;
+            self.summarize(word);
+        }
+    }
+
+    /// Opens ports that are reserved no more, in a few words of the pool's range. Returns whether
+    /// there were any.
+    pub(super) fn reopen(&mut self, allowed: &Allowed<'_>) -> bool {
+        let (first, last) = allowed.words();
+        let mut has_opened = false;
+        for _ in first..=last.min(first + REOPEN_WORDS - 1) {
+            let word = self.reopened_to.clamp(first, last);
+            self.reopened_to = if word < last { word + 1 } else { first };
+            if let Some(block) = self.existing_block_mut(word)
+                && block.closed != 0
+            {
+                let still = block.closed & allowed.reserved_in_word(word).0;
+                has_opened |= still != block.closed;
+                block.closed = still;
+                self.summarize(word);
+            }
+        }
+        has_opened
+    }
+
+    /// The slot of a port, made if need be.
+    pub(super) fn at_mut(&mut self, port: u16) -> &mut Slot {
+        &mut self.block_mut(port / WORD_PORTS).slots[usize::from(port % WORD_PORTS)]
+    }
+
+    /// The slot of a live port.
+    pub(super) fn live_mut(&mut self, port: u16) -> Option<&mut Slot> {
+        let block = self.existing_block_mut(port / WORD_PORTS)?;
+        Some(&mut block.slots[usize::from(port % WORD_PORTS)]).filter(|slot| slot.is_live())
+    }
+
+    /// The slot of a port; none if neither it nor a neighbour was ever used.
+    pub(super) fn at(&self, port: u16) -> Option<&Slot> {
+        self.block(port / WORD_PORTS).map(|block| &block.slots[usize::from(port % WORD_PORTS)])
+    }
+
+    /// Whether a port is live or rests.
+    pub(super) fn is_busy(&self, port: u16) -> bool {
+        let block = self.block(port / WORD_PORTS);
+        block.is_some_and(|block| block.busy >> (port % WORD_PORTS) & 1 == 1)
+    }
+
+    /// The ports of a word that are neither busy nor closed, as bits.
+    pub(super) fn open_word(&self, word: u16) -> u64 {
+        self.block(word).map_or(u64::MAX, |block| !(block.busy | block.closed))
+    }
+
+    /// The first word from `from` on with an open port of that parity.
+    pub(super) fn next_open(&self, from: u16, parity: Parity) -> Option<u16> {
+        let [even, odd] = &self.open;
+        let mut mask = u64::MAX << (from % 64);
+        for index in from / 64..16 {
+            let at = usize::from(index);
+            let words = match parity {
+                Parity::Any => even[at] | odd[at],
+                Parity::Even => even[at],
+                Parity::Odd => odd[at],
+            };
+            if words & mask != 0 {
+                return Some(index * 64 + (words & mask).trailing_zeros() as u16);
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// Bytes of memory outside of this value.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let groups = self.groups.iter().flatten().count();
+        groups * size_of::<Group>() + self.blocks * size_of::<Block>()
+    }
+
+    fn summarize(&mut self, word: u16) {
+        let open_ports = self.open_word(word);
+        let (at, bit) = (usize::from(word / 64), 1_u64 << (word % 64));
+        for (parity, open) in [Parity::Even, Parity::Odd].into_iter().zip(&mut self.open) {
+            if open_ports & parity.bits() == 0 {
+                open[at] &= !bit;
+            } else {
+                open[at] |= bit;
+            }
+        }
+    }
+
+    fn existing_block_mut(&mut self, word: u16) -> Option<&mut Block> {
+        let group = self.groups[usize::from(word / 32 % 32)].as_deref_mut()?;
+        group[usize::from(word % 32)].as_deref_mut()
+    }
+
+    fn block_mut(&mut self, word: u16) -> &mut Block {
+        let group = self.groups[usize::from(word / 32 % 32)]
+            .get_or_insert_with(|| Box::new([const { None }; 32]));
+        let blocks = &mut self.blocks;
+        group[usize::from(word % 32)].get_or_insert_with(|| {
+            *blocks += 1;
+            Box::new(Block { busy: 0, closed: 0, slots: [Slot::UNUSED; 64] })
+        })
+    }
+
+    fn block(&self, word: u16) -> Option<&Block> {
+        let group = self.groups[usize::from(word / 32 % 32)].as_deref()?;
+        group[usize::from(word % 32)].as_deref()
+    }
+}
+
+const _: () = assert!(size_of::<Slot>() == 16);
+const _: () = assert!(size_of::<Block>() == 64 * 16 + 16);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_summary_leads_to_the_first_word_with_a_free_port(
+            words in proptest::collection::btree_set(0u16..1024, 0..20),
+            freed in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+            from in 0u16..1024,
+        ) {
+            let mut slots = Slots::new();
+            let mut busy = BTreeSet::new();
+            for port in words.iter().flat_map(|word| word * 64..=word * 64 + 63) {
+                slots.set_busy(port, true);
+                busy.insert(port);
+            }
+            for index in freed.iter().filter(|_| !words.is_empty()) {
+                let port = *index.get(&busy.iter().copied().collect::<Vec<u16>>());
+                slots.set_busy(port, false);
+                busy.remove(&port);
+            }
+            for parity in [Parity::Any, Parity::Even, Parity::Odd] {
+                let is_free = |port: &u16| {
+                    (parity == Parity::Any || parity == Parity::of(*port)) && !busy.contains(port)
+                };
+                let has_free = |word: &u16| (word * 64..=word * 64 + 63).any(|port| is_free(&port));
+                let first = (from..1024).find(has_free);
+                prop_assert_eq!(slots.next_open(from, parity), first);
+            }
+            let mut near = words.iter().flat_map(|word| word * 64..=word * 64 + 63);
+            prop_assert!(near.all(|port| slots.is_busy(port) == busy.contains(&port)));
+        }
+    }
+}
