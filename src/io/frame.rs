@@ -130,6 +130,7 @@ impl FramePool {
         Whereabouts { free, in_hand: self.count() - free - lent, lent }
     }
 
+    #[cfg(any(test, feature = "af-xdp"))]
     /// Lends a free chunk to the kernel, to receive into. Returns its address: the offset of the
     /// usual start of a frame in it.
     pub(super) fn lend_free(&self) -> Option<u64> {
@@ -138,6 +139,7 @@ impl FramePool {
         Some(self.chunks.offset(index) + HEADROOM as u64)
     }
 
+    #[cfg(any(test, feature = "af-xdp"))]
     /// Takes back a chunk that the kernel is done with, by any address in it. Addresses that were
     /// never lent are ignored: the kernel's word is checked, not trusted.
     pub(super) fn take_back(&self, address: u64) -> bool {
@@ -146,6 +148,7 @@ impl FramePool {
         true
     }
 
+    #[cfg(any(test, feature = "af-xdp"))]
     /// The frame of `length` bytes that the kernel put at `address` of a lent chunk. None, and
     /// nothing changes, if the chunk was not lent or the frame does not lie inside it.
     pub(super) fn receive(&self, address: u64, length: u32) -> Option<Frame> {
@@ -183,15 +186,18 @@ impl Chunks {
         unsafe { self.base.add(index as usize * self.chunk_size) }
     }
 
+    #[cfg(any(test, feature = "af-xdp"))]
     fn offset(&self, index: u32) -> u64 {
         u64::from(index) * self.chunk_size as u64
     }
 
+    #[cfg(any(test, feature = "af-xdp"))]
     fn lend(&self, index: u32) {
         self.lent[index as usize].set(true);
         self.lent_count.set(self.lent_count.get() + 1);
     }
 
+    #[cfg(any(test, feature = "af-xdp"))]
     /// The chunk that `address` is in, lent until now.
     fn reclaim(&self, address: u64) -> Option<u32> {
         let index = usize::try_from(address).ok()? / self.chunk_size;
@@ -204,6 +210,7 @@ impl Chunks {
 }
 
 impl Frame {
+    #[cfg(any(test, feature = "af-xdp"))]
     /// Lends the chunk to the kernel, to transmit from. Returns the frame's address and length.
     pub(super) fn lend(self) -> (u64, u32) {
         let within = self.start.as_ptr().addr() - self.chunks.start(self.index).as_ptr().addr();

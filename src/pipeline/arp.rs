@@ -4,7 +4,7 @@
 use crate::flow::PortId;
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::{Neighbor, Resolution};
-use crate::pipeline::{Context, Pipeline};
+use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Attachment;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
@@ -57,6 +57,31 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         let neighbor = Neighbor { port, vlan: arp.vlan, address: arp.sender };
         context.shared.next_hops.set(neighbor, Resolution::Reachable(arp.sender_mac));
+    }
+
+    /// Remembers where the guest is that just opened a session from a tagged network, if nobody
+    /// has asked for it in vain or with success: its reply need not wait for ARP.
+    pub(super) fn learn_sender<S>(
+        &self,
+        frame: &F,
+        port: PortId,
+        ready: &Ready,
+        context: &Context<'_, F, S>,
+    ) {
+        let Attachment::Guest(id) = ready.attachment else { return };
+        let network = context.policy.network(id);
+        let (vlan, address) = (ready.packet.vlan, ready.packet.source.address);
+        if vlan == 0 || !network.cidr.contains(address) || address == network.gateway {
+            return;
+        }
+        let next_hops = &context.shared.next_hops;
+        let neighbor = Neighbor { port, vlan, address };
+        let is_pending = next_hops
+            .find(neighbor)
+            .is_some_and(|hop| next_hops.link(hop).destination == Resolution::Pending);
+        if is_pending && let Some((_, sender)) = wire::parse::macs(frame.bytes()) {
+            next_hops.set(neighbor, Resolution::Reachable(sender));
+        }
     }
 
     fn reply<S>(

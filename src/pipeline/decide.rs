@@ -7,10 +7,12 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::mappings::Mappings;
+pub use crate::pipeline::plan::{Plan, Source, Target};
 use crate::pipeline::queries::{self, ECHO_REQUEST};
 use crate::pipeline::shared::Contacts;
-use crate::policy::filter::{Decided, Probe};
-use crate::policy::{Balancer, Network, Policy, PublicAddress, Service};
+pub use crate::pipeline::witness::{FilterName, Step, Witness};
+use crate::policy::filter::Probe;
+use crate::policy::{Network, Policy, PublicAddress, Service};
 use crate::rules::set::{Action, Cidr, FilteringBehavior};
 use crate::session::entry::SessionKind;
 use crate::verdict::{DropReason, HostReason};
@@ -48,105 +50,6 @@ pub struct Refusal {
     pub rule: RuleId,
     /// Whether the sender is told with ICMP 3/13.
     pub tell: bool,
-}
-
-/// How a session is to be opened.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'p> {
-    /// The kind of session.
-    pub kind: SessionKind,
-    /// The rule that made it what it is: its forward, static NAT, source NAT, or the filter's rule
-    /// where nothing is translated. The session counts for it.
-    pub rule: RuleId,
-    /// The filter's rule that let it pass, which counts the first packet, as a chain that lets
-    /// established traffic pass before its rules does.
-    pub admitted_by: RuleId,
-    /// What becomes of the source.
-    pub source: Source,
-    /// Who gets it.
-    pub target: Target<'p>,
-    /// Whether it came through a mapping that the session must hold.
-    pub through_mapping: bool,
-}
-
-/// What becomes of the source of a session's first packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Source {
-    /// It stays.
-    Keep,
-    /// It is translated through the source-NAT pool of this network.
-    Pool(NetworkId),
-    /// Its address becomes this one, its port stays.
-    Static(Ipv4Addr),
-}
-
-/// Who gets a session's first packet.
-#[derive(Clone, Copy, Debug)]
-pub enum Target<'p> {
-    /// One of a balancer's members, yet to be chosen.
-    Balanced(&'p Balancer),
-    /// This remote, on the public side.
-    External(Endpoint),
-    /// A guest.
-    Guest {
-        /// Its network.
-        network: NetworkId,
-        /// The guest.
-        guest: Endpoint,
-    },
-}
-
-/// A step on the way to a decision, for people to read.
-#[derive(Clone, Copy, Debug)]
-pub enum Step<'p> {
-    /// A filter was asked.
-    Filter {
-        /// Which filter.
-        filter: FilterName,
-        /// Whose, if it is a network's.
-        network: Option<NetworkId>,
-        /// What it said.
-        decided: Decided,
-    },
-    /// The destination is a public address of the router.
-    Public(Ipv4Addr),
-    /// This serves the public endpoint.
-    Service(Service<'p>),
-    /// A dynamic mapping stands at the public endpoint.
-    Mapping(Endpoint),
-    /// The destination lies in this network of the same realm.
-    SameRealm(NetworkId),
-    /// The destination lies outside: it leaves by the public side.
-    Outside,
-    /// The destination is exempt from translation.
-    Exempt,
-}
-
-/// Which filter.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FilterName {
-    /// A tier's ingress ACL.
-    AclIngress,
-    /// A network's egress rules or egress ACL.
-    Egress,
-    /// A public address's firewall.
-    Firewall,
-}
-
-/// Whoever wants to see the steps.
-pub trait Witness<'p> {
-    /// A step was taken.
-    fn saw(&mut self, step: Step<'p>);
-}
-
-impl<'p> Witness<'p> for () {
-    fn saw(&mut self, _: Step<'p>) {}
-}
-
-impl<'p> Witness<'p> for Vec<Step<'p>> {
-    fn saw(&mut self, step: Step<'p>) {
-        self.push(step);
-    }
 }
 
 /// Decides a first packet.

@@ -10,6 +10,7 @@ pub mod decide;
 mod errors;
 mod fragments;
 mod open;
+pub mod plan;
 mod queries;
 pub mod review;
 pub mod shared;
@@ -17,6 +18,7 @@ mod slow;
 mod sweep;
 mod transmit;
 mod waiting;
+pub mod witness;
 
 use std::sync::Arc;
 

@@ -45,6 +45,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             Decision::Open(plan) => match self.open(ready, key, &plan, context) {
                 Ok(()) => {
                     self.counters.session_created();
+                    self.learn_sender(frame, port, ready, context);
                     if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
                         let bytes = u64::from(packet.packet_length());
                         shared.rules.add(plan.admitted_by, 1, bytes);

@@ -1,0 +1,53 @@
+//! How a session is to be opened: what a decision asks of the slow path.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{Endpoint, NetworkId, RuleId};
+use crate::policy::Balancer;
+use crate::session::entry::SessionKind;
+
+/// How a session is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'p> {
+    /// The kind of session.
+    pub kind: SessionKind,
+    /// The rule that made it what it is: its forward, static NAT, source NAT, or the filter's rule
+    /// where nothing is translated. The session counts for it.
+    pub rule: RuleId,
+    /// The filter's rule that let it pass, which counts the first packet, as a chain that lets
+    /// established traffic pass before its rules does.
+    pub admitted_by: RuleId,
+    /// What becomes of the source.
+    pub source: Source,
+    /// Who gets it.
+    pub target: Target<'p>,
+    /// Whether it came through a mapping that the session must hold.
+    pub through_mapping: bool,
+}
+
+/// What becomes of the source of a session's first packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// It stays.
+    Keep,
+    /// It is translated through the source-NAT pool of this network.
+    Pool(NetworkId),
+    /// Its address becomes this one, its port stays.
+    Static(Ipv4Addr),
+}
+
+/// Who gets a session's first packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'p> {
+    /// One of a balancer's members, yet to be chosen.
+    Balanced(&'p Balancer),
+    /// This remote, on the public side.
+    External(Endpoint),
+    /// A guest.
+    Guest {
+        /// Its network.
+        network: NetworkId,
+        /// The guest.
+        guest: Endpoint,
+    },
+}
