@@ -27,7 +27,7 @@ stage_unit() {
 
 # Tests of the whole: in memory, and as root with real sockets and the kernel in namespaces.
 stage_integration() {
-    cargo test --locked --quiet --test '*' -- --nocapture
+    cargo test --locked --quiet --no-fail-fast --test '*' -- --nocapture
 }
 
 stage_fuzz() {
