@@ -82,7 +82,7 @@ enum Command {
     Doctor,
     /// Say what would happen to a packet, step by step, without a network.
     Explain(explain::Arguments),
-    /// Generate sample rule files. Not in this version.
+    /// Generate traffic to measure with. Not in this version.
     Generate(NotYet),
     /// Make the running engine read its rules again.
     Reload,
