@@ -86,7 +86,12 @@ fn rewritten(data: &[u8], parsed: &Parsed) {
     let key = parsed.key(Realm::External);
     let mut frame = data.to_vec();
     Rewrite::new(&key, PUBLIC, OUTER).apply(&mut frame, parsed);
-    assert_eq!(faults(&frame, parsed), faults(data, parsed), "as sound as it came");
+    let message = &data[usize::from(parsed.transport)..usize::from(parsed.end)];
+    // Ones' complement has two zeros: a message of nothing but zeros, checksum too, is wrong before
+    // and right after. No other sum can be zero, and nobody is deceived about this one.
+    if message.iter().any(|byte| *byte != 0) {
+        assert_eq!(faults(&frame, parsed), faults(data, parsed), "as sound as it came");
+    }
     assert_eq!(frame[usize::from(parsed.end)..], data[usize::from(parsed.end)..]);
     let after = parse(&frame).expect("it still parses");
     assert_eq!(after.source.address, PUBLIC.address);
