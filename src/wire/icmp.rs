@@ -67,6 +67,10 @@ fn read_quote(frame: &[u8], parsed: &Parsed) -> Option<Quote> {
     // Behind the quote may be padding and extensions (RFC 4884), which nobody translates.
     let quote_end = network.saturating_add(header.total_length.get());
     let end = parsed.end.min(quote_end).min(extensions(frame, parsed)?);
+    if end < transport {
+        // Extensions that begin inside the quoted header (found by fuzzing).
+        return None;
+    }
     let quoted = frame.get(..usize::from(end))?;
     let protocol = Protocol(header.protocol);
     let [source_port, destination_port] = quoted_ports(quoted, transport, protocol)?;
