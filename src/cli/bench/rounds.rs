@@ -118,16 +118,25 @@ struct Worker<'w> {
     wrong: u64,
 }
 
-/// A worker's clock: the time since the start, and what was leapt over.
+/// A worker's clock. It stands still between rounds, as if the next packets came at once: else the
+/// sweep would catch up on the time that writing and checking frames takes.
 struct Clock {
     start: Instant,
-    leapt: Duration,
+    before: Duration,
 }
 
 impl Clock {
     /// One reading of the system's clock.
     fn now(&self) -> Tick {
-        Tick::from_ms(1_000_000).after(self.start.elapsed()).after(self.leapt)
+        Tick::from_ms(1_000_000).after(self.before).after(self.start.elapsed())
+    }
+
+    fn stop(&mut self) {
+        self.before += self.start.elapsed();
+    }
+
+    fn go(&mut self) {
+        self.start = Instant::now();
     }
 }
 
@@ -154,7 +163,7 @@ impl<'w> Worker<'w> {
             done: Vec::with_capacity(FRAMES),
             verdicts: Vec::with_capacity(FRAMES),
             random: Random::new(u64::from(number) + 1),
-            clock: Clock { start: Instant::now(), leapt: Duration::ZERO },
+            clock: Clock { start: Instant::now(), before: Duration::ZERO },
             measured: Measured::default(),
             wrong: 0,
         })
@@ -171,7 +180,7 @@ impl<'w> Worker<'w> {
         barrier.wait();
         self.forget();
         barrier.wait();
-        self.clock.leapt += REST;
+        self.clock.before += REST;
         let created = self.fill(barrier);
         self.measured.created.push(created);
         let rounds = self.rounds_in(seconds);
@@ -273,6 +282,7 @@ impl<'w> Worker<'w> {
         let packets = self.packets.len();
         let mut frames = self.frames.drain(..packets);
         let mut next = self.packets.iter();
+        self.clock.go();
         let start = thread_time();
         for _ in 0..packets.div_ceil(BATCH_MAX) {
             let now = self.clock.now();
@@ -287,7 +297,9 @@ impl<'w> Worker<'w> {
             }
             self.pipeline.idle(&mut self.batch, &mut self.pool, now);
         }
-        Round { packets: count(packets), time: thread_time().saturating_sub(start) }
+        let time = thread_time().saturating_sub(start);
+        self.clock.stop();
+        Round { packets: count(packets), time }
     }
 
     /// Looks at every verdict, and at some packets byte by byte.
