@@ -235,6 +235,7 @@ fn config() -> Config {
         control_socket: "/run/natwerk/control.sock".into(),
         metrics_listen: None,
         manage_addresses: false,
+        sources: natwerk::rules::sources::Options::default(),
         interfaces: vec![Interface {
             name: "eth2".to_owned(),
             role: Role::Public,

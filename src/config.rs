@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::rules::diagnostic::Diagnostic;
+use crate::rules::sources;
 use crate::session::timeout::Timeouts;
 
 pub use read::looks_like_one;
@@ -24,6 +25,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Whether natwerk puts public and gateway addresses on the interfaces and announces them.
     pub manage_addresses: bool,
+    /// How control planes' files are read where their versions differ.
+    pub sources: sources::Options,
     /// The interfaces, in order; a [`crate::flow::PortId`] is an index into this list.
     pub interfaces: Vec<Interface>,
     /// The workers.
@@ -61,6 +64,7 @@ impl Default for Config {
             control_socket: "/run/natwerk/control.sock".into(),
             metrics_listen: None,
             manage_addresses: false,
+            sources: sources::Options::default(),
             interfaces: Vec::new(),
             workers: Workers::default(),
             sessions: Sessions::default(),

@@ -7,13 +7,15 @@ use serde::Serialize;
 use crate::cli::output::{self, Failure, Outcome};
 use crate::cli::{Common, DEFAULT_CONFIG};
 use crate::config::{self, Config};
+use crate::host;
 use crate::rules::diagnostic::{Diagnostic, Severity};
 use crate::rules::{self};
 
 /// What is checked.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Rule files, folders of rule files, or a configuration (then also the rules it names).
+    /// Rule files, folders of rule files, `cloudstack:PATH`, `zstack:PATH`, or a configuration (then
+    /// also the rules it names).
     /// Without any: the configuration of `--config`.
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
@@ -56,7 +58,7 @@ fn faults(args: &Args, common: &Common) -> Vec<Diagnostic> {
     if paths.is_empty() {
         paths = config.as_ref().map_or_else(Vec::new, |config| config.rules.clone());
     }
-    match rules::load(&paths, config.as_ref()) {
+    match rules::load_with_nics(&paths, config.as_ref(), &host::nics()) {
         Ok(loaded) => faults.extend(loaded.warnings),
         Err(found) => faults.extend(found),
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::cli::output::{self, Failure, Outcome};
-use crate::rules;
+use crate::{host, rules};
 
 /// What is converted, and how it is printed.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,7 +16,7 @@ pub struct Args {
     /// The format they are printed in.
     #[arg(long, value_enum, default_value = "json")]
     pub to: To,
-    /// Rule files, or folders of rule files.
+    /// Rule files, or folders of them.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 }
@@ -24,12 +24,12 @@ pub struct Args {
 /// A format that rules are read in.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum From {
-    /// CloudStack's data bags. Not in this version.
+    /// CloudStack's data bags and command files.
     #[value(name = "cloudstack")]
     CloudStack,
     /// Native rule files, JSON or TOML.
     Native,
-    /// ZStack's requests. Not in this version.
+    /// ZStack's requests.
     #[value(name = "zstack")]
     ZStack,
 }
@@ -46,22 +46,17 @@ pub enum To {
 /// Prints the rules in the other format; faults and warnings go to standard error.
 ///
 /// # Errors
-/// With exit code 2 when the rules are faulty or the format is not in this version.
+/// With exit code 2 when native rules are faulty, or nothing of a control plane's can be read: a fault
+/// there costs its entry alone.
 pub fn run(args: &Args) -> Outcome {
-    let unsupported = match args.from {
-        From::CloudStack => Some("cloudstack"),
-        From::Native => None,
-        From::ZStack => Some("zstack"),
+    let prefix = match args.from {
+        From::CloudStack => "cloudstack:",
+        From::Native => "",
+        From::ZStack => "zstack:",
     };
-    if let Some(format) = unsupported {
-        return Err(Failure::refused(format!(
-            "converting from {format} is not in this version yet"
-        ))
-        .hint("this version reads native rule files only"));
-    }
     let paths: Vec<String> =
-        args.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let loaded = match rules::load(&paths, None) {
+        args.paths.iter().map(|path| format!("{prefix}{}", path.display())).collect();
+    let loaded = match rules::load_with_nics(&paths, None, &host::nics()) {
         Ok(loaded) => loaded,
         Err(faults) => {
             faults.iter().for_each(|fault| eprintln!("{fault}"));

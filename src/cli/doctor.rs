@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::cli::Common;
 use crate::cli::output::{self, Column, Failure, Outcome};
 use crate::config::{ChecksumMode, Config, Interface};
+use crate::host;
 use crate::rules;
 use crate::rules::set::RuleSet;
 
@@ -102,7 +103,7 @@ fn configuration(path: &Path) -> (Vec<Finding>, Option<Config>, Option<RuleSet>)
         }
     };
     let mut findings = vec![good("configuration", format!("{shown} is sound"))];
-    match rules::load(&config.rules, Some(&config)) {
+    match rules::load_with_nics(&config.rules, Some(&config), &host::nics()) {
         Ok(loaded) => {
             let what = format!("{} files, {} warnings", loaded.files.len(), loaded.warnings.len());
             findings.push(good("rules", what));

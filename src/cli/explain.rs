@@ -13,6 +13,7 @@ use crate::cli::{Common, DEFAULT_CONFIG, frame_text, steps};
 use crate::config::{Config, Interface, Role};
 use crate::control::workers::port_name;
 use crate::flow::{Mac, PortId};
+use crate::host;
 use crate::rules::{self, Loaded};
 use crate::time::Tick;
 use crate::verdict::Verdict;
@@ -110,7 +111,8 @@ fn load(arguments: &Arguments, common: &Common) -> Result<(Config, Loaded), Fail
         (Some(config), true) => &config.rules,
         _ => &arguments.rules,
     };
-    let loaded = rules::load(paths, config.as_ref()).map_err(|faults| offline::faulty(&faults))?;
+    let loaded = rules::load_with_nics(paths, config.as_ref(), &host::nics())
+        .map_err(|faults| offline::faulty(&faults))?;
     let config = config.unwrap_or_else(|| fitting(&loaded));
     Ok((config, loaded))
 }

@@ -19,6 +19,7 @@ use crate::cli::offline::{self, Passed, Router};
 use crate::cli::output::{self, Failure, Outcome};
 use crate::config::Config;
 use crate::flow::{Mac, PortId};
+use crate::host;
 use crate::io::pcap::{CaptureError, CaptureReader, CaptureWriter, Captured};
 use crate::rules;
 use crate::time::Tick;
@@ -87,7 +88,8 @@ pub struct Summary {
 /// When the configuration or the rules are faulty, or a capture cannot be read or written.
 pub fn run(arguments: &Arguments, common: &Common) -> Outcome {
     let config = Config::load(&common.config).map_err(|faults| offline::faulty(&faults))?;
-    let loaded = rules::load(&config.rules, Some(&config)).map_err(|it| offline::faulty(&it))?;
+    let loaded = rules::load_with_nics(&config.rules, Some(&config), &host::nics())
+        .map_err(|it| offline::faulty(&it))?;
     let mut router = Router::new(&config, &loaded.rules, config.sessions.max)?;
     for input in &arguments.inputs {
         let port = named(&input.name, &config)?;

@@ -288,6 +288,7 @@ pub fn policy(row: &PolicyRow) -> String {
         ("rules", some_or_dash(pairs(&rules))),
         ("filters", format!("{} bytes", row.filter_bytes)),
     ];
+    lines.extend(row.pending.iter().map(|rule| ("pending", rule.clone())));
     if let Some(report) = &row.last_reload {
         lines.push(("last reload", reload_line(report)));
     }

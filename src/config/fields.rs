@@ -31,6 +31,7 @@ pub static CONFIG: Section = Section {
         optional("sessions", Kind::Table(&SESSIONS), "{}", "The session table."),
         optional("timeouts", Kind::Table(&TIMEOUTS), "{}", "Idle timeouts, in seconds."),
         optional("icmp", Kind::Table(&ICMP), "{}", "ICMP errors."),
+        optional("cloudstack", Kind::Table(&CLOUDSTACK), "{}", "How CloudStack's files are read."),
     ],
 };
 
@@ -147,6 +148,27 @@ pub static ICMP: Section = Section {
         "1000",
         "ICMP errors that may be sent per second and worker; 0 means no limit.",
     )],
+};
+
+/// `[cloudstack]`.
+pub static CLOUDSTACK: Section = Section {
+    name: "[cloudstack]",
+    about: "How CloudStack's files are read where its versions differ.",
+    fields: &[
+        optional(
+            "command_files",
+            PATH,
+            "",
+            "Where the management server's command files land; left out, beside the data bags, and \
+             in /var/cache/cloud for those in /etc/cloudstack.",
+        ),
+        optional(
+            "unmatched_vpc_egress",
+            Kind::Choice(&["allow", "deny"]),
+            "\"deny\"",
+            "What happens to what no entry of a VPC tier's egress list matches; 4.22 allowed it.",
+        ),
+    ],
 };
 
 const PATH: Kind = Kind::Text(4096);

@@ -13,7 +13,9 @@ use crate::rules::load::read_source;
 use crate::rules::native::RULE_FILE;
 use crate::rules::reader::{Faults, Fields, Format};
 use crate::rules::scalars::{integer, plain_text, port};
+use crate::rules::set::Action;
 use crate::rules::source::Source;
+use crate::rules::sources;
 use crate::rules::tree::{Node, Value};
 use crate::session::timeout::Timeouts;
 
@@ -76,6 +78,11 @@ fn config(fields: &Fields<'_, '_>, folder: &Path, faults: &mut Faults<'_>) -> Co
         metrics_listen: fields.socket("metrics_listen", faults),
         manage_addresses: fields.boolean("manage_addresses", faults).unwrap_or(false),
         interfaces: interfaces(fields, faults),
+        sources: sources::Options {
+            cloudstack: fields
+                .table("cloudstack", faults)
+                .map_or(default.sources.cloudstack, |fields| cloudstack(&fields, folder, faults)),
+        },
         workers: fields
             .table("workers", faults)
             .map_or(default.workers, |fields| workers(&fields, faults)),
@@ -141,6 +148,20 @@ fn interfaces(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Vec<Interface
         }
     }
     interfaces
+}
+
+fn cloudstack(
+    fields: &Fields<'_, '_>,
+    folder: &Path,
+    faults: &mut Faults<'_>,
+) -> sources::cloudstack::Options {
+    let actions = [("allow", Action::Allow), ("deny", Action::Deny)];
+    sources::cloudstack::Options {
+        unmatched_vpc_egress: fields
+            .choice("unmatched_vpc_egress", &actions, faults)
+            .unwrap_or_default(),
+        command_files: fields.text("command_files", faults).map(|path| folder.join(path)),
+    }
 }
 
 fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
@@ -295,6 +316,9 @@ mod tests {
             refresh_inbound = true
             [icmp]
             errors_per_second = 0
+            [cloudstack]
+            command_files = "commands"
+            unmatched_vpc_egress = "allow"
         "#;
         let seconds = Duration::from_secs;
         let expected = Config {
@@ -326,6 +350,12 @@ mod tests {
                 refresh_inbound: true,
             },
             icmp_errors_per_second: 0,
+            sources: sources::Options {
+                cloudstack: sources::cloudstack::Options {
+                    unmatched_vpc_egress: Action::Allow,
+                    command_files: Some("/etc/natwerk/commands".into()),
+                },
+            },
         };
         assert_eq!(read_text(text), Ok(expected));
     }

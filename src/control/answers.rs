@@ -28,6 +28,9 @@ pub struct Answers {
     flushed: AtomicU64,
 }
 
+/// The kind of rules that are not in force yet.
+const PENDING: &str = "pending";
+
 /// Rows in one line of a long answer.
 const ROWS_PER_PART: usize = 1024;
 
@@ -241,6 +244,7 @@ impl Answers {
             domains: domains.len(),
             rules,
             filter_bytes: policy.filter_bytes(),
+            pending: self.engine.pending().iter().map(ToString::to_string).collect(),
             last_reload: self.engine.last_reload().as_ref().as_ref().map(reload_row),
         }
     }
@@ -251,7 +255,7 @@ impl Answers {
         pools::rows(&self.shared.policy.load(), &self.shared.mappings)
     }
 
-    /// Every rule with what it carried.
+    /// Every rule with what it carried, and those that wait for something.
     #[must_use]
     pub fn rules(&self) -> Vec<RuleRow> {
         let policy = self.shared.policy.load();
@@ -269,7 +273,18 @@ impl Answers {
                 bytes: tally.carried.bytes,
             }
         };
-        policy.rules().iter().map(row).collect()
+        let waiting = self.engine.pending();
+        let waiting = waiting.iter().map(|rule| RuleRow {
+            kind: PENDING.to_owned(),
+            id: rule.what.clone(),
+            owner: String::new(),
+            text: format!("waits for {}", rule.waits_for),
+            place: rule.place.to_string(),
+            sessions: 0,
+            packets: 0,
+            bytes: 0,
+        });
+        policy.rules().iter().map(row).chain(waiting).collect()
     }
 
     /// The engine in numbers.

@@ -279,6 +279,9 @@ pub struct PolicyRow {
     pub rules: std::collections::BTreeMap<String, usize>,
     /// Bytes that the filters take.
     pub filter_bytes: usize,
+    /// Rules of control planes that wait for something, and for what.
+    #[serde(default)]
+    pub pending: Vec<String>,
     /// What the last reload did, if there was one.
     pub last_reload: Option<ReloadRow>,
 }

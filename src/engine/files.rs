@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
+use crate::config::Config;
+use crate::rules::sources::ControlPlane;
+
 /// Calls back when rule files may have changed. Dropping it ends that.
 pub struct FileWatch {
     watcher: RecommendedWatcher,
@@ -35,12 +38,12 @@ impl FileWatch {
         Ok(Self { watcher, folders: BTreeSet::new() })
     }
 
-    /// Watches what `paths` (files and folders) and `files` (found in them) depend on now, and
-    /// nothing else. Returns the folders that cannot be watched.
-    pub fn watch(&mut self, paths: &[String], files: &[PathBuf]) -> Vec<PathBuf> {
-        let paths = paths.iter().map(|path| path.split_once(':').map_or(&**path, |(_, path)| path));
-        let named = paths.map(Path::new).chain(files.iter().map(PathBuf::as_path));
-        let folders: BTreeSet<PathBuf> = named.flat_map(folders_of).collect();
+    /// Watches what the rules of `config` and `files` (found by them) depend on now, and nothing
+    /// else. Returns the folders that cannot be watched.
+    pub fn watch(&mut self, config: &Config, files: &[PathBuf]) -> Vec<PathBuf> {
+        let named = config.rules.iter().flat_map(|path| named_paths(path, config));
+        let named = named.chain(files.iter().cloned());
+        let folders: BTreeSet<PathBuf> = named.flat_map(|path| folders_of(&path)).collect();
         for gone in self.folders.difference(&folders) {
             // A folder that was removed is not watched any more anyway.
             let _ = self.watcher.unwatch(gone);
@@ -57,20 +60,35 @@ impl FileWatch {
     }
 }
 
-/// What can be seen of the rule files in `paths` without reading them: it differs when one of them
+/// What can be seen of the rule files of `config` without reading them: it differs when one of them
 /// was written, replaced, added or removed.
-pub fn fingerprint(paths: &[String]) -> u64 {
+pub fn fingerprint(config: &Config) -> u64 {
     let mut seen = DefaultHasher::new();
-    for path in paths {
-        let path = Path::new(path.split_once(':').map_or(&**path, |(_, path)| path));
-        look_at(path, &mut seen);
-        let mut files: Vec<_> =
-            path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        files.retain(|file| file.extension().is_some_and(|kind| kind == "json" || kind == "toml"));
-        files.sort();
-        files.iter().for_each(|file| look_at(file, &mut seen));
+    for rules in &config.rules {
+        let is_foreign = ControlPlane::of_path(rules).is_some();
+        for path in named_paths(rules, config) {
+            look_at(&path, &mut seen);
+            let mut files: Vec<_> =
+                path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            // A control plane's files have names of all kinds.
+            files.retain(|file| is_foreign || is_rule_file(file));
+            files.sort();
+            files.iter().for_each(|file| look_at(file, &mut seen));
+        }
     }
     seen.finish()
+}
+
+fn is_rule_file(file: &Path) -> bool {
+    file.extension().is_some_and(|kind| kind == "json" || kind == "toml")
+}
+
+/// The files and folders that the rules `path` of `config` are looked for in.
+fn named_paths(path: &str, config: &Config) -> Vec<PathBuf> {
+    match ControlPlane::of_path(path) {
+        None => vec![PathBuf::from(path)],
+        Some((plane, root)) => plane.looks_at(root, &config.sources),
+    }
 }
 
 fn look_at(path: &Path, seen: &mut DefaultHasher) {
@@ -125,6 +143,10 @@ mod tests {
 
     use super::*;
 
+    fn config(rules: &[&str]) -> Config {
+        Config { rules: rules.iter().map(ToString::to_string).collect(), ..Config::default() }
+    }
+
     struct Scene {
         folder: tempfile::TempDir,
         changes: Receiver<()>,
@@ -147,8 +169,8 @@ mod tests {
 
         fn watch(&mut self, name: &str) {
             let path = self.path(name);
-            let paths = [path.to_str().expect("a name").to_owned()];
-            assert_eq!(self.watch.watch(&paths, &[]), Vec::<PathBuf>::new());
+            let config = config(&[path.to_str().expect("a name")]);
+            assert_eq!(self.watch.watch(&config, &[]), Vec::<PathBuf>::new());
             while self.changes.try_recv().is_ok() {}
         }
 
@@ -197,7 +219,7 @@ mod tests {
     #[test]
     fn a_fingerprint_tells_rule_files_from_others() {
         let folder = tempfile::tempdir().expect("a folder");
-        let paths = [folder.path().to_str().expect("a name").to_owned()];
+        let paths = config(&[folder.path().to_str().expect("a name")]);
         let file = |name: &str| folder.path().join(name);
         let empty = fingerprint(&paths);
         fs::write(file("log"), "1").expect("written");

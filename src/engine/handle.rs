@@ -11,6 +11,7 @@ use crate::config::{Config, Role, XdpMode};
 use crate::flow::{Generation, PortId};
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::set::RuleSet;
+use crate::rules::sources::Pending;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::tap::Tap;
 
@@ -26,6 +27,7 @@ struct State {
     started_at: SystemTime,
     started: Instant,
     rules: ArcSwap<RuleSet>,
+    pending: ArcSwap<Vec<Pending>>,
     interfaces: ArcSwap<Vec<InterfaceStatus>>,
     workers: ArcSwap<Vec<WorkerStatus>>,
     last_reload: ArcSwap<Option<ReloadReport>>,
@@ -141,6 +143,7 @@ impl EngineHandle {
             started_at: SystemTime::now(),
             started: Instant::now(),
             rules: ArcSwap::from_pointee(RuleSet::default()),
+            pending: ArcSwap::default(),
             interfaces: ArcSwap::default(),
             workers: ArcSwap::default(),
             last_reload: ArcSwap::default(),
@@ -205,6 +208,12 @@ impl EngineHandle {
         self.state.rules.load_full()
     }
 
+    /// Rules of control planes that wait for something.
+    #[must_use]
+    pub fn pending(&self) -> Arc<Vec<Pending>> {
+        self.state.pending.load_full()
+    }
+
     /// The interfaces, in the configuration's order.
     #[must_use]
     pub fn interfaces(&self) -> Arc<Vec<InterfaceStatus>> {
@@ -240,9 +249,10 @@ impl EngineHandle {
         self.state.workers.store(Arc::new(workers));
     }
 
-    /// Shows other rules.
-    pub fn set_rules(&self, rules: Arc<RuleSet>) {
+    /// Shows other rules, and what of them is pending.
+    pub fn set_rules(&self, rules: Arc<RuleSet>, pending: Arc<Vec<Pending>>) {
         self.state.rules.store(rules);
+        self.state.pending.store(pending);
     }
 
     /// Shows and counts how a reload ended.

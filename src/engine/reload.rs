@@ -9,6 +9,7 @@ use crate::engine::rules::log_warnings;
 use crate::engine::run::Engine;
 use crate::engine::state::save_registry;
 use crate::flow::Generation;
+use crate::host;
 use crate::host::plan::Plan;
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::{self, Loaded};
@@ -37,8 +38,8 @@ impl Engine {
         let started = Instant::now();
         let config = Arc::clone(self.handle.config());
         // Before they are read, so that a change while they are read is another change.
-        self.fingerprint = fingerprint(&config.rules);
-        let outcome = match rules::load(&config.rules, Some(&config)) {
+        self.fingerprint = fingerprint(&config);
+        let outcome = match rules::load_with_nics(&config.rules, Some(&config), &host::nics()) {
             Ok(loaded) => Ok(self.put_in_force(loaded, started)),
             Err(diagnostics) => Err(refused(diagnostics)),
         };
@@ -49,7 +50,7 @@ impl Engine {
 
     /// The same after something happened where rule files are, if it happened to rule files.
     pub(super) fn reload_changed(&mut self) {
-        let fingerprint = fingerprint(&self.handle.config().rules);
+        let fingerprint = fingerprint(self.handle.config());
         if fingerprint != self.fingerprint {
             // What it did is in the log, too.
             self.untold = self.reload().ok().map(|report| (Instant::now(), report));
@@ -58,9 +59,9 @@ impl Engine {
 
     /// Watches the files that the rules come from now.
     pub(super) fn watch_rule_files(&mut self) {
-        let paths = &self.handle.config().rules;
+        let config = self.handle.config();
         if let Some(files) = &mut self.files {
-            for folder in files.watch(paths, &self.rules.files) {
+            for folder in files.watch(config, &self.rules.files) {
                 tracing::warn!(
                     "changes in {} go unnoticed: use `natwerk reload`",
                     folder.display()
@@ -73,7 +74,7 @@ impl Engine {
         let warnings = loaded.warnings.clone();
         log_warnings(&warnings);
         let diff = self.rules.replace(loaded);
-        self.handle.set_rules(self.rules.current());
+        self.handle.set_rules(self.rules.current(), Arc::clone(&self.rules.pending));
         let mut report = ReloadReport {
             added: diff.added.len(),
             removed: diff.removed.len(),

@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::flow::Generation;
-use crate::host::sysctl;
+use crate::host::{self, sysctl};
 use crate::policy::Policy;
 use crate::policy::compile::{CompileOptions, compile_with};
 use crate::policy::registry::Registry;
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::set::RuleSet;
+use crate::rules::sources::Pending;
 use crate::rules::{self, Diff, Loaded};
 
 /// The rules in force.
 pub(super) struct Rules {
     current: Arc<RuleSet>,
+    /// Rules of control planes that wait for something.
+    pub pending: Arc<Vec<Pending>>,
     /// The files they came from.
     pub files: Vec<PathBuf>,
     /// Numbers of rules and realms, which outlive a process that leaves sessions.
@@ -28,9 +31,14 @@ impl Rules {
     /// # Errors
     /// With everything that is wrong with them.
     pub fn load(config: &Config) -> Result<Self, Vec<Diagnostic>> {
-        let loaded = rules::load(&config.rules, Some(config))?;
+        let loaded = rules::load_with_nics(&config.rules, Some(config), &host::nics())?;
         log_warnings(&loaded.warnings);
-        Ok(Self { current: Arc::new(loaded.rules), files: loaded.files, registry: Registry::new() })
+        Ok(Self {
+            current: Arc::new(loaded.rules),
+            pending: Arc::new(loaded.pending),
+            files: loaded.files,
+            registry: Registry::new(),
+        })
     }
 
     /// The rules in force.
@@ -42,6 +50,7 @@ impl Rules {
     pub fn replace(&mut self, loaded: Loaded) -> Diff {
         let diff = rules::diff(&self.current, &loaded.rules);
         self.current = Arc::new(loaded.rules);
+        self.pending = Arc::new(loaded.pending);
         self.files = loaded.files;
         diff
     }

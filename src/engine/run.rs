@@ -81,7 +81,7 @@ impl Engine {
         let processors = core_affinity::get_core_ids().map_or(1, |cores| cores.len());
         let workers = checks::worker_count(&config, &devices, processors)?;
         let lock = StateLock::take(&config.state_dir)?;
-        let fingerprint = fingerprint(&config.rules);
+        let fingerprint = fingerprint(&config);
         let mut rules = Rules::load(&config).map_err(StartError::Rules)?;
         warn_of(&devices, &rules);
 
@@ -107,7 +107,7 @@ impl Engine {
         })?;
 
         let (handle, commands) = EngineHandle::new(Arc::clone(&config));
-        handle.set_rules(rules.current());
+        handle.set_rules(rules.current(), Arc::clone(&rules.pending));
         let (control, metrics) = state::serve(&config, &handle, &shared)?;
         let punt = Arc::new(Punt::open(&ports)?);
         let counters = (0..workers).map(|_| Arc::new(WorkerCounters::new(ports.len())));

@@ -11,6 +11,7 @@
 pub mod addresses;
 pub mod arp;
 pub mod netlink;
+mod nics;
 pub mod plan;
 #[cfg(feature = "af-xdp")]
 pub mod punt;
@@ -29,6 +30,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
 
+pub use self::nics::nics;
 use self::plan::Plan;
 use self::view::View;
 use self::watch::Watch;

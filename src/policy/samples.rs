@@ -29,6 +29,7 @@ pub(crate) fn config() -> Config {
         control_socket: "/run/natwerk/control.sock".into(),
         metrics_listen: None,
         manage_addresses: false,
+        sources: crate::rules::sources::Options::default(),
         interfaces: vec![interface("eth0", Role::Guest), interface("eth2", Role::Public)],
         workers: Workers { count: None, mode: XdpMode::Auto, spin: false, frames: 4096 },
         sessions: Sessions { max: 1024, per_guest: 77, on_rule_removal: OnRuleRemoval::End },

@@ -5,6 +5,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::check;
 use super::diagnostic::{Diagnostic, Place, Severity};
@@ -12,6 +13,7 @@ use super::native::{self, Draft};
 use super::reader::Format;
 use super::set::RuleSet;
 use super::source::{SIZE_MAX, Source};
+use super::sources::{self, ControlPlane, Nics, Pending, Translation, fault_of_file as fault};
 use crate::config::Config;
 
 /// Rules that were read and found good.
@@ -19,8 +21,11 @@ use crate::config::Config;
 pub struct Loaded {
     /// The rules.
     pub rules: RuleSet,
-    /// What is odd about them, but no reason to refuse them.
+    /// What is odd about them, but no reason to refuse them: also the faults of control planes'
+    /// entries, each of which costs its entry alone, and what is pending.
     pub warnings: Vec<Diagnostic>,
+    /// Rules of control planes that wait for something.
+    pub pending: Vec<Pending>,
     /// The files they came from, in order.
     pub files: Vec<PathBuf>,
     /// A digest of the files' contents: the same files give the same digest.
@@ -33,11 +38,36 @@ pub struct Loaded {
 /// # Errors
 /// Every fault of every file, in the order of the files, warnings included.
 pub fn load(paths: &[String], config: Option<&Config>) -> Result<Loaded, Vec<Diagnostic>> {
+    load_with_nics(paths, config, &Nics::default())
+}
+
+/// [`load`] for paths of control planes too (`cloudstack:PATH`, `zstack:PATH`), which name NICs by MAC: `nics`
+/// are the machine's, for folders that do not list them.
+///
+/// # Errors
+/// Every fault of every native file; those of control planes' entries only if nothing of theirs can
+/// be read.
+pub fn load_with_nics(
+    paths: &[String],
+    config: Option<&Config>,
+    nics: &Nics,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let mut faults = Vec::new();
-    let files = gather(paths, &mut faults);
+    let options = config.map(|config| config.sources.clone()).unwrap_or_default();
+    let mut translations = Vec::new();
+    let mut native = Vec::new();
+    for path in paths {
+        match ControlPlane::of_path(path) {
+            None => native.push(Path::new(path)),
+            Some((plane, root)) => match plane.translate(root, nics, &options) {
+                Ok(translation) => translations.push(translation),
+                Err(found) => faults.extend(found),
+            },
+        }
+    }
+    let files = gather(&native, &mut faults);
     let sources = read_all(&files, &mut faults);
-    let loaded = load_sources(&sources, faults, config)?;
-    Ok(Loaded { files, ..loaded })
+    load_sources(sources, translations, faults, config)
 }
 
 /// Reads and checks the rules in `text`, as if it were the file `name`.
@@ -49,11 +79,14 @@ pub fn load_text(
     text: &str,
     config: Option<&Config>,
 ) -> Result<Loaded, Vec<Diagnostic>> {
-    load_sources(&[Source::new(name, text.to_owned())], Vec::new(), config)
+    let sources = vec![Source::new(name, text.to_owned())];
+    let loaded = load_sources(sources, Vec::new(), Vec::new(), config)?;
+    Ok(Loaded { files: Vec::new(), ..loaded })
 }
 
 fn load_sources(
-    sources: &[Source],
+    mut sources: Vec<Source>,
+    mut translations: Vec<Translation>,
     mut faults: Vec<Diagnostic>,
     config: Option<&Config>,
 ) -> Result<Loaded, Vec<Diagnostic>> {
@@ -61,20 +94,39 @@ fn load_sources(
     // What an unreadable file would have defined nobody knows.
     draft.unread.any_address = has_errors(&faults);
     draft.unread.any_network = has_errors(&faults);
-    let mut digest = DefaultHasher::new();
-    for (index, source) in (0..).zip(sources) {
-        digest.write_usize(source.text().len());
-        digest.write(source.text().as_bytes());
+    for (index, source) in (0..).zip(&sources) {
         faults.extend(native::read(source, format_of(source), index, &mut draft));
     }
     draft.unread.any_rule = has_errors(&faults);
-    faults.extend(check::check(&draft, sources, config));
-    sort(&mut faults, sources);
+    // Behind the native files: what was written first keeps a port that two claim.
+    let mut translated: HashSet<Arc<str>> = HashSet::new();
+    for translation in &mut translations {
+        translated.extend(translation.sources.iter().map(|source| Arc::clone(source.file())));
+        sources.append(&mut translation.sources);
+        sources::append(&mut draft.set, std::mem::take(&mut translation.set));
+    }
+    let (mut tolerated, found) =
+        sources::settle(&mut draft, &translated, |draft| check::check(draft, &sources, config));
+    faults.extend(found);
     if has_errors(&faults) {
+        sort(&mut faults, &sources);
         return Err(faults);
     }
-    let files = Vec::new();
-    Ok(Loaded { rules: draft.set, warnings: faults, files, digest: digest.finish() })
+    let mut pending = Vec::new();
+    for translation in translations {
+        tolerated.extend(translation.faults);
+        tolerated.extend(translation.pending.iter().map(Pending::warning));
+        pending.extend(translation.pending);
+    }
+    faults.append(&mut tolerated);
+    sort(&mut faults, &sources);
+    let mut digest = DefaultHasher::new();
+    for source in &sources {
+        digest.write_usize(source.text().len());
+        digest.write(source.text().as_bytes());
+    }
+    let files = sources.iter().map(|source| PathBuf::from(&**source.file())).collect();
+    Ok(Loaded { rules: draft.set, warnings: faults, pending, files, digest: digest.finish() })
 }
 
 fn has_errors(faults: &[Diagnostic]) -> bool {
@@ -82,17 +134,10 @@ fn has_errors(faults: &[Diagnostic]) -> bool {
 }
 
 /// The rule files that `paths` lead to, each once.
-fn gather(paths: &[String], faults: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
+fn gather(paths: &[&Path], faults: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
-        match path.split_once(':') {
-            Some((source @ ("cloudstack" | "zstack"), _)) => faults.push(fault(
-                Path::new(path),
-                format!("{source} rules are not in this version yet"),
-                "convert the rules to a native file (see `natwerk schema`)",
-            )),
-            _ => gather_path(Path::new(path), &mut files, faults),
-        }
+        gather_path(path, &mut files, faults);
     }
     let mut seen = HashSet::new();
     files.retain(|file| seen.insert(fs::canonicalize(file).unwrap_or_else(|_| file.clone())));
@@ -204,12 +249,6 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     fault(path, format!("cannot read it: {error}"), hint)
 }
 
-/// A fault of a whole file.
-fn fault(path: &Path, what: String, hint: &str) -> Diagnostic {
-    let place = Place { file: path.display().to_string().into(), line: 1, column: 1 };
-    Diagnostic { severity: Severity::Error, place, what, hint: hint.to_owned() }
-}
-
 /// Sorts by file, in the order they were read, then by line and column. Files that could not be
 /// read come first.
 fn sort(faults: &mut [Diagnostic], sources: &[Source]) {
@@ -318,14 +357,6 @@ mod tests {
         assert_eq!(load_folder(&folder).unwrap().digest, before);
         fs::write(folder.path().join("a.json"), format!("{NETWORK}\n")).unwrap();
         assert_ne!(load_folder(&folder).unwrap().digest, before);
-    }
-
-    #[test]
-    fn other_formats_are_refused_with_a_sentence() {
-        for format in ["cloudstack", "zstack"] {
-            let faults = load(&[format!("{format}:/etc/x")], None).unwrap_err();
-            assert_eq!(faults[0].what, format!("{format} rules are not in this version yet"));
-        }
     }
 
     #[test]

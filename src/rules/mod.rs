@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! text ──from_json, from_toml──▶ tree ──native (reader, fields)──▶ rules ──check──▶ RuleSet
+//! control planes' files ──sources──────────────────────────────▶ rules ──┘
 //! ```
 //!
 //! Every step notes all the faults it sees and goes on, so that one run finds them all.
@@ -20,6 +21,7 @@ pub(crate) mod scalars;
 pub mod schema;
 pub mod set;
 pub(crate) mod source;
+pub mod sources;
 mod spots;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,6 +30,6 @@ mod values;
 mod write;
 
 pub use diff::{Diff, diff};
-pub use load::{Loaded, load, load_text};
+pub use load::{Loaded, load, load_text, load_with_nics};
 pub use names::{RuleKind, RuleName};
 pub use write::{WriteError, to_json, to_toml};
