@@ -63,7 +63,8 @@ fn plan(vlan: u16, addresses: &[Ipv4Addr]) -> Plan {
         address,
         prefix: Cidr::containing(address, 24),
     };
-    Plan { segments: addresses.iter().map(segment).collect(), mtus: vec![(PortId(0), vlan, 1400)] }
+    let segments = addresses.iter().map(segment).collect();
+    Plan { segments, mtus: vec![(PortId(0), vlan, 1400)], ..Plan::default() }
 }
 
 fn neighbor(vlan: u16, address: Ipv4Addr) -> Neighbor {
@@ -135,6 +136,19 @@ fn a_neighbor_known_before_the_start_is_known_at_once() {
     let id = lab.hops.id(neighbor(0, GUEST)).expect("room");
     let _host = lab.start(plan(0, &[GATEWAY]), false);
     assert_eq!(lab.hops.resolution(id), Resolution::Reachable(GUEST_MAC));
+}
+
+#[test]
+fn an_upstream_router_is_known_before_anybody_sends_to_it() {
+    let Some(lab) = Lab::new("upstream") else { return };
+    lab.guest.run("ip address add 10.1.1.5/24 dev eth0");
+    let plan = Plan { upstreams: vec![neighbor(0, GUEST)], ..plan(0, &[GATEWAY]) };
+    let _host = lab.start(plan, true);
+    let resolved = || {
+        let id = lab.hops.find(neighbor(0, GUEST))?;
+        Some(lab.hops.resolution(id) == Resolution::Reachable(GUEST_MAC))
+    };
+    assert!(eventually(SOON, || resolved() == Some(true)));
 }
 
 #[test]

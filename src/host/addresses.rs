@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn plan(segments: &[Segment]) -> Plan {
-        Plan { segments: segments.to_vec(), mtus: Vec::new() }
+        Plan { segments: segments.to_vec(), ..Plan::default() }
     }
 
     fn kernel(

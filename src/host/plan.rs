@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::flow::PortId;
+use crate::next_hop::Neighbor;
 use crate::policy::Policy;
 use crate::rules::set::Cidr;
 
@@ -13,6 +14,8 @@ pub struct Plan {
     pub segments: Vec<Segment>,
     /// The MTU of networks that have one of their own, by interface and tag.
     pub mtus: Vec<(PortId, u16, u16)>,
+    /// The upstream routers, each once.
+    pub upstreams: Vec<Neighbor>,
 }
 
 /// An address of the router, and the stations it can be reached by directly.
@@ -48,7 +51,16 @@ impl Plan {
             .networks()
             .iter()
             .filter_map(|network| Some((network.port, network.vlan, network.mtu?)));
-        Self { segments: gateways.chain(public).collect(), mtus: mtus.collect() }
+        let mut upstreams: Vec<_> = policy
+            .public_addresses()
+            .iter()
+            .filter_map(|public| {
+                Some(Neighbor { port: public.port, vlan: public.vlan, address: public.gateway? })
+            })
+            .collect();
+        upstreams.sort_unstable_by_key(|hop| (hop.port, hop.vlan, hop.address));
+        upstreams.dedup();
+        Self { segments: gateways.chain(public).collect(), mtus: mtus.collect(), upstreams }
     }
 
     /// The address of ours from which `target` is asked for: one of the prefix it is in.
@@ -87,7 +99,7 @@ mod tests {
             segment(1, 0, [203, 0, 113, 10]),
             segment(1, 0, [198, 51, 100, 10]),
         ];
-        let plan = Plan { segments, mtus: Vec::new() };
+        let plan = Plan { segments, ..Plan::default() };
         for (port, vlan, target, expected) in [
             (0, 0, [10, 1, 1, 5], Some([10, 1, 1, 1])),
             (0, 100, [10, 1, 1, 5], Some([10, 1, 1, 254])),

@@ -216,8 +216,11 @@ impl Watch {
             {
                 interface.appear(index, link.mac, self.manage_addresses);
             }
-            if link.is_up && !interface.is_up && self.manage_addresses {
-                self.announcements.link_came_up(&self.plan, interface.port, now);
+            if link.is_up && !interface.is_up {
+                want_upstreams(&self.plan, interface.port, &self.next_hops);
+                if self.manage_addresses {
+                    self.announcements.link_came_up(&self.plan, interface.port, now);
+                }
             }
             interface.is_up = link.is_up;
         }
@@ -235,6 +238,9 @@ impl Watch {
         }
         for &(port, vlan, mtu) in &self.plan.mtus {
             self.next_hops.set_vlan_mtu(port, vlan, mtu);
+        }
+        for interface in self.interfaces.iter().filter(|interface| interface.is_up) {
+            want_upstreams(&self.plan, interface.port, &self.next_hops);
         }
         if !self.manage_addresses {
             return;
@@ -434,6 +440,16 @@ impl Interface {
         self.index = None;
         self.is_up = false;
         self.arp = None;
+    }
+}
+
+/// Asks for the upstream routers before anybody sends to them: the first packets of all guests go
+/// there at once, more than may wait for one neighbour.
+fn want_upstreams(plan: &Plan, port: PortId, next_hops: &NextHops) {
+    for &upstream in plan.upstreams.iter().filter(|upstream| upstream.port == port) {
+        if let Some(id) = next_hops.id(upstream) {
+            next_hops.want(id);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ impl Router {
         }
         let prefix = Cidr::containing(GATEWAY, 24);
         let segment = Segment { port: PortId(0), vlan, address: GATEWAY, prefix };
-        let plan = Plan { segments: vec![segment], mtus: Vec::new() };
+        let plan = Plan { segments: vec![segment], ..Plan::default() };
         Self { hops: NextHops::new(16), view, plan, resolver: Resolver::default() }
     }
 
