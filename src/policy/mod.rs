@@ -7,6 +7,7 @@ mod attachments;
 pub mod compile;
 pub mod filter;
 mod intervals;
+pub mod ipv6;
 mod prefixes;
 pub mod publish;
 pub mod registry;
@@ -26,6 +27,7 @@ use crate::nat::mappings::Pool;
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, MssClamp};
 use attachments::Attachments;
 use filter::Filter;
+use ipv6::{NetworkIpv6, PolicyIpv6};
 use prefixes::PrefixMap;
 use registry::RuleInfo;
 use routes::{ExternalRoutes, InternalRoutes};
@@ -49,6 +51,7 @@ pub struct Policy {
     external_routes: ExternalRoutes,
     routed_networks: PrefixMap<NetworkId>,
     guest_prefixes: PrefixMap<()>,
+    ipv6: PolicyIpv6,
     broadcasts: HashSet<(Realm, Ipv4Addr)>,
     all_broadcasts: HashSet<Ipv4Addr>,
 }
@@ -79,6 +82,8 @@ pub struct Network {
     pub cidr: Cidr,
     /// The router's address in it.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 side, if it has one.
+    pub ipv6: Option<NetworkIpv6>,
     /// Its MTU, if smaller than the interface's.
     pub mtu: Option<u16>,
     /// Source NAT; none for a routed network.
@@ -268,6 +273,12 @@ impl Policy {
     /// All load balancers.
     pub fn balancers(&self) -> impl Iterator<Item = &Balancer> {
         self.services.balancers()
+    }
+
+    /// What it says of IPv6.
+    #[must_use]
+    pub const fn ipv6(&self) -> &PolicyIpv6 {
+        &self.ipv6
     }
 
     /// What serves `port` of `public` (the identifier for ICMP, zero without ports). Static NAT

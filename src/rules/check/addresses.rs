@@ -263,7 +263,7 @@ pub(super) fn no_host(cidr: Cidr, address: std::net::Ipv4Addr) -> Option<&'stati
     }
 }
 
-fn check_interface(checker: &mut Checker<'_>, name: &str, role: Role, place: Place) {
+pub(super) fn check_interface(checker: &mut Checker<'_>, name: &str, role: Role, place: Place) {
     let Some(config) = checker.config else { return };
     let said = match role {
         Role::Guest => "guest",
