@@ -84,6 +84,14 @@ pub fn load_text(
     Ok(Loaded { files: Vec::new(), ..loaded })
 }
 
+/// Checks what a control plane's texts came to, as [`load_with_nics`] does what its files came to.
+///
+/// # Errors
+/// Never: faults cost their entries alone.
+pub fn load_translation(translation: Translation) -> Result<Loaded, Vec<Diagnostic>> {
+    load_sources(Vec::new(), vec![translation], Vec::new(), None)
+}
+
 fn load_sources(
     mut sources: Vec<Source>,
     mut translations: Vec<Translation>,

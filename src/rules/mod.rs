@@ -31,6 +31,6 @@ mod values;
 mod write;
 
 pub use diff::{Diff, diff};
-pub use load::{Loaded, load, load_text, load_with_nics};
+pub use load::{Loaded, load, load_text, load_translation, load_with_nics};
 pub use names::{RuleKind, RuleName};
 pub use write::{WriteError, to_json, to_toml};
