@@ -100,7 +100,6 @@ pub fn compile_with(
         external_routes: ExternalRoutes::new(&public_addresses),
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),
-        all_broadcasts: broadcasts.iter().map(|(_, address)| *address).collect(),
         broadcasts: broadcasts.into_iter().collect(),
         public_places: places(public_addresses.iter().map(|public| public.address)),
         rule_places: places(rule_infos.iter().map(|info| info.rule)),

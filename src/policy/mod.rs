@@ -53,7 +53,6 @@ pub struct Policy {
     guest_prefixes: PrefixMap<()>,
     ipv6: PolicyIpv6,
     broadcasts: HashSet<(Realm, Ipv4Addr)>,
-    all_broadcasts: HashSet<Ipv4Addr>,
 }
 
 /// What hangs on an interface under a tag.
@@ -327,13 +326,6 @@ impl Policy {
     #[must_use]
     pub fn may_come_from_outside(&self, source: Ipv4Addr) -> bool {
         !self.public_places.contains_key(&source) && self.guest_prefixes.find(source).is_none()
-    }
-
-    /// Whether `address` is a broadcast address of a network or public segment we know, in
-    /// whatever realm.
-    #[must_use]
-    pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
-        self.all_broadcasts.contains(&address)
     }
 
     /// Whether `address` is a broadcast address of a network or segment of `realm`. Realms may
