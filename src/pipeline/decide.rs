@@ -385,7 +385,12 @@ impl<'p> Decider<'p, '_> {
         let (kind, source) = match (question.key.realm, question.network) {
             (Realm::Internal(realm), Some(network)) => {
                 let guest = question.key.source.address;
-                (SessionKind::Hairpin, self.translation(realm, network, guest).source)
+                let source = self.translation(realm, network, guest).source;
+                let kind = match source {
+                    Source::Pool(_) => SessionKind::Hairpin,
+                    Source::Keep | Source::Static(_) => SessionKind::HairpinStatic,
+                };
+                (kind, source)
             }
             (Realm::External, _) | (Realm::Internal(_), None) => {
                 (SessionKind::Inbound, Source::Keep)

@@ -7,7 +7,7 @@
 //! | 0 | key: source address 32, destination address 32 | whoever holds the shard's lock |
 //! | 1 | key: source port 16, destination port 16, realm 16, protocol 8; version 8 | the same |
 //! | 2 | new source address 32, new destination address 32 | the same |
-//! | 3 | new source port 16, new destination port 16, partner 27, kind 3, initiator 1, mapped 1 | the same |
+//! | 3 | new source port 16, new destination port 16, partner 27, kind 3, initiator 1, holds 1 | the same |
 //! | 4 | next hop 24, rule 24, generation 16 | the same |
 //! | 5 | last seen 32, highest sequence number plus one 32 | the worker that receives the direction |
 //! | 6 | packets 44, TCP flags 4, peer's window shift 4, own window shift 4, unused 8 | the same |
@@ -50,8 +50,10 @@ pub struct NewSession<A: Family = Ipv4Addr> {
     pub generation: Generation,
     /// What kind of translation it is.
     pub kind: SessionKind,
-    /// Whether a mapping's reference must be given back when it ends.
-    pub mapped: bool,
+    /// Whether it holds a reference on the mapping at the public endpoint that its source became.
+    pub source_mapped: bool,
+    /// Whether it holds a reference on the mapping at the public endpoint that it was sent to.
+    pub target_mapped: bool,
 }
 
 /// How a session is translated; with the keys it says everything.
@@ -60,7 +62,7 @@ pub struct NewSession<A: Family = Ipv4Addr> {
 pub enum SessionKind {
     /// Inbound to a public endpoint served by a port forward, load balancer, static NAT or mapping.
     Inbound,
-    /// From a guest, through a public endpoint, to a guest: twice NAT.
+    /// From a guest with a source of its pool, through a public endpoint, to a guest: twice NAT.
     Hairpin,
     /// Between networks of one realm, or exempt from NAT: nothing changes but link addresses.
     Routed,
@@ -68,6 +70,8 @@ pub enum SessionKind {
     SourceNat,
     /// Outbound through static NAT.
     StaticNat,
+    /// As [`Self::Hairpin`], from a guest with static NAT or without any.
+    HairpinStatic,
 }
 
 impl SessionKind {
@@ -78,6 +82,7 @@ impl SessionKind {
             2 => Some(Self::Routed),
             3 => Some(Self::SourceNat),
             4 => Some(Self::StaticNat),
+            5 => Some(Self::HairpinStatic),
             _ => None,
         }
     }
@@ -310,7 +315,8 @@ impl<A: Shape> Identity<A> {
             rule: self.rule(),
             generation: self.generation(),
             kind: self.traits.kind()?,
-            mapped: self.traits.is_mapped(),
+            source_mapped: self.traits.holds_mapping(),
+            target_mapped: responder.traits.holds_mapping(),
         })
     }
 
@@ -394,7 +400,9 @@ impl Traits {
         initiator: bool,
     ) -> Self {
         let kind = u64::from(session.kind as u8);
-        Self(ports >> 32 << 32 | kind << 2 | u64::from(initiator) << 1 | u64::from(session.mapped))
+        // Each direction's entry tells of its own sender's mapping.
+        let holds = if initiator { session.source_mapped } else { session.target_mapped };
+        Self(ports >> 32 << 32 | kind << 2 | u64::from(initiator) << 1 | u64::from(holds))
             .with_partner(partner)
     }
 
@@ -420,9 +428,9 @@ impl Traits {
         self.0 & 2 != 0
     }
 
-    /// Whether the session holds a mapping's reference.
+    /// Whether the session holds a reference on the mapping of whoever sends in this direction.
     #[must_use]
-    pub const fn is_mapped(self) -> bool {
+    pub const fn holds_mapping(self) -> bool {
         self.0 & 1 != 0
     }
 }

@@ -48,7 +48,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"natwerk\0");
 /// of groups, entries or header changes.
 const FORMAT: &[u8] =
     b"1: header magic,format,max,layout,seed4,boot2,check,sum,state,owner; groups 7 tags+passed; \
-      entries key+version,key,addresses,ports+partner27+kind3+initiator+mapped,\
+      entries key+version,key,addresses,ports+partner27+kind3+initiator+holds,\
       next_hop24+rule24+generation16,seen32+sequence32,packets44+tcp4+peer4+own4,bytes";
 /// Words that never change while the file exists; the next one is their sum.
 const FIXED: usize = 11;

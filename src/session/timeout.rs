@@ -76,18 +76,21 @@ pub fn is_expired<A: Family>(timeouts: &Timeouts, view: &SessionView<A>, now: Co
 
 /// When the session was last refreshed.
 ///
-/// Through source NAT only outbound packets refresh UDP, ICMP and the rest, so that nobody outside
-/// keeps a guest's mapping alive (RFC 4787, REQ-6), unless `refresh_inbound` says otherwise.
+/// Through source NAT, and through its mappings from outside, only outbound packets refresh UDP, ICMP
+/// and the rest, so that nobody outside keeps a guest's mapping alive (RFC 4787, REQ-6), unless
+/// `refresh_inbound` says otherwise.
 #[must_use]
 pub fn refreshed<A: Family>(timeouts: &Timeouts, view: &SessionView<A>) -> Coarse {
-    let initiator_only = view.session.kind == SessionKind::SourceNat
-        && view.session.initiator.protocol != Protocol::TCP
-        && !timeouts.refresh_inbound;
-    if initiator_only {
-        view.initiator.last_seen
-    } else {
-        view.initiator.last_seen.max(view.responder.last_seen)
+    let session = &view.session;
+    if session.initiator.protocol != Protocol::TCP && !timeouts.refresh_inbound {
+        if session.kind == SessionKind::SourceNat {
+            return view.initiator.last_seen;
+        }
+        if session.kind == SessionKind::Inbound && session.target_mapped {
+            return view.responder.last_seen;
+        }
     }
+    view.initiator.last_seen.max(view.responder.last_seen)
 }
 
 /// The shortest time, in coarse units, after which any session of `protocol` may expire.

@@ -26,7 +26,13 @@ fn realm() -> Realm {
 }
 
 fn request(pool: &Pool, protocol: Protocol, guest: Ipv4Addr, port: u16) -> BindRequest<'_> {
-    BindRequest { realm: realm(), protocol, internal: Endpoint::new(guest, port), pool }
+    BindRequest {
+        realm: realm(),
+        protocol,
+        internal: Endpoint::new(guest, port),
+        pool,
+        was_taken: false,
+    }
 }
 
 fn at(seconds: u64) -> Tick {
