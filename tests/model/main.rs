@@ -211,7 +211,7 @@ impl Trace {
             let network = policy.networks().iter().find(|network| network.domain == **name);
             Realm::Internal(network.expect("every domain has a network").realm)
         };
-        self.realms = DOMAINS.iter().map(|name| realm(name)).collect();
+        self.realms = DOMAINS.iter().map(realm).collect();
     }
 }
 

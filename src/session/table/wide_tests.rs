@@ -31,7 +31,8 @@ fn session(number: u32) -> NewSession<Ipv6Addr> {
         rule: RuleId(number + 2),
         generation: Generation(number as u16),
         kind: SessionKind::Routed,
-        mapped: false,
+        source_mapped: false,
+        target_mapped: false,
     }
 }
 
