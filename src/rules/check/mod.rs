@@ -6,7 +6,6 @@
 
 mod addresses;
 mod filters;
-mod ipv6;
 mod services;
 mod shadow;
 
@@ -36,7 +35,6 @@ pub fn check(draft: &Draft, sources: &[Source], config: Option<&Config>) -> Vec<
     filters::check_filters(&mut checker);
     filters::check_acls(&mut checker);
     filters::check_reach(&mut checker);
-    ipv6::check_ipv6(&mut checker);
     checker.faults
 }
 
