@@ -44,7 +44,6 @@ fn request(pool: &Pool, number: u32) -> BindRequest<'_> {
             FIRST + (number % PORTS) as u16,
         ),
         pool,
-        was_taken: false,
     }
 }
 

@@ -2,12 +2,8 @@
 //!
 //! Everything here is in host byte order; network order lives in `wire` and nowhere else.
 
-mod family;
-
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
-
-pub use family::{Bits, Family};
+use std::net::Ipv4Addr;
 
 /// An interface of the engine: its place in the configuration's list of interfaces.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -73,21 +69,12 @@ impl Protocol {
     pub const ESP: Self = Self(50);
     /// AH (RFC 4302).
     pub const AH: Self = Self(51);
-    /// ICMPv6 (RFC 4443). In IPv6 flows the query identifier stands in for both ports.
-    pub const ICMPV6: Self = Self(58);
     /// SCTP (RFC 9260).
     pub const SCTP: Self = Self(132);
     /// UDP-Lite (RFC 3828).
     pub const UDP_LITE: Self = Self(136);
 
-    /// Whether it is the ICMP of either family, whose "ports" are query identifiers.
-    #[must_use]
-    pub const fn is_icmp(self) -> bool {
-        matches!(self, Self::ICMP | Self::ICMPV6)
-    }
-
-    /// Whether an IPv4 endpoint of this protocol has a port (or a query identifier) of its own, which
-    /// source NAT translates.
+    /// Whether an endpoint of this protocol has a port (or a query identifier) of its own.
     #[must_use]
     pub const fn has_ports(self) -> bool {
         matches!(
@@ -107,7 +94,6 @@ impl fmt::Display for Protocol {
             Self::GRE => f.pad("gre"),
             Self::ESP => f.pad("esp"),
             Self::AH => f.pad("ah"),
-            Self::ICMPV6 => f.pad("icmpv6"),
             Self::SCTP => f.pad("sctp"),
             Self::UDP_LITE => f.pad("udplite"),
             Self(number) => f.pad(&number.to_string()),
@@ -118,31 +104,28 @@ impl fmt::Display for Protocol {
 /// Address and port, `X:x` (RFC 4787, section 4.1). The port of an ICMP query is its identifier;
 /// of a protocol without ports it is zero.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Endpoint<A: Family = Ipv4Addr> {
-    /// The address.
-    pub address: A,
+pub struct Endpoint {
+    /// The IPv4 address.
+    pub address: Ipv4Addr,
     /// The port, in host byte order.
     pub port: u16,
 }
 
-impl<A: Family> Endpoint<A> {
+impl Endpoint {
     /// The endpoint `address:port`.
     #[must_use]
-    pub const fn new(address: A, port: u16) -> Self {
+    pub const fn new(address: Ipv4Addr, port: u16) -> Self {
         Self { address, port }
     }
 }
 
-impl<A: Family> fmt::Display for Endpoint<A> {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address.into() {
-            IpAddr::V4(address) => f.pad(&format!("{address}:{}", self.port)),
-            IpAddr::V6(address) => f.pad(&format!("[{address}]:{}", self.port)),
-        }
+        f.pad(&format!("{}:{}", self.address, self.port))
     }
 }
 
-impl<A: Family> fmt::Debug for Endpoint<A> {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -152,15 +135,15 @@ impl<A: Family> fmt::Debug for Endpoint<A> {
 ///
 /// For an ICMP query both ports are the identifier. A reply's key is [`FlowKey::reversed`].
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct FlowKey<A: Family = Ipv4Addr> {
+pub struct FlowKey {
     /// The realm the packet is seen in.
     pub realm: Realm,
     /// The IP protocol.
     pub protocol: Protocol,
     /// Where the packet comes from.
-    pub source: Endpoint<A>,
+    pub source: Endpoint,
     /// Where the packet goes to.
-    pub destination: Endpoint<A>,
+    pub destination: Endpoint,
 }
 
 impl FlowKey {
@@ -173,37 +156,24 @@ impl FlowKey {
         [
             (self.source.address.to_bits() as u64) << 32
                 | self.destination.address.to_bits() as u64,
-            self.rest(),
+            (self.source.port as u64) << 48
+                | (self.destination.port as u64) << 32
+                | (self.realm.as_raw() as u64) << 16
+                | (self.protocol.0 as u64) << 8,
         ]
     }
 
     /// The key that [`Self::words`] made; the lowest byte of the second word is ignored.
     #[must_use]
     pub const fn from_words([addresses, rest]: [u64; 2]) -> Self {
-        let source = Ipv4Addr::from_bits((addresses >> 32) as u32);
-        Self::from_rest(source, Ipv4Addr::from_bits(addresses as u32), rest)
-    }
-}
-
-impl<A: Family> FlowKey<A> {
-    /// All but the addresses as a word: see [`FlowKey::words`].
-    #[must_use]
-    pub const fn rest(&self) -> u64 {
-        (self.source.port as u64) << 48
-            | (self.destination.port as u64) << 32
-            | (self.realm.as_raw() as u64) << 16
-            | (self.protocol.0 as u64) << 8
-    }
-
-    /// The key with these addresses and what [`Self::rest`] made of the others; the lowest byte is
-    /// ignored.
-    #[must_use]
-    pub const fn from_rest(source: A, destination: A, rest: u64) -> Self {
         Self {
             realm: Realm::from_raw((rest >> 16) as u16),
             protocol: Protocol((rest >> 8) as u8),
-            source: Endpoint::new(source, (rest >> 48) as u16),
-            destination: Endpoint::new(destination, (rest >> 32) as u16),
+            source: Endpoint::new(
+                Ipv4Addr::from_bits((addresses >> 32) as u32),
+                (rest >> 48) as u16,
+            ),
+            destination: Endpoint::new(Ipv4Addr::from_bits(addresses as u32), (rest >> 32) as u16),
         }
     }
 
@@ -214,7 +184,7 @@ impl<A: Family> FlowKey<A> {
     }
 }
 
-impl<A: Family> fmt::Display for FlowKey<A> {
+impl fmt::Display for FlowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} > {}", self.protocol, self.source, self.destination)
     }

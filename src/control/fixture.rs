@@ -90,7 +90,6 @@ fn session(
         rule,
         generation: Generation(1),
         kind,
-        source_mapped: false,
-        target_mapped: false,
+        mapped: false,
     }
 }

@@ -27,9 +27,7 @@ impl Sides {
         let from = guest(initiator.realm, initiator.source);
         let to = guest(responder.realm, responder.source);
         let publics = match session.kind {
-            SessionKind::Hairpin | SessionKind::HairpinStatic => {
-                [Some(initiator.destination), Some(responder.destination)]
-            }
+            SessionKind::Hairpin => [Some(initiator.destination), Some(responder.destination)],
             SessionKind::Inbound => [Some(initiator.destination), None],
             SessionKind::Routed => [None, None],
             SessionKind::SourceNat | SessionKind::StaticNat => [Some(responder.destination), None],
@@ -78,8 +76,7 @@ mod tests {
             rule: RuleId::DEFAULT,
             generation: Generation(1),
             kind,
-            source_mapped: false,
-            target_mapped: false,
+            mapped: false,
         }
     }
 

@@ -1,21 +1,19 @@
 //! What a lookup gives the fast path.
 
-use std::net::Ipv4Addr;
-
 use crate::flow::Generation;
 use crate::next_hop::NextHopId;
+use crate::rewrite::Rewrite;
 use crate::session::entry::{Entry, EntryIndex, Identity, SessionKind, Traits};
-use crate::session::shape::Shape;
 use crate::session::table::Table;
 use crate::session::tcp::TcpState;
 use crate::time::Coarse;
 
 /// A consistent copy of what the fast path needs of one entry, with the right to count on it.
-pub struct Found<'t, A: Shape = Ipv4Addr> {
+pub struct Found<'t> {
     /// Where it is.
     pub index: EntryIndex,
     /// What to do to the packet.
-    pub rewrite: A::Rewrite,
+    pub rewrite: Rewrite,
     /// Where it goes.
     pub next_hop: NextHopId,
     /// The policy it was last decided under.
@@ -23,16 +21,16 @@ pub struct Found<'t, A: Shape = Ipv4Addr> {
     /// When a packet of this direction last came.
     pub last_seen: Coarse,
     traits: Traits,
-    entry: &'t Entry<A>,
-    table: &'t Table<A>,
+    entry: &'t Entry,
+    table: &'t Table,
 }
 
-impl<'t, A: Shape> Found<'t, A> {
+impl<'t> Found<'t> {
     pub(super) fn new(
         index: EntryIndex,
-        identity: &Identity<A>,
-        entry: &'t Entry<A>,
-        table: &'t Table<A>,
+        identity: &Identity,
+        entry: &'t Entry,
+        table: &'t Table,
     ) -> Self {
         Self {
             index,

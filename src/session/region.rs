@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +14,12 @@ use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use crate::session::entry::Entry;
 use crate::session::header::{self, CLOSED, STATE};
 use crate::session::index::{Index, Layout};
-use crate::session::shape::Shape;
 
 /// The mapped memory of a table.
-pub struct Region<A: Shape = Ipv4Addr> {
+pub struct Region {
     start: NonNull<AtomicU64>,
     groups: NonNull<AtomicU64>,
-    entries: NonNull<Entry<A>>,
+    entries: NonNull<Entry>,
     layout: Layout,
     // Kept for its `Drop`; all access goes through the pointers above.
     map: MmapRaw,
@@ -31,17 +29,17 @@ pub struct Region<A: Shape = Ipv4Addr> {
 
 // SAFETY: the pointers lead into `map`, which moves with them and stays where it is, and what they
 // point to is made of atomics alone.
-unsafe impl<A: Shape> Send for Region<A> {}
+unsafe impl Send for Region {}
 // SAFETY: the same; shared access is access to atomics.
-unsafe impl<A: Shape> Sync for Region<A> {}
+unsafe impl Sync for Region {}
 
-impl<A: Shape> Region<A> {
+impl Region {
     /// Fresh memory of this process alone, all zeros.
     ///
     /// # Errors
     /// When the system has no memory to give.
     pub fn in_memory(layout: Layout) -> io::Result<Self> {
-        let places = Places::new::<A>(layout);
+        let places = Places::new(layout);
         let map: MmapMut = MmapOptions::new().len(places.length).map_anon()?;
         Ok(Self::over(MmapRaw::from(map), layout, places, None))
     }
@@ -53,7 +51,7 @@ impl<A: Shape> Region<A> {
     /// # Errors
     /// When it cannot be mapped or there is no room.
     pub fn in_file(layout: Layout, file: &File, lock: Option<File>) -> io::Result<Self> {
-        let places = Places::new::<A>(layout);
+        let places = Places::new(layout);
         if file.metadata()?.len() < places.length as u64 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
@@ -74,7 +72,7 @@ impl<A: Shape> Region<A> {
     /// Bytes of a file for a table of this layout.
     #[must_use]
     pub fn file_length(layout: Layout) -> u64 {
-        Places::new::<A>(layout).length as u64
+        Places::new(layout).length as u64
     }
 
     fn over(map: MmapRaw, layout: Layout, places: Places, lock: Option<File>) -> Self {
@@ -88,7 +86,7 @@ impl<A: Shape> Region<A> {
         let groups = unsafe { start.add(places.groups) };
         // SAFETY: as above.
         let entries = unsafe { start.add(places.entries) };
-        let (start, groups, entries) = (start.cast(), groups.cast(), entries.cast::<Entry<A>>());
+        let (start, groups, entries) = (start.cast(), groups.cast(), entries.cast::<Entry>());
         assert!(entries.is_aligned(), "a mapping starts at a page");
         Self { start, groups, entries, layout, map, _lock: lock }
     }
@@ -117,8 +115,8 @@ impl<A: Shape> Region<A> {
 
     /// All entries.
     #[must_use]
-    pub fn entries(&self) -> &[Entry<A>] {
-        // SAFETY: as above; an entry is atomic words and aligned.
+    pub fn entries(&self) -> &[Entry] {
+        // SAFETY: as above; an entry is eight atomic words, aligned to its size.
         unsafe { slice::from_raw_parts(self.entries.as_ptr(), self.layout.slots() as usize) }
     }
 
@@ -135,7 +133,7 @@ impl<A: Shape> Region<A> {
     }
 }
 
-impl<A: Shape> Drop for Region<A> {
+impl Drop for Region {
     fn drop(&mut self) {
         if let Some(state) = self.header().get(STATE) {
             state.store(CLOSED, Ordering::Relaxed);
@@ -152,11 +150,11 @@ struct Places {
 }
 
 impl Places {
-    fn new<A: Shape>(layout: Layout) -> Self {
+    fn new(layout: Layout) -> Self {
         let groups = PAGE;
         let words = layout.groups() as usize * size_of::<AtomicU64>();
         let entries = (groups + words).next_multiple_of(PAGE);
-        let length = entries + layout.slots() as usize * size_of::<Entry<A>>();
+        let length = entries + layout.slots() as usize * size_of::<Entry>();
         // Huge pages come whole; a file on hugetlbfs has no other length.
         let granule = if length < HUGE_PAGE { PAGE } else { HUGE_PAGE };
         Self { groups, entries, length: length.next_multiple_of(granule) }

@@ -4,20 +4,18 @@
 //! what was read is one session's. Insert, remove and confirm take the locks of the shards of both
 //! keys, the lower one first, and hold them over nothing but the change itself.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::flow::{Family, FlowKey, Generation, RuleId};
+use crate::flow::{FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
 use crate::prefetch::prefetch;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
 use crate::session::index::{GROUP_SLOTS, Index, Layout};
 use crate::session::region::Region;
-use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
 use crate::time::{Coarse, Tick};
 
@@ -25,8 +23,8 @@ pub use crate::session::found::Found;
 pub use crate::session::hash::Hash;
 
 /// The table.
-pub struct Table<A: Shape = Ipv4Addr> {
-    region: Region<A>,
+pub struct Table {
+    region: Region,
     hasher: Hasher,
     shards: Box<[Shard]>,
     count: CachePadded<AtomicU32>,
@@ -46,11 +44,11 @@ pub enum InsertError {
 
 /// Both directions of a session, for the slow path, sweeps and people.
 #[derive(Clone, Copy, Debug)]
-pub struct SessionView<A: Family = Ipv4Addr> {
+pub struct SessionView {
     /// The entry of the initiator's direction.
     pub index: EntryIndex,
     /// How it was made.
-    pub session: NewSession<A>,
+    pub session: NewSession,
     /// What the initiator's direction saw.
     pub initiator: DirectionView,
     /// What the responder's direction saw.
@@ -62,7 +60,7 @@ pub struct SessionView<A: Family = Ipv4Addr> {
 pub struct DirectionView {
     /// Packets forwarded.
     pub packets: u64,
-    /// Bytes of IP packets forwarded.
+    /// Bytes of IPv4 packets forwarded.
     pub bytes: u64,
     /// When the last one came; when the session was made, if none came yet.
     pub last_seen: Coarse,
@@ -70,7 +68,7 @@ pub struct DirectionView {
     pub tcp: TcpState,
 }
 
-impl<A: Shape> Table<A> {
+impl Table {
     /// A table in ordinary memory for `sessions_max` sessions (50 million at most).
     ///
     /// # Panics
@@ -83,7 +81,7 @@ impl<A: Shape> Table<A> {
         }
     }
 
-    pub(super) fn over(region: Region<A>, seed: [u64; 4], count: u32) -> Self {
+    pub(super) fn over(region: Region, seed: [u64; 4], count: u32) -> Self {
         let shards = (0..region.layout().shards).map(|_| Shard::default()).collect();
         Self {
             region,
@@ -95,13 +93,13 @@ impl<A: Shape> Table<A> {
 
     /// The memory it lies in.
     #[cfg(test)]
-    pub(super) const fn region(&self) -> &Region<A> {
+    pub(super) const fn region(&self) -> &Region {
         &self.region
     }
 
     /// The hash of a key.
     #[must_use]
-    pub fn hash(&self, key: &FlowKey<A>) -> Hash {
+    pub fn hash(&self, key: &FlowKey) -> Hash {
         self.hasher.hash(key)
     }
 
@@ -120,11 +118,11 @@ impl<A: Shape> Table<A> {
 
     /// The entry of a key. Lock-free.
     #[must_use]
-    pub fn find(&self, key: &FlowKey<A>, hash: Hash) -> Option<Found<'_, A>> {
-        let key = PackedKey::new(key);
+    pub fn find(&self, key: &FlowKey, hash: Hash) -> Option<Found<'_>> {
+        let words = key.words();
         self.index().search(hash, |index| {
             let entry = self.entry(index)?;
-            let identity = entry.identity_of(&key)?;
+            let identity = entry.identity_of(words)?;
             Some(Found::new(index, &identity, entry, self))
         })
     }
@@ -132,16 +130,16 @@ impl<A: Shape> Table<A> {
     /// The entry at `index`, if it holds `key`: for who has just inserted or viewed a session, one
     /// comparison instead of a lookup.
     #[must_use]
-    pub fn at(&self, index: EntryIndex, key: &FlowKey<A>) -> Option<Found<'_, A>> {
+    pub fn at(&self, index: EntryIndex, key: &FlowKey) -> Option<Found<'_>> {
         let entry = self.entry(index)?;
-        let identity = entry.identity_of(&PackedKey::new(key))?;
+        let identity = entry.identity_of(key.words())?;
         Some(Found::new(index, &identity, entry, self))
     }
 
     /// Whether a key is in the table.
     #[must_use]
-    pub fn contains(&self, key: &FlowKey<A>) -> bool {
-        self.holds(&PackedKey::new(key), self.hash(key))
+    pub fn contains(&self, key: &FlowKey) -> bool {
+        self.holds(key.words(), self.hash(key))
     }
 
     /// Remembers a session: both entries, or none.
@@ -152,7 +150,7 @@ impl<A: Shape> Table<A> {
     /// # Errors
     /// When there is no room, or a key is taken (or both keys are the same). A full table says so
     /// without a look at the keys.
-    pub fn insert(&self, session: &NewSession<A>, now: Tick) -> Result<EntryIndex, InsertError> {
+    pub fn insert(&self, session: &NewSession, now: Tick) -> Result<EntryIndex, InsertError> {
         if !self.reserve() {
             return Err(InsertError::Full);
         }
@@ -165,7 +163,7 @@ impl<A: Shape> Table<A> {
 
     /// The session that the entry at `index` (either direction) belongs to, if there is one.
     #[must_use]
-    pub fn view(&self, index: EntryIndex) -> Option<SessionView<A>> {
+    pub fn view(&self, index: EntryIndex) -> Option<SessionView> {
         let identity = self.entry(index)?.identity()?;
         self.view_as(index, &identity)
     }
@@ -173,7 +171,7 @@ impl<A: Shape> Table<A> {
     /// Forgets the session that the entry at `index` belongs to, if its initiator's key still is
     /// `initiator`. Returns its last view: whoever gets it gives back what it held (mapping, guest
     /// count, rule counters), so it is returned once only.
-    pub fn remove(&self, index: EntryIndex, initiator: &FlowKey<A>) -> Option<SessionView<A>> {
+    pub fn remove(&self, index: EntryIndex, initiator: &FlowKey) -> Option<SessionView> {
         let seen = self.view(index).filter(|view| view.session.initiator == *initiator)?;
         let hashes = [self.hash(&seen.session.initiator), self.hash(&seen.session.responder)];
         let _locks = self.lock(hashes);
@@ -196,7 +194,7 @@ impl<A: Shape> Table<A> {
     /// initiator's and the responder's packets, if it still is there.
     pub fn confirm(
         &self,
-        view: &SessionView<A>,
+        view: &SessionView,
         generation: Generation,
         rule: RuleId,
         next_hops: [NextHopId; 2],
@@ -206,9 +204,9 @@ impl<A: Shape> Table<A> {
         // pass for decided.
         let _locks = self.lock([self.hash(&initiator), self.hash(&responder)]);
         let Some(entry) = self.entry(view.index) else { return };
-        let Some(identity) = entry.identity_of(&PackedKey::new(&initiator)) else { return };
+        let Some(identity) = entry.identity_of(initiator.words()) else { return };
         let Some(other) = self.entry(identity.traits().partner()) else { return };
-        if other.identity_of(&PackedKey::new(&responder)).is_some() {
+        if other.identity_of(responder.words()).is_some() {
             entry.decide(next_hops[0], rule, generation);
             other.decide(next_hops[1], rule, generation);
         }
@@ -216,12 +214,7 @@ impl<A: Shape> Table<A> {
 
     /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
     /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
-    pub fn walk(
-        &self,
-        cursor: &mut u32,
-        slots: u32,
-        mut visit: impl FnMut(SessionView<A>),
-    ) -> bool {
+    pub fn walk(&self, cursor: &mut u32, slots: u32, mut visit: impl FnMut(SessionView)) -> bool {
         let total = self.slots();
         let mut slot = if *cursor < total { *cursor } else { 0 };
         let mut left = slots.min(total);
@@ -282,16 +275,16 @@ impl<A: Shape> Table<A> {
 
     fn insert_reserved(
         &self,
-        session: &NewSession<A>,
+        session: &NewSession,
         now: Coarse,
     ) -> Result<EntryIndex, InsertError> {
-        let keys = [session.initiator, session.responder].map(|key| PackedKey::new(&key));
+        let keys = [session.initiator.words(), session.responder.words()];
         if keys[0] == keys[1] {
             return Err(InsertError::Exists);
         }
-        let hashes = keys.map(|key| key.hash(&self.hasher));
+        let hashes = keys.map(|key| self.hasher.hash_words(key));
         let _locks = self.lock(hashes);
-        if self.holds(&keys[0], hashes[0]) || self.holds(&keys[1], hashes[1]) {
+        if self.holds(keys[0], hashes[0]) || self.holds(keys[1], hashes[1]) {
             return Err(InsertError::Exists);
         }
         let index = self.index();
@@ -320,7 +313,7 @@ impl<A: Shape> Table<A> {
             .is_ok()
     }
 
-    fn view_as(&self, index: EntryIndex, identity: &Identity<A>) -> Option<SessionView<A>> {
+    fn view_as(&self, index: EntryIndex, identity: &Identity) -> Option<SessionView> {
         let partner = identity.traits().partner();
         let (one, two) = (self.entry(index)?, self.entry(partner)?);
         let other = two.identity()?;
@@ -346,7 +339,7 @@ impl<A: Shape> Table<A> {
         &self,
         group: u32,
         slots: std::ops::Range<u32>,
-        visit: &mut impl FnMut(SessionView<A>),
+        visit: &mut impl FnMut(SessionView),
     ) {
         let word = self.index().group(group);
         if word.is_empty() {
@@ -364,7 +357,7 @@ impl<A: Shape> Table<A> {
         }
     }
 
-    fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
+    fn holds(&self, key: [u64; 2], hash: Hash) -> bool {
         let look = |index| self.entry(index)?.identity_of(key);
         self.index().search(hash, look).is_some()
     }
@@ -383,12 +376,10 @@ impl<A: Shape> Table<A> {
         self.region.index()
     }
 
-    fn entry(&self, index: EntryIndex) -> Option<&Entry<A>> {
+    fn entry(&self, index: EntryIndex) -> Option<&Entry> {
         self.region.entries().get(index.as_usize())
     }
 }
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod wide_tests;

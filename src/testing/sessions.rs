@@ -30,7 +30,6 @@ pub fn session(number: u32, protocol: Protocol) -> NewSession {
         rule: RuleId(number.wrapping_mul(7) & 0xff_ffff),
         generation: Generation(number as u16),
         kind: SessionKind::SourceNat,
-        source_mapped: number.is_multiple_of(2),
-        target_mapped: number.is_multiple_of(3),
+        mapped: number.is_multiple_of(2),
     }
 }
