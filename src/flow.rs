@@ -2,8 +2,12 @@
 //!
 //! Everything here is in host byte order; network order lives in `wire` and nowhere else.
 
+mod family;
+
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+pub use family::{Bits, Family};
 
 /// An interface of the engine: its place in the configuration's list of interfaces.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -69,12 +73,21 @@ impl Protocol {
     pub const ESP: Self = Self(50);
     /// AH (RFC 4302).
     pub const AH: Self = Self(51);
+    /// ICMPv6 (RFC 4443). In IPv6 flows the query identifier stands in for both ports.
+    pub const ICMPV6: Self = Self(58);
     /// SCTP (RFC 9260).
     pub const SCTP: Self = Self(132);
     /// UDP-Lite (RFC 3828).
     pub const UDP_LITE: Self = Self(136);
 
-    /// Whether an endpoint of this protocol has a port (or a query identifier) of its own.
+    /// Whether it is the ICMP of either family, whose "ports" are query identifiers.
+    #[must_use]
+    pub const fn is_icmp(self) -> bool {
+        matches!(self, Self::ICMP | Self::ICMPV6)
+    }
+
+    /// Whether an IPv4 endpoint of this protocol has a port (or a query identifier) of its own, which
+    /// source NAT translates.
     #[must_use]
     pub const fn has_ports(self) -> bool {
         matches!(
@@ -94,6 +107,7 @@ impl fmt::Display for Protocol {
             Self::GRE => f.pad("gre"),
             Self::ESP => f.pad("esp"),
             Self::AH => f.pad("ah"),
+            Self::ICMPV6 => f.pad("icmpv6"),
             Self::SCTP => f.pad("sctp"),
             Self::UDP_LITE => f.pad("udplite"),
             Self(number) => f.pad(&number.to_string()),
@@ -104,28 +118,31 @@ impl fmt::Display for Protocol {
 /// Address and port, `X:x` (RFC 4787, section 4.1). The port of an ICMP query is its identifier;
 /// of a protocol without ports it is zero.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Endpoint {
-    /// The IPv4 address.
-    pub address: Ipv4Addr,
+pub struct Endpoint<A: Family = Ipv4Addr> {
+    /// The address.
+    pub address: A,
     /// The port, in host byte order.
     pub port: u16,
 }
 
-impl Endpoint {
+impl<A: Family> Endpoint<A> {
     /// The endpoint `address:port`.
     #[must_use]
-    pub const fn new(address: Ipv4Addr, port: u16) -> Self {
+    pub const fn new(address: A, port: u16) -> Self {
         Self { address, port }
     }
 }
 
-impl fmt::Display for Endpoint {
+impl<A: Family> fmt::Display for Endpoint<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}:{}", self.address, self.port))
+        match self.address.into() {
+            IpAddr::V4(address) => f.pad(&format!("{address}:{}", self.port)),
+            IpAddr::V6(address) => f.pad(&format!("[{address}]:{}", self.port)),
+        }
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl<A: Family> fmt::Debug for Endpoint<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -135,15 +152,15 @@ impl fmt::Debug for Endpoint {
 ///
 /// For an ICMP query both ports are the identifier. A reply's key is [`FlowKey::reversed`].
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct FlowKey {
+pub struct FlowKey<A: Family = Ipv4Addr> {
     /// The realm the packet is seen in.
     pub realm: Realm,
     /// The IP protocol.
     pub protocol: Protocol,
     /// Where the packet comes from.
-    pub source: Endpoint,
+    pub source: Endpoint<A>,
     /// Where the packet goes to.
-    pub destination: Endpoint,
+    pub destination: Endpoint<A>,
 }
 
 impl FlowKey {
@@ -156,24 +173,37 @@ impl FlowKey {
         [
             (self.source.address.to_bits() as u64) << 32
                 | self.destination.address.to_bits() as u64,
-            (self.source.port as u64) << 48
-                | (self.destination.port as u64) << 32
-                | (self.realm.as_raw() as u64) << 16
-                | (self.protocol.0 as u64) << 8,
+            self.rest(),
         ]
     }
 
     /// The key that [`Self::words`] made; the lowest byte of the second word is ignored.
     #[must_use]
     pub const fn from_words([addresses, rest]: [u64; 2]) -> Self {
+        let source = Ipv4Addr::from_bits((addresses >> 32) as u32);
+        Self::from_rest(source, Ipv4Addr::from_bits(addresses as u32), rest)
+    }
+}
+
+impl<A: Family> FlowKey<A> {
+    /// All but the addresses as a word: see [`FlowKey::words`].
+    #[must_use]
+    pub const fn rest(&self) -> u64 {
+        (self.source.port as u64) << 48
+            | (self.destination.port as u64) << 32
+            | (self.realm.as_raw() as u64) << 16
+            | (self.protocol.0 as u64) << 8
+    }
+
+    /// The key with these addresses and what [`Self::rest`] made of the others; the lowest byte is
+    /// ignored.
+    #[must_use]
+    pub const fn from_rest(source: A, destination: A, rest: u64) -> Self {
         Self {
             realm: Realm::from_raw((rest >> 16) as u16),
             protocol: Protocol((rest >> 8) as u8),
-            source: Endpoint::new(
-                Ipv4Addr::from_bits((addresses >> 32) as u32),
-                (rest >> 48) as u16,
-            ),
-            destination: Endpoint::new(Ipv4Addr::from_bits(addresses as u32), (rest >> 32) as u16),
+            source: Endpoint::new(source, (rest >> 48) as u16),
+            destination: Endpoint::new(destination, (rest >> 32) as u16),
         }
     }
 
@@ -184,7 +214,7 @@ impl FlowKey {
     }
 }
 
-impl fmt::Display for FlowKey {
+impl<A: Family> fmt::Display for FlowKey<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} > {}", self.protocol, self.source, self.destination)
     }

@@ -90,6 +90,7 @@ fn session(
         rule,
         generation: Generation(1),
         kind,
-        mapped: false,
+        source_mapped: false,
+        target_mapped: false,
     }
 }

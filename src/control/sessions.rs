@@ -157,7 +157,7 @@ fn tuple(key: &FlowKey, seen: &DirectionView) -> TupleRow {
 #[must_use]
 pub const fn kind(kind: SessionKind) -> &'static str {
     match kind {
-        SessionKind::Hairpin => "hairpin",
+        SessionKind::Hairpin | SessionKind::HairpinStatic => "hairpin",
         SessionKind::Inbound => "inbound",
         SessionKind::Routed => "routed",
         SessionKind::SourceNat => "source_nat",

@@ -27,7 +27,9 @@ impl Sides {
         let from = guest(initiator.realm, initiator.source);
         let to = guest(responder.realm, responder.source);
         let publics = match session.kind {
-            SessionKind::Hairpin => [Some(initiator.destination), Some(responder.destination)],
+            SessionKind::Hairpin | SessionKind::HairpinStatic => {
+                [Some(initiator.destination), Some(responder.destination)]
+            }
             SessionKind::Inbound => [Some(initiator.destination), None],
             SessionKind::Routed => [None, None],
             SessionKind::SourceNat | SessionKind::StaticNat => [Some(responder.destination), None],
@@ -76,7 +78,8 @@ mod tests {
             rule: RuleId::DEFAULT,
             generation: Generation(1),
             kind,
-            mapped: false,
+            source_mapped: false,
+            target_mapped: false,
         }
     }
 

@@ -77,6 +77,8 @@ pub struct BindRequest<'a> {
     pub internal: Endpoint,
     /// Where from.
     pub pool: &'a Pool,
+    /// Whether what was bound before turned out to carry a session to the remote already.
+    pub was_taken: bool,
 }
 
 /// An external endpoint given to an internal one.
@@ -129,8 +131,8 @@ impl Mappings {
 
     /// The external endpoint for a new session of `request.internal`: its present mapping, or a new
     /// one. Takes one reference (unless overloaded). `unused` says whether the external endpoint
-    /// carries no session to the remote in question yet; it is asked only for overloading, or where
-    /// there is some, and must not call back into the mappings.
+    /// carries no session to the remote in question yet; it is asked only for overloading, where there
+    /// is some, or after an endpoint was taken, and must not call back into the mappings.
     ///
     /// An overloaded session is given back with [`Self::release_overloaded`]. Two workers may be
     /// given the same overloaded endpoint for the same remote at once: the session table lets one
@@ -330,7 +332,7 @@ impl Mappings {
                 continue;
             }
             let external = space.endpoint(port);
-            if space.overloaded.load(Ordering::Relaxed) > 0 {
+            if request.was_taken || space.overloaded.load(Ordering::Relaxed) > 0 {
                 let has_it = space.ports.lock().owner(port).is_some_and(|(has, _)| has == owner);
                 // Another guest's overloaded session to this remote may have the port.
                 if has_it && !unused(external) {
@@ -359,7 +361,7 @@ impl Mappings {
             hold_units: Coarse::units(request.pool.hold),
             now: now.coarse(),
         };
-        let is_shared = space.overloaded.load(Ordering::Relaxed) > 0;
+        let is_shared = request.was_taken || space.overloaded.load(Ordering::Relaxed) > 0;
         let port = space.ports.lock().take(
             &wish,
             || self.random(space, owner),

@@ -31,11 +31,17 @@ pub fn admit(
     destination: Ipv4Addr,
     policy: &Policy,
 ) -> Result<(), DropReason> {
+    let realm = match attachment {
+        Attachment::Guest(id) => Realm::Internal(policy.network(id).realm),
+        Attachment::Public => Realm::External,
+    };
+    // Realms overlap: what is a broadcast address in one may be a guest in another.
     let martian = never_forwarded(source)
         || never_forwarded(destination)
         || source == destination
-        || policy.is_directed_broadcast(source)
-        || policy.is_directed_broadcast(destination);
+        || policy.is_broadcast_in(realm, source)
+        || policy.is_broadcast_in(realm, destination)
+        || policy.is_broadcast_in(Realm::External, destination);
     if martian {
         return Err(DropReason::MartianAddress);
     }

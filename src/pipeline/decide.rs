@@ -116,8 +116,7 @@ impl<'p> Decider<'p, '_> {
             }
             return self.same_realm(question, id, route.network, witness);
         }
-        let is_kernels = network.kernel.iter().any(|cidr| cidr.contains(destination.address));
-        if !is_kernels && !self.policy.may_come_from_outside(destination.address) {
+        if !self.policy.may_come_from_outside(destination.address) {
             // Another realm's network: nothing addressed to it leaves by the public side.
             return refuse(DropReason::NoRoute, RuleId::DEFAULT);
         }
@@ -134,9 +133,6 @@ impl<'p> Decider<'p, '_> {
                 rule: egress.rule,
                 tell: network.egress_reject,
             });
-        }
-        if is_kernels {
-            return Decision::Host(HostReason::LocalService);
         }
         let target = Target::External(destination);
         let translation =
@@ -237,10 +233,7 @@ impl<'p> Decider<'p, '_> {
         let service = self.policy.service(public.address, key.protocol, key.destination.port);
         witness.saw(Step::Service(service));
         match service {
-            Service::Local { sources } => match welcome(sources, question, RuleId::DEFAULT) {
-                Ok(()) => Decision::Host(HostReason::LocalService),
-                Err(refusal) => Decision::Refuse(refusal),
-            },
+            Service::Local => Decision::Host(HostReason::LocalService),
             Service::Nothing => self.unserved(question, public, witness),
             Service::StaticNat { rule, network, guest } => {
                 let guest = guest.map(|address| Endpoint::new(address, key.destination.port));
@@ -392,7 +385,12 @@ impl<'p> Decider<'p, '_> {
         let (kind, source) = match (question.key.realm, question.network) {
             (Realm::Internal(realm), Some(network)) => {
                 let guest = question.key.source.address;
-                (SessionKind::Hairpin, self.translation(realm, network, guest).source)
+                let source = self.translation(realm, network, guest).source;
+                let kind = match source {
+                    Source::Pool(_) => SessionKind::Hairpin,
+                    Source::Keep | Source::Static(_) => SessionKind::HairpinStatic,
+                };
+                (kind, source)
             }
             (Realm::External, _) | (Realm::Internal(_), None) => {
                 (SessionKind::Inbound, Source::Keep)

@@ -5,7 +5,7 @@ use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Span, Step};
 use crate::next_hop::Resolution;
 use crate::pipeline::waiting::{Fate, Released};
-use crate::pipeline::{Context, Pipeline, Ready, Tracked};
+use crate::pipeline::{Context, Pipeline, Ready, Tracked, queries};
 use crate::session::entry::SessionKind;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
@@ -97,9 +97,17 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Err(verdict) => return Err(verdict),
             },
         };
+        if let Kind::IcmpQuery { icmp_type } = ready.packet.kind
+            && !queries::belongs(&found, icmp_type)
+        {
+            return Err(Verdict::Drop(DropReason::IcmpRefused));
+        }
         let shares_address = match found.kind() {
             SessionKind::Hairpin | SessionKind::SourceNat => found.is_initiator(),
-            SessionKind::Inbound | SessionKind::Routed | SessionKind::StaticNat => false,
+            SessionKind::HairpinStatic
+            | SessionKind::Inbound
+            | SessionKind::Routed
+            | SessionKind::StaticNat => false,
         };
         let identification = shares_address.then(|| {
             self.identification = self.identification.wrapping_add(1);

@@ -74,8 +74,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<Opened, DropReason> {
         let (shared, now) = (context.shared, context.now);
+        let mut was_taken = false;
         for _ in 0..OPEN_ATTEMPTS {
-            let translated = self.translate(key, plan, target, context)?;
+            let translated = self.translate(key, plan, target, was_taken, context)?;
             let opened = self
                 .planned(key, plan, target, &translated, context)
                 .and_then(|session| self.remember(ready, &session, plan, context));
@@ -84,10 +85,13 @@ impl<F: FrameBuffer> Pipeline<F> {
             match reason {
                 // Another worker was first with the very same session.
                 Refused::Taken if shared.sessions.contains(key) => return Ok(Opened::Elsewhere),
-                // Another worker was first with the same shared port for the same remote.
-                Refused::Taken if translated.held == Held::SharedPort => {}
                 // Another guest has this pair of addresses already (protocols without ports).
-                Refused::Taken => return Err(DropReason::ProtocolUnsupported),
+                Refused::Taken if translated.held == Held::Nothing => {
+                    return Err(DropReason::ProtocolUnsupported);
+                }
+                // Another session has this port for this remote: another worker was first, or it
+                // was opened under rules that are no more. Another port will do.
+                Refused::Taken => was_taken = true,
                 Refused::Because(reason) => return Err(reason),
             }
         }
@@ -133,6 +137,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         plan: &Plan<'_>,
         (realm, target): (Realm, Endpoint),
+        was_taken: bool,
         context: &Context<'_, F, S>,
     ) -> Result<Translated, DropReason> {
         let kept = |endpoint| Translated { endpoint, held: Held::Nothing };
@@ -145,8 +150,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Some(pool) = &context.policy.network(network).pool else {
             return Err(DropReason::NoSourceNat);
         };
-        let request =
-            BindRequest { realm: key.realm, protocol: key.protocol, internal: key.source, pool };
+        let request = BindRequest {
+            realm: key.realm,
+            protocol: key.protocol,
+            internal: key.source,
+            pool,
+            was_taken,
+        };
         if !key.protocol.has_ports() {
             let public = shared.mappings.paired_address(&request).ok_or(DropReason::NoSourceNat)?;
             return Ok(kept(Endpoint::new(public, 0)));
@@ -184,7 +194,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             rule: plan.rule,
             generation: context.policy.generation(),
             kind: plan.kind,
-            mapped: translated.held == Held::Mapping || plan.through_mapping,
+            source_mapped: translated.held == Held::Mapping,
+            target_mapped: plan.through_mapping,
         })
     }
 }
@@ -228,7 +239,7 @@ pub(super) fn public_side(
     match kind {
         SessionKind::Inbound => Some(initiator.destination.address),
         SessionKind::SourceNat | SessionKind::StaticNat => Some(translated.address),
-        SessionKind::Hairpin | SessionKind::Routed => None,
+        SessionKind::Hairpin | SessionKind::HairpinStatic | SessionKind::Routed => None,
     }
 }
 

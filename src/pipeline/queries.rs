@@ -3,12 +3,22 @@
 //!
 //! The type stands where a TCP session keeps its sequence number, which queries have none of.
 
-use crate::session::table::Found;
+use crate::flow::Protocol;
+use crate::session::table::{Found, SessionView};
 use crate::session::tcp::TcpState;
 
 /// Remembers which type of query opened a session.
 pub(super) fn remember(found: &Found<'_>, icmp_type: u8) {
     found.set_tcp(TcpState { sequence_next: u32::from(icmp_type), ..TcpState::default() });
+}
+
+/// Type and code of the query that a session was opened with, zeros for other protocols. Queries
+/// have no codes but zero.
+pub(super) fn question(view: &SessionView) -> (u8, u8) {
+    match view.session.initiator.protocol {
+        Protocol::ICMP => (view.initiator.tcp.sequence_next as u8, 0),
+        _ => (0, 0),
+    }
 }
 
 /// Whether a message of `icmp_type` belongs to the session: it asks what the session was opened

@@ -7,12 +7,11 @@ use crate::flow::{Protocol, Realm, RuleId};
 use crate::frame::FrameBuffer;
 use crate::nat::mappings::Pool;
 use crate::next_hop::NextHopId;
-use crate::pipeline::Pipeline;
 use crate::pipeline::admit::{admit, network_of};
 use crate::pipeline::decide::{Decider, Decision, Plan, Question, Source, Target};
 use crate::pipeline::open::{next_hop, public_side};
-use crate::pipeline::queries::ECHO_REQUEST;
 use crate::pipeline::shared::Shared;
+use crate::pipeline::{Pipeline, queries};
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::SessionView;
@@ -37,7 +36,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if view.session.generation == policy.generation() {
             return true;
         }
-        match renewed(&view.session, shared, policy) {
+        match renewed(view, shared, policy) {
             Some(renewal) => {
                 shared.sessions.confirm(view, policy.generation(), renewal.rule, renewal.next_hops);
                 true
@@ -69,8 +68,9 @@ pub struct Renewal {
 
 /// Whether the rules in force would open this session the same way, and what changes for it.
 #[must_use]
-pub fn renewed(session: &NewSession, shared: &Shared, policy: &Policy) -> Option<Renewal> {
-    let rule = match same_decision(session, shared, policy) {
+pub fn renewed(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<Renewal> {
+    let session = &view.session;
+    let rule = match same_decision(view, shared, policy) {
         Some(rule) => rule,
         None if shared.settings.on_rule_removal == OnRuleRemoval::Keep => session.rule,
         None => return None,
@@ -86,7 +86,8 @@ pub fn renewed(session: &NewSession, shared: &Shared, policy: &Policy) -> Option
 }
 
 /// The rule that would open the session as it is, if any does.
-fn same_decision(session: &NewSession, shared: &Shared, policy: &Policy) -> Option<RuleId> {
+fn same_decision(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<RuleId> {
+    let session = &view.session;
     let key = &session.initiator;
     let network = network_of(policy, key.realm, key.source.address);
     let attachment = match (key.realm, network) {
@@ -94,8 +95,7 @@ fn same_decision(session: &NewSession, shared: &Shared, policy: &Policy) -> Opti
         (Realm::Internal(_), network) => Attachment::Guest(network?),
     };
     admit(attachment, key.source.address, key.destination.address, policy).ok()?;
-    let icmp = if key.protocol == Protocol::ICMP { (ECHO_REQUEST, 0) } else { (0, 0) };
-    let question = Question { key: *key, network, icmp };
+    let question = Question { key: *key, network, icmp: queries::question(view) };
     let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
     match decider.decide(&question, &mut ()) {
         Decision::Open(plan) if same_plan(session, &plan, policy) => Some(plan.rule),

@@ -112,13 +112,12 @@ impl Shared {
         self.sessions.walk(&mut cursor, self.sessions.slots(), |view| {
             let session = &view.session;
             let protocol = session.initiator.protocol;
-            if let Some((realm, internal, external)) = mapping_of(session) {
-                if !self.mappings.adopt(realm, protocol, internal, external) {
-                    // Another session has the endpoint for another guest: this one cannot stay.
-                    self.sessions.remove(view.index, &session.initiator);
-                    return;
-                }
-            } else if shares_port(session) {
+            if !self.adopt_mappings(session, now) {
+                // Another session has the endpoint for another guest: this one cannot stay.
+                self.sessions.remove(view.index, &session.initiator);
+                return;
+            }
+            if shares_port(session) {
                 self.mappings.adopt_overloaded(protocol, session.responder.destination);
             }
             count += 1;
@@ -135,6 +134,25 @@ impl Shared {
             }
         });
         count
+    }
+
+    /// Takes a reference on each mapping that an adopted session holds. Returns false, and takes
+    /// none, if one of them is another guest's.
+    fn adopt_mappings(&self, session: &NewSession, now: Tick) -> bool {
+        let protocol = session.initiator.protocol;
+        let [source, target] = mappings_of(session).map(|mapping| {
+            mapping.map(|(realm, internal, external)| {
+                self.mappings.adopt(realm, protocol, internal, external).then_some(external)
+            })
+        });
+        match (source, target) {
+            (None | Some(Some(_)), None | Some(Some(_))) => true,
+            (Some(Some(adopted)), Some(None)) | (Some(None), Some(Some(adopted))) => {
+                self.mappings.release(protocol, adopted, now);
+                false
+            }
+            (Some(None), None | Some(None)) | (None, Some(None)) => false,
+        }
     }
 
     /// Counts a new session's guest, if a guest opened it.
@@ -166,9 +184,10 @@ impl Shared {
     pub fn settle(&self, view: &SessionView, now: Tick) {
         let session = &view.session;
         let protocol = session.initiator.protocol;
-        if let Some((_, _, external)) = mapping_of(session) {
+        for (_, _, external) in mappings_of(session).into_iter().flatten() {
             self.mappings.release(protocol, external, now);
-        } else if shares_port(session) {
+        }
+        if shares_port(session) {
             self.mappings.release_overloaded(protocol, session.responder.destination);
         }
         self.leave_guest(&session.initiator);
@@ -182,29 +201,26 @@ impl Shared {
     }
 }
 
-/// The mapping that a session holds a reference on: realm, internal and external endpoint.
-fn mapping_of(session: &NewSession) -> Option<(Realm, Endpoint, Endpoint)> {
-    if !session.mapped {
-        return None;
-    }
-    Some(match session.kind {
-        SessionKind::Inbound => {
-            (session.responder.realm, session.responder.source, session.initiator.destination)
-        }
-        SessionKind::Hairpin
-        | SessionKind::Routed
-        | SessionKind::SourceNat
-        | SessionKind::StaticNat => {
-            (session.initiator.realm, session.initiator.source, session.responder.destination)
-        }
-    })
+/// The mappings that a session holds references on, its source's and its target's: realm, internal
+/// and external endpoint.
+fn mappings_of(session: &NewSession) -> [Option<(Realm, Endpoint, Endpoint)>; 2] {
+    let (from, to) = (&session.initiator, &session.responder);
+    [
+        session.source_mapped.then_some((from.realm, from.source, to.destination)),
+        session.target_mapped.then_some((to.realm, to.source, from.destination)),
+    ]
 }
 
 /// Whether a session's external port is shared with sessions to other remotes.
 fn shares_port(session: &NewSession) -> bool {
-    session.kind == SessionKind::SourceNat
-        && !session.mapped
-        && session.initiator.protocol.has_ports()
+    let is_pooled = match session.kind {
+        SessionKind::Hairpin | SessionKind::SourceNat => true,
+        SessionKind::HairpinStatic
+        | SessionKind::Inbound
+        | SessionKind::Routed
+        | SessionKind::StaticNat => false,
+    };
+    is_pooled && !session.source_mapped && session.initiator.protocol.has_ports()
 }
 
 /// What balancers remember between sessions: whose turn it is, and how many sessions members have.

@@ -5,6 +5,7 @@
 //! number of rules, not with rules times networks.
 
 mod addresses;
+mod filters;
 mod index;
 mod networks;
 mod text;
@@ -18,6 +19,7 @@ use ahash::HashMap;
 use crate::config::Config;
 use crate::flow::{Generation, NetworkId, PortId, Realm, RealmId, RuleId};
 use crate::policy::attachments::Attachments;
+use crate::policy::ipv6::PolicyIpv6;
 use crate::policy::prefixes::PrefixMap;
 use crate::policy::registry::{Registry, RuleInfo, RuleKind};
 use crate::policy::routes::{ExternalRoutes, InternalRoutes};
@@ -84,14 +86,20 @@ pub fn compile_with(
     let (rule_infos, static_sources) = (compiler.rules, compiler.static_sources);
     let routes = named_routes(rules, &networks);
     let broadcasts = broadcasts(&networks, &public_addresses);
+    let prefixes: Vec<_> = (0..)
+        .zip(&networks)
+        .filter_map(|(id, network)| {
+            network.ipv6.as_ref().map(|ipv6| (NetworkId(id), ipv6.cidr, ipv6.gateway))
+        })
+        .collect();
     Policy {
         generation,
+        ipv6: PolicyIpv6::new(index.public_ipv6.clone(), &prefixes),
         attachments: attachments(&index, &networks, &public_addresses),
         internal_routes: InternalRoutes::new(by_id(&networks), routes.into_iter()),
         external_routes: ExternalRoutes::new(&public_addresses),
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),
-        all_broadcasts: broadcasts.iter().map(|(_, address)| *address).collect(),
         broadcasts: broadcasts.into_iter().collect(),
         public_places: places(public_addresses.iter().map(|public| public.address)),
         rule_places: places(rule_infos.iter().map(|info| info.rule)),
@@ -171,6 +179,7 @@ fn attachments(
 ) -> Attachments {
     let mut public: Vec<(PortId, u16)> =
         public_addresses.iter().map(|public| (public.port, public.vlan)).collect();
+    public.extend(index.public_ipv6.iter().map(|public| (public.port, public.vlan)));
     public.extend(index.public_ports.iter().map(|&port| (port, 0)));
     let networks: Vec<(PortId, u16, Cidr)> =
         networks.iter().map(|network| (network.port, network.vlan, network.cidr)).collect();

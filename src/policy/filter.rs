@@ -23,7 +23,7 @@ mod service;
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{Protocol, RuleId};
+use crate::flow::{Family, Protocol, RuleId};
 use crate::policy::intervals::{Intervals, NOTHING, Span};
 use crate::rules::set::{Action, Cidr, Match};
 use block::{Block, LANES, Point};
@@ -32,13 +32,13 @@ use service::service;
 
 /// What a filter looks at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Probe {
+pub struct Probe<A: Family = Ipv4Addr> {
     /// The protocol.
     pub protocol: Protocol,
     /// The source address.
-    pub source: Ipv4Addr,
+    pub source: A,
     /// The destination address.
-    pub destination: Ipv4Addr,
+    pub destination: A,
     /// The destination port; ignored for protocols without ports.
     pub port: u16,
     /// ICMP type and code; ignored for other protocols.
@@ -57,28 +57,29 @@ pub struct Decided {
 
 /// A rule for a filter.
 #[derive(Clone, Copy, Debug)]
-pub struct FilterRule<'a> {
+pub struct FilterRule<'a, A: Family = Ipv4Addr> {
     /// What it decides.
     pub decided: Decided,
     /// The transport part. Ports match only protocols with ports (ICMP has none here), an ICMP
     /// type or code matches only ICMP.
     pub matches: Match,
     /// Sources; empty means all.
-    pub sources: &'a [Cidr],
+    pub sources: &'a [Cidr<A>],
     /// Destinations; empty means all.
-    pub destinations: &'a [Cidr],
+    pub destinations: &'a [Cidr<A>],
 }
 
 /// Ordered rules with a default behind them.
 #[derive(Clone, Debug)]
-pub struct Filter {
+pub struct Filter<A: Family = Ipv4Addr> {
     /// What each rule decides, and behind them the default.
     decisions: Box<[Decided]>,
     root: Part,
-    levels: Box<[Level]>,
+    levels: Box<[Level<A::Bits>]>,
     nodes: Box<[Node]>,
-    blocks: Box<[Block]>,
+    blocks: Box<[Block<A::Bits>]>,
     services: Box<[Span]>,
+    addresses: Intervals<A::Bits>,
     intervals: Intervals,
 }
 
@@ -100,12 +101,12 @@ enum Part {
 
 /// Rules sorted by prefix.
 #[derive(Clone, Copy, Debug)]
-struct Level {
+struct Level<B> {
     /// The rules for all addresses. They stand apart because every probe needs them, whatever the
     /// search finds.
     all: Part,
     /// The innermost node of each stretch of addresses.
-    innermost: Span,
+    innermost: Span<B>,
 }
 
 /// A prefix of a level.
@@ -123,12 +124,13 @@ impl Node {
     const EMPTY: Self = Self { part: Part::Empty, around: NOTHING, first: NOTHING };
 }
 
-impl Filter {
+impl<A: Family> Filter<A> {
     /// The filter of `rules` in their order, with `default` behind them.
     #[must_use]
-    pub fn new(rules: &[FilterRule<'_>], default: Decided) -> Self {
-        let mut builder = Builder::default();
+    pub fn new(rules: &[FilterRule<'_, A>], default: Decided) -> Self {
+        let mut builder = Builder::<A>::default();
         let root = builder.part(&pieces(rules), Dimension::Destination);
+        builder.addresses.shrink();
         builder.intervals.shrink();
         Self {
             decisions: rules.iter().map(|rule| rule.decided).chain([default]).collect(),
@@ -137,16 +139,17 @@ impl Filter {
             nodes: builder.nodes.into(),
             blocks: builder.blocks.into(),
             services: builder.services.into(),
+            addresses: builder.addresses,
             intervals: builder.intervals,
         }
     }
 
     /// The first match, or the default.
     #[must_use]
-    pub fn decide(&self, probe: &Probe) -> Decided {
+    pub fn decide(&self, probe: &Probe<A>) -> Decided {
         let point = Point {
-            destination: probe.destination.to_bits(),
-            source: probe.source.to_bits(),
+            destination: probe.destination.number(),
+            source: probe.source.number(),
             service: service(probe),
         };
         let earliest = self.earliest(self.root, &point, NOTHING) as usize;
@@ -154,7 +157,7 @@ impl Filter {
     }
 
     /// The first rule of `part` that takes `point`, unless one before `bound` is known.
-    fn earliest(&self, part: Part, point: &Point, bound: u32) -> u32 {
+    fn earliest(&self, part: Part, point: &Point<A::Bits>, bound: u32) -> u32 {
         match part {
             Part::Empty => bound,
             Part::Destinations(level) => self.walk(level, point.destination, point, bound),
@@ -175,10 +178,10 @@ impl Filter {
     }
 
     /// The first rule of a level: of those for all, and of the nodes from the innermost outward.
-    fn walk(&self, level: u32, address: u32, point: &Point, bound: u32) -> u32 {
+    fn walk(&self, level: u32, address: A::Bits, point: &Point<A::Bits>, bound: u32) -> u32 {
         let Some(level) = self.levels.get(level as usize) else { return bound };
         let mut earliest = self.earliest(level.all, point, bound);
-        let mut place = self.intervals.find(level.innermost, address);
+        let mut place = self.addresses.find(level.innermost, address);
         while let Some(node) = self.nodes.get(place as usize).filter(|node| node.first < earliest) {
             earliest = self.earliest(node.part, point, earliest);
             place = node.around;
@@ -207,6 +210,7 @@ impl Filter {
             + size_of_val(&*self.nodes)
             + size_of_val(&*self.blocks)
             + size_of_val(&*self.services)
+            + self.addresses.bytes()
             + self.intervals.bytes()
     }
 }

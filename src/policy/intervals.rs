@@ -1,6 +1,6 @@
 //! Interval maps: the one search behind every table of a policy.
 //!
-//! A list of intervals covers all 32-bit keys without a gap, the first one from zero: each is its
+//! A list of intervals covers all keys (32 bits, or the 128 of IPv6) without a gap, the first one from zero: each is its
 //! start and a value, and lasts until the next start. Many lists share one [`Intervals`], so that a
 //! filter of ten thousand prefixes is three allocations and not ten thousand.
 //!
@@ -11,13 +11,15 @@
 //! index. (Blocks of sixteen starts compared at once, as in a B-tree, were measured: no faster
 //! than halving.)
 
+use crate::flow::Bits;
+
 /// The value of an interval that belongs to nothing.
 pub(super) const NOTHING: u32 = u32::MAX;
 
 /// Interval lists in one place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Intervals {
-    starts: Vec<u32>,
+pub(super) struct Intervals<K = u32> {
+    starts: Vec<K>,
     values: Vec<u32>,
     /// By bucket, the place in `starts` at which to begin.
     index: Vec<u32>,
@@ -25,11 +27,11 @@ pub(super) struct Intervals {
 
 /// One list among [`Intervals`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct Span<K = u32> {
     /// How many starts a search looks at.
     window: u32,
     /// The key with which the first bucket begins.
-    base: u32,
+    base: K,
     /// How many keys a bucket has, as a power of two.
     shift: u32,
     /// The place of the first bucket in the index.
@@ -38,23 +40,23 @@ pub(super) struct Span {
     more_buckets: u32,
 }
 
-impl Intervals {
+impl<K: Bits> Intervals<K> {
     /// Adds a list: starts ascend from zero, each with the value of its interval.
-    pub fn push(&mut self, list: &[(u32, u32)]) -> Span {
-        debug_assert!(list.first().is_some_and(|&(start, _)| start == 0));
+    pub fn push(&mut self, list: &[(K, u32)]) -> Span<K> {
+        debug_assert!(list.first().is_some_and(|&(start, _)| start == K::ZERO));
         debug_assert!(list.is_sorted_by(|a, b| a.0 < b.0));
         let first = as_number(self.starts.len());
         self.starts.extend(list.iter().map(|&(start, _)| start));
         self.values.extend(list.iter().map(|&(_, value)| value));
 
         let Buckets { base, shift, more } = Buckets::of(list);
-        let last_up_to = |key: u32| {
-            as_number(list.partition_point(|&(start, _)| start <= key).saturating_sub(1))
-        };
+        let last_up_to =
+            |key: K| as_number(list.partition_point(|&(start, _)| start <= key).saturating_sub(1));
         // The first and the last interval that a key of the bucket can be in.
         let reach = |bucket: u32| {
-            let begins = if bucket == 0 { 0 } else { last_up_to(base + (bucket << shift)) };
-            let ends = if bucket == more { u32::MAX } else { base + ((bucket + 1) << shift) - 1 };
+            let edge = |bucket: u32| base.plus(K::placed(bucket, shift));
+            let begins = if bucket == 0 { 0 } else { last_up_to(edge(bucket)) };
+            let ends = if bucket == more { K::MAX } else { edge(bucket + 1).before() };
             (begins, last_up_to(ends))
         };
         let window = (0..=more).map(reach).map(|(begins, ends)| ends - begins + 1).max();
@@ -73,8 +75,8 @@ impl Intervals {
     }
 
     /// The value of the interval that `key` is in.
-    pub fn find(&self, span: Span, key: u32) -> u32 {
-        let bucket = (key.saturating_sub(span.base) >> span.shift).min(span.more_buckets);
+    pub fn find(&self, span: Span<K>, key: K) -> u32 {
+        let bucket = key.above(span.base).shifted(span.shift).min(span.more_buckets);
         let bucket = (span.first_bucket + bucket) as usize;
         let Some(&begin) = self.index.get(bucket) else { return NOTHING };
         let begin = begin as usize;
@@ -85,31 +87,32 @@ impl Intervals {
 
     /// Bytes of memory in use.
     pub fn bytes(&self) -> usize {
-        let count = self.starts.capacity() + self.values.capacity() + self.index.capacity();
-        count * size_of::<u32>()
+        let numbers = self.values.capacity() + self.index.capacity();
+        self.starts.capacity() * size_of::<K>() + numbers * size_of::<u32>()
     }
 }
 
 /// How the keys of a list are divided for its index.
-struct Buckets {
-    base: u32,
+struct Buckets<K> {
+    base: K,
     shift: u32,
     more: u32,
 }
 
-impl Buckets {
+impl<K: Bits> Buckets<K> {
     /// About as many buckets as intervals; a short list is one bucket.
-    fn of(list: &[(u32, u32)]) -> Self {
-        const ONE: Buckets = Buckets { base: 0, shift: 0, more: 0 };
+    fn of(list: &[(K, u32)]) -> Self {
+        let one = Self { base: K::ZERO, shift: 0, more: 0 };
         if list.len() <= PLAIN_MAX {
-            return ONE;
+            return one;
         }
         // Zero is where every list begins; the others say where its keys lie.
         let starts = (list.get(1), list.last());
-        let (Some(&(base, _)), Some(&(last, _))) = starts else { return ONE };
-        let stretch = last - base;
-        let few = |shift: &u32| stretch >> shift < as_number(list.len());
-        (0..u32::BITS).find(few).map_or(ONE, |shift| Self { base, shift, more: stretch >> shift })
+        let (Some(&(base, _)), Some(&(last, _))) = starts else { return one };
+        let stretch = last.above(base);
+        let few = |shift: &u32| stretch.shifted(*shift) < as_number(list.len());
+        let shift = (0..u32::from(K::COUNT)).find(few);
+        shift.map_or(one, |shift| Self { base, shift, more: stretch.shifted(shift) })
     }
 }
 
@@ -192,8 +195,8 @@ mod tests {
 
     #[test]
     fn an_unknown_span_holds_nothing() {
-        let span = Intervals::default().push(&[(0, 1)]);
-        assert_eq!(Intervals::default().find(span, 5), NOTHING);
+        let span = Intervals::<u32>::default().push(&[(0, 1)]);
+        assert_eq!(Intervals::<u32>::default().find(span, 5), NOTHING);
     }
 
     #[test]

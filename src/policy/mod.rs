@@ -7,6 +7,7 @@ mod attachments;
 pub mod compile;
 pub mod filter;
 mod intervals;
+pub mod ipv6;
 mod prefixes;
 pub mod publish;
 pub mod registry;
@@ -26,6 +27,7 @@ use crate::nat::mappings::Pool;
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, MssClamp};
 use attachments::Attachments;
 use filter::Filter;
+use ipv6::{NetworkIpv6, PolicyIpv6};
 use prefixes::PrefixMap;
 use registry::RuleInfo;
 use routes::{ExternalRoutes, InternalRoutes};
@@ -49,8 +51,8 @@ pub struct Policy {
     external_routes: ExternalRoutes,
     routed_networks: PrefixMap<NetworkId>,
     guest_prefixes: PrefixMap<()>,
+    ipv6: PolicyIpv6,
     broadcasts: HashSet<(Realm, Ipv4Addr)>,
-    all_broadcasts: HashSet<Ipv4Addr>,
 }
 
 /// What hangs on an interface under a tag.
@@ -79,6 +81,8 @@ pub struct Network {
     pub cidr: Cidr,
     /// The router's address in it.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 side, if it has one.
+    pub ipv6: Option<NetworkIpv6>,
     /// Its MTU, if smaller than the interface's.
     pub mtu: Option<u16>,
     /// Source NAT; none for a routed network.
@@ -91,8 +95,6 @@ pub struct Network {
     pub hairpinning: bool,
     /// Destinations that are not translated.
     pub exempt: Vec<Cidr>,
-    /// Destinations that the router's own kernel reaches.
-    pub kernel: Vec<Cidr>,
     /// Whether sources outside it are dropped.
     pub anti_spoofing: bool,
     /// MSS clamping.
@@ -135,10 +137,7 @@ pub enum Service<'p> {
     /// A load balancer.
     Balancer(&'p Balancer),
     /// The router's own kernel.
-    Local {
-        /// Who may use it; empty means everybody.
-        sources: &'p [Cidr],
-    },
+    Local,
     /// Nothing but mappings, if any.
     Nothing,
     /// A port forward; no guest while it is detached.
@@ -275,6 +274,12 @@ impl Policy {
         self.services.balancers()
     }
 
+    /// What it says of IPv6.
+    #[must_use]
+    pub const fn ipv6(&self) -> &PolicyIpv6 {
+        &self.ipv6
+    }
+
     /// What serves `port` of `public` (the identifier for ICMP, zero without ports). Static NAT
     /// beats port forwards and balancers, and both beat source NAT; local services beat all.
     #[must_use]
@@ -321,13 +326,6 @@ impl Policy {
     #[must_use]
     pub fn may_come_from_outside(&self, source: Ipv4Addr) -> bool {
         !self.public_places.contains_key(&source) && self.guest_prefixes.find(source).is_none()
-    }
-
-    /// Whether `address` is a broadcast address of a network or public segment we know, in
-    /// whatever realm.
-    #[must_use]
-    pub fn is_directed_broadcast(&self, address: Ipv4Addr) -> bool {
-        self.all_broadcasts.contains(&address)
     }
 
     /// Whether `address` is a broadcast address of a network or segment of `realm`. Realms may

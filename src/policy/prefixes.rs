@@ -2,24 +2,25 @@
 
 use std::net::Ipv4Addr;
 
+use crate::flow::{Bits, Family};
 use crate::policy::intervals::{Intervals, NOTHING, Span};
 use crate::rules::set::Cidr;
 
 /// Prefixes with a value each; of those that hold an address, the longest counts.
 #[derive(Clone, Debug)]
-pub(super) struct PrefixMap<V> {
-    intervals: Intervals,
-    span: Span,
+pub(super) struct PrefixMap<V, A: Family = Ipv4Addr> {
+    intervals: Intervals<A::Bits>,
+    span: Span<A::Bits>,
     values: Box<[V]>,
 }
 
-impl<V> PrefixMap<V> {
+impl<V, A: Family> PrefixMap<V, A> {
     /// The map of `entries`; of equal prefixes the first counts.
-    pub fn new(entries: impl IntoIterator<Item = (Cidr, V)>) -> Self {
-        let mut entries: Vec<(Cidr, V)> = entries.into_iter().collect();
+    pub fn new(entries: impl IntoIterator<Item = (Cidr<A>, V)>) -> Self {
+        let mut entries: Vec<(Cidr<A>, V)> = entries.into_iter().collect();
         entries.sort_by_key(|(cidr, _)| *cidr);
         entries.dedup_by_key(|(cidr, _)| *cidr);
-        let (cidrs, values): (Vec<Cidr>, Vec<V>) = entries.into_iter().unzip();
+        let (cidrs, values): (Vec<Cidr<A>>, Vec<V>) = entries.into_iter().unzip();
         let mut intervals = Intervals::default();
         let span = intervals.push(&nest(&cidrs).intervals);
         intervals.shrink();
@@ -27,12 +28,12 @@ impl<V> PrefixMap<V> {
     }
 
     /// The value of the longest prefix that holds `address`.
-    pub fn find(&self, address: Ipv4Addr) -> Option<&V> {
-        self.values.get(self.intervals.find(self.span, address.to_bits()) as usize)
+    pub fn find(&self, address: A) -> Option<&V> {
+        self.values.get(self.intervals.find(self.span, address.number()) as usize)
     }
 }
 
-impl<V> Default for PrefixMap<V> {
+impl<V, A: Family> Default for PrefixMap<V, A> {
     fn default() -> Self {
         Self::new([])
     }
@@ -40,49 +41,51 @@ impl<V> Default for PrefixMap<V> {
 
 /// How prefixes lie in each other. Prefixes are named by their place in the list.
 #[derive(Clone, Debug)]
-pub(super) struct Nesting {
+pub(super) struct Nesting<B> {
     /// Where each stretch of addresses starts, and the innermost prefix there.
-    pub intervals: Vec<(u32, u32)>,
+    pub intervals: Vec<(B, u32)>,
     /// The innermost prefix around each prefix.
     pub parents: Vec<u32>,
 }
 
 /// The nesting of distinct prefixes in ascending order, the wider of two with the same first
 /// address before the narrower.
-pub(super) fn nest(prefixes: &[Cidr]) -> Nesting {
+pub(super) fn nest<A: Family>(prefixes: &[Cidr<A>]) -> Nesting<A::Bits> {
     debug_assert!(prefixes.is_sorted_by(|a, b| a < b));
-    let mut nesting =
-        Nesting { intervals: vec![(0, NOTHING)], parents: Vec::with_capacity(prefixes.len()) };
-    let mut open: Vec<(u32, u32)> = Vec::new();
+    let mut nesting = Nesting {
+        intervals: vec![(A::Bits::ZERO, NOTHING)],
+        parents: Vec::with_capacity(prefixes.len()),
+    };
+    let mut open: Vec<(A::Bits, u32)> = Vec::new();
     for (place, prefix) in (0..).zip(prefixes) {
-        close(&mut open, &mut nesting.intervals, Some(prefix.first().to_bits()));
+        close(&mut open, &mut nesting.intervals, Some(prefix.first().number()));
         nesting.parents.push(innermost(&open));
-        begin(&mut nesting.intervals, prefix.first().to_bits(), place);
-        open.push((prefix.last().to_bits(), place));
+        begin(&mut nesting.intervals, prefix.first().number(), place);
+        open.push((prefix.last().number(), place));
     }
     close(&mut open, &mut nesting.intervals, None);
     nesting
 }
 
 /// Ends the open prefixes that end before `next`, or all.
-fn close(open: &mut Vec<(u32, u32)>, intervals: &mut Vec<(u32, u32)>, next: Option<u32>) {
+fn close<B: Bits>(open: &mut Vec<(B, u32)>, intervals: &mut Vec<(B, u32)>, next: Option<B>) {
     while let Some(&(last, _)) = open.last() {
         if next.is_some_and(|next| next <= last) {
             return;
         }
         open.pop();
-        if let Some(after) = last.checked_add(1) {
+        if let Some(after) = last.next() {
             begin(intervals, after, innermost(open));
         }
     }
 }
 
-fn innermost(open: &[(u32, u32)]) -> u32 {
+fn innermost<B>(open: &[(B, u32)]) -> u32 {
     open.last().map_or(NOTHING, |&(_, place)| place)
 }
 
 /// Lets `value` count from `start` on.
-fn begin(intervals: &mut Vec<(u32, u32)>, start: u32, value: u32) {
+fn begin<B: Bits>(intervals: &mut Vec<(B, u32)>, start: B, value: u32) {
     match intervals.last_mut() {
         Some(last) if last.0 == start => last.1 = value,
         Some(_) | None => intervals.push((start, value)),
@@ -91,6 +94,8 @@ fn begin(intervals: &mut Vec<(u32, u32)>, start: u32, value: u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -136,9 +141,37 @@ mod tests {
         }
     }
 
+    fn wide() -> impl Strategy<Value = Cidr<Ipv6Addr>> {
+        (any::<u128>(), 0_u8..=128, any::<bool>()).prop_map(|(bits, length, near)| {
+            let bits = if near { 0x2001_0db8 << 96 | bits & 0x3ff << 60 } else { bits };
+            Cidr::containing(Ipv6Addr::from_bits(bits), length)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_ipv6_prefix_counts(
+            cidrs in prop::collection::vec(wide(), 0..60),
+            others in prop::collection::vec(any::<u128>(), 9),
+        ) {
+            let map = PrefixMap::new(cidrs.iter().map(|cidr| (*cidr, *cidr)));
+            let edges = cidrs.iter().flat_map(|cidr| {
+                let (first, last) = (cidr.first().to_bits(), cidr.last().to_bits());
+                [first.wrapping_sub(1), first, last, last.wrapping_add(1)]
+            });
+            for address in edges.chain(others).map(Ipv6Addr::from_bits) {
+                let longest = cidrs
+                    .iter()
+                    .filter(|cidr| cidr.contains(address))
+                    .max_by_key(|cidr| cidr.length());
+                prop_assert_eq!(map.find(address), longest);
+            }
+        }
+    }
+
     #[test]
     fn the_first_of_equal_prefixes_counts() {
-        let map = PrefixMap::new([(Cidr::ANY, 1), (Cidr::ANY, 2)]);
+        let map = PrefixMap::<_, Ipv4Addr>::new([(Cidr::ANY, 1), (Cidr::ANY, 2)]);
         assert_eq!(map.find(Ipv4Addr::LOCALHOST), Some(&1));
     }
 }

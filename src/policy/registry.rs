@@ -33,6 +33,10 @@ pub enum RuleKind {
     Firewall,
     /// What happens to what no firewall rule of an address matches.
     FirewallDefault,
+    /// An IPv6 firewall rule.
+    Ipv6Firewall,
+    /// What happens to what no IPv6 firewall rule of a network matches.
+    Ipv6FirewallDefault,
     /// A load balancer.
     LoadBalancer,
     /// A port forward.
@@ -54,6 +58,8 @@ impl RuleKind {
             Self::EgressDefault => "egress-default",
             Self::Firewall => "firewall",
             Self::FirewallDefault => "firewall-default",
+            Self::Ipv6Firewall => "ipv6-firewall",
+            Self::Ipv6FirewallDefault => "ipv6-firewall-default",
             Self::LoadBalancer => "load-balancer",
             Self::PortForward => "port-forward",
             Self::SourceNat => "source-nat",

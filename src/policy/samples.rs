@@ -11,8 +11,8 @@ use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{
     AclDirection, AclEntry, Action, Algorithm, EgressRule, FirewallRule, Limits, LoadBalancer,
-    LocalService, Match, Member, NatOptions, Network, NetworkAcl, PortForward, PublicIp, Route,
-    StaticNat,
+    LocalService, Match, Member, NatOptions, Network, NetworkAcl, PortForward, Prefixes, PublicIp,
+    Route, StaticNat,
 };
 use crate::session::timeout::Timeouts;
 
@@ -85,6 +85,7 @@ pub(crate) fn network(name: &str, vlan: u16, cidr: &str) -> Network {
         vlan,
         cidr,
         gateway: Ipv4Addr::from_bits(cidr.first().to_bits() + 1),
+        ipv6: None,
         mtu: None,
         domain: None,
         source_nat: Vec::new(),
@@ -104,8 +105,8 @@ pub(crate) fn egress(id: &str, network: &str, matches: &str, destination: &str) 
         network: network.to_owned(),
         action: Action::Deny,
         matches: matching(matches),
-        sources: Vec::new(),
-        destinations: vec![destination.parse().unwrap()],
+        sources: Prefixes::default(),
+        destinations: vec![destination.parse().unwrap()].into(),
         place: place(),
     }
 }
@@ -184,8 +185,7 @@ pub(crate) fn acl(
         number,
         action,
         matches: matching(matches),
-        guests: Vec::new(),
-        cidrs: vec![cidr.parse().unwrap()],
+        cidrs: vec![cidr.parse().unwrap()].into(),
         place: place(),
     };
     NetworkAcl {
@@ -211,7 +211,6 @@ pub(crate) fn local(address: &str, matches: &str) -> LocalService {
         address: ip(address),
         protocol: matches.protocol.unwrap(),
         ports: matches.ports,
-        sources: Vec::new(),
         place: place(),
     }
 }

@@ -39,6 +39,10 @@ pub struct NetworkSummary {
     pub cidr: String,
     /// The router's address in it.
     pub gateway: String,
+    /// Its IPv6 prefix, if it has one.
+    pub ipv6_cidr: Option<String>,
+    /// The router's IPv6 address in it.
+    pub ipv6_gateway: Option<String>,
     /// Its MTU, if smaller than the interface's.
     pub mtu: Option<u16>,
     /// Its source NAT; none for a routed network.
@@ -142,9 +146,13 @@ impl Policy {
         let of_networks = self.networks.iter().map(|network| {
             network.egress.bytes() + network.ingress_acl.as_ref().map_or(0, |acl| acl.bytes())
         });
+        let of_ipv6 = self.networks.iter().filter_map(|network| network.ipv6.as_ref());
+        let of_ipv6: usize = of_ipv6.map(|ipv6| ipv6.egress.bytes() + ipv6.ingress.bytes()).sum();
         let of_addresses =
             self.public_addresses.iter().filter_map(|public| public.ingress.as_ref());
-        of_networks.sum::<usize>() + of_addresses.map(|filter| filter.bytes()).sum::<usize>()
+        of_networks.sum::<usize>()
+            + of_ipv6
+            + of_addresses.map(|filter| filter.bytes()).sum::<usize>()
     }
 }
 
@@ -158,6 +166,8 @@ impl From<&Network> for NetworkSummary {
             vlan: network.vlan,
             cidr: network.cidr.to_string(),
             gateway: network.gateway.to_string(),
+            ipv6_cidr: network.ipv6.as_ref().map(|ipv6| ipv6.cidr.to_string()),
+            ipv6_gateway: network.ipv6.as_ref().map(|ipv6| ipv6.gateway.to_string()),
             mtu: network.mtu,
             pool: network.pool.as_ref().map(PoolSummary::from),
             filtering: match network.filtering {

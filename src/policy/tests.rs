@@ -116,13 +116,13 @@ fn a_forward_maps_ports_by_offset_or_all_to_one() {
 fn local_services_beat_static_nat_which_beats_forwards() {
     let policy = policy(&sample());
     let public = ip("203.0.113.12");
-    assert!(matches!(policy.service(public, Protocol::TCP, 8443), Service::Local { .. }));
+    assert!(matches!(policy.service(public, Protocol::TCP, 8443), Service::Local));
     for (protocol, port) in [(Protocol::TCP, 80), (Protocol::ICMP, 99), (Protocol::GRE, 0)] {
         let service = policy.service(public, protocol, port);
         let Service::StaticNat { guest, .. } = service else { panic!("{service:?}") };
         assert_eq!(guest, Some(ip("10.1.1.6")));
     }
-    assert!(matches!(policy.service(ip("203.0.113.10"), Protocol::ESP, 0), Service::Local { .. }));
+    assert!(matches!(policy.service(ip("203.0.113.10"), Protocol::ESP, 0), Service::Local));
     let balanced = policy.service(ip("203.0.113.11"), Protocol::TCP, 443);
     let Service::Balancer(balancer) = balanced else { panic!("{balanced:?}") };
     assert_eq!(balancer.members, [(Endpoint::new(ip("10.1.1.5"), 8000), 1)]);
@@ -222,16 +222,22 @@ fn broadcast_addresses_are_known_by_realm() {
     rules.networks.push(network("point", 7, "10.7.7.0/31"));
     rules.networks.push(network("wide", 8, "10.1.0.0/16"));
     let policy = policy(&rules);
-    for address in ["10.1.1.255", "192.0.2.127", "203.0.113.255", "10.1.255.255"] {
-        assert!(policy.is_directed_broadcast(ip(address)), "{address}");
+    let realm = |id| Realm::Internal(policy.network(NetworkId(id)).realm);
+    let [web, lab, point, wide] = [0, 1, 2, 3].map(realm);
+    for (realm, address, is_broadcast) in [
+        (web, "10.1.1.255", true),
+        (web, "10.1.1.254", false),
+        (web, "10.1.1.0", false),
+        (web, "10.1.255.255", false),
+        (lab, "192.0.2.127", true),
+        (point, "10.7.7.1", false),
+        (wide, "10.1.1.255", false),
+        (wide, "10.1.255.255", true),
+        (Realm::External, "203.0.113.255", true),
+        (Realm::External, "10.1.1.255", false),
+    ] {
+        assert_eq!(policy.is_broadcast_in(realm, ip(address)), is_broadcast, "{address}");
     }
-    for address in ["10.1.1.254", "10.7.7.1", "10.1.1.0"] {
-        assert!(!policy.is_directed_broadcast(ip(address)), "{address}");
-    }
-    let [web, wide] = [0, 3].map(|id| Realm::Internal(policy.network(NetworkId(id)).realm));
-    assert!(policy.is_broadcast_in(web, ip("10.1.1.255")));
-    assert!(!policy.is_broadcast_in(wide, ip("10.1.1.255")));
-    assert!(policy.is_broadcast_in(Realm::External, ip("203.0.113.255")));
 }
 
 #[test]

@@ -39,6 +39,12 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
         |ip, other| ip.place.clone_from(&other.place),
     );
     diff.compare(
+        Kind::PublicIpv6,
+        (&old.public_ipv6, &new.public_ipv6),
+        |ip| ip.address.to_string(),
+        |ip, other| ip.place.clone_from(&other.place),
+    );
+    diff.compare(
         Kind::Network,
         (&old.networks, &new.networks),
         |network| network.name.clone(),
@@ -53,6 +59,12 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
     diff.compare(
         Kind::FirewallRule,
         (&old.firewall_rules, &new.firewall_rules),
+        |rule| rule.id.clone(),
+        |rule, other| rule.place.clone_from(&other.place),
+    );
+    diff.compare(
+        Kind::Ipv6FirewallRule,
+        (&old.ipv6_firewall_rules, &new.ipv6_firewall_rules),
         |rule| rule.id.clone(),
         |rule, other| rule.place.clone_from(&other.place),
     );

@@ -43,15 +43,21 @@ pub enum Presence {
 pub enum Kind {
     /// An IPv4 address.
     Address,
+    /// An IPv6 address.
+    AddressIpv6,
     /// An IPv4 address or null.
     AddressOrNull,
+    /// A prefix of IPv4 or IPv6; an address alone is a prefix of all its bits.
+    AnyCidr,
     /// True or false.
     Boolean,
     /// One of some words.
     Choice(&'static [&'static str]),
     /// An IPv4 prefix; an address alone is a prefix of 32 bits.
     Cidr,
-    /// An IPv4 prefix or a list of them.
+    /// An IPv6 prefix; an address alone is a prefix of 128 bits.
+    CidrIpv6,
+    /// A prefix of either family or a list of them.
     CidrOrCidrs,
     /// A whole number within bounds, both inclusive.
     Integer(i64, i64),

@@ -26,9 +26,6 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Rules of control planes that wait for something.
     pub pending: Vec<Pending>,
-    /// Whether a control plane's file that holds state cannot be read, so that rules may be missing that
-    /// were there.
-    pub is_torn: bool,
     /// The files they came from, in order.
     pub files: Vec<PathBuf>,
     /// A digest of the files' contents: the same files give the same digest.
@@ -87,6 +84,14 @@ pub fn load_text(
     Ok(Loaded { files: Vec::new(), ..loaded })
 }
 
+/// Checks what a control plane's texts came to, as [`load_with_nics`] does what its files came to.
+///
+/// # Errors
+/// Never: faults cost their entries alone.
+pub fn load_translation(translation: Translation) -> Result<Loaded, Vec<Diagnostic>> {
+    load_sources(Vec::new(), vec![translation], Vec::new(), None)
+}
+
 fn load_sources(
     mut sources: Vec<Source>,
     mut translations: Vec<Translation>,
@@ -115,7 +120,6 @@ fn load_sources(
         sort(&mut faults, &sources);
         return Err(faults);
     }
-    let is_torn = translations.iter().any(|translation| translation.is_torn);
     let mut pending = Vec::new();
     for translation in translations {
         tolerated.extend(translation.faults);
@@ -130,14 +134,7 @@ fn load_sources(
         digest.write(source.text().as_bytes());
     }
     let files = sources.iter().map(|source| PathBuf::from(&**source.file())).collect();
-    Ok(Loaded {
-        rules: draft.set,
-        warnings: faults,
-        pending,
-        is_torn,
-        files,
-        digest: digest.finish(),
-    })
+    Ok(Loaded { rules: draft.set, warnings: faults, pending, files, digest: digest.finish() })
 }
 
 fn has_errors(faults: &[Diagnostic]) -> bool {

@@ -13,6 +13,7 @@ mod diff;
 pub(crate) mod fields;
 mod from_json;
 pub(crate) mod from_toml;
+pub(crate) mod ipv6;
 pub(crate) mod load;
 mod names;
 pub(crate) mod native;
@@ -30,6 +31,6 @@ mod values;
 mod write;
 
 pub use diff::{Diff, diff};
-pub use load::{Loaded, load, load_text, load_with_nics};
+pub use load::{Loaded, load, load_text, load_translation, load_with_nics};
 pub use names::{RuleKind, RuleName};
 pub use write::{WriteError, to_json, to_toml};

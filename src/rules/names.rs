@@ -12,6 +12,8 @@ pub enum RuleKind {
     EgressRule,
     /// `firewall_rules`.
     FirewallRule,
+    /// `ipv6_firewall_rules`.
+    Ipv6FirewallRule,
     /// `load_balancers`.
     LoadBalancer,
     /// `local_services`.
@@ -24,6 +26,8 @@ pub enum RuleKind {
     PortForward,
     /// `public_ips`.
     PublicIp,
+    /// `public_ipv6`.
+    PublicIpv6,
     /// `routes`.
     Route,
     /// `static_nats`.
@@ -35,12 +39,14 @@ impl fmt::Display for RuleKind {
         f.pad(match self {
             Self::EgressRule => "egress rule",
             Self::FirewallRule => "firewall rule",
+            Self::Ipv6FirewallRule => "IPv6 firewall rule",
             Self::LoadBalancer => "load balancer",
             Self::LocalService => "local service",
             Self::Network => "network",
             Self::NetworkAcl => "network ACL",
             Self::PortForward => "port forward",
             Self::PublicIp => "public address",
+            Self::PublicIpv6 => "public IPv6 address",
             Self::Route => "route",
             Self::StaticNat => "static NAT",
         })

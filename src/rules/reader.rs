@@ -4,16 +4,16 @@
 //! before they look at any result, so that one run finds all faults.
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{FIELDS_MAX, Field, Kind, Presence, Section, nearest};
 use super::scalars;
-use super::set::{Cidr, PortRange};
+use super::set::{Cidr, PortRange, Prefixes};
 use super::source::Source;
 use super::tree::{Node, Parsed, Value};
-use crate::flow::Protocol;
+use crate::flow::{Family, Protocol};
 
 /// The faults of one file.
 #[derive(Debug)]
@@ -156,6 +156,11 @@ impl<'a, 't> Fields<'a, 't> {
         self.node(name, faults).and_then(|(_, node)| scalars::address(node, faults))
     }
 
+    /// An IPv6 address.
+    pub fn address_ipv6(&self, name: &str, faults: &mut Faults<'_>) -> Option<Ipv6Addr> {
+        self.node(name, faults).and_then(|(_, node)| scalars::address_ipv6(node, faults))
+    }
+
     /// An address that may be null: `Some(None)` then, or where TOML leaves it out.
     pub fn address_or_null(&self, name: &str, faults: &mut Faults<'_>) -> Option<Option<Ipv4Addr>> {
         match self.node(name, faults) {
@@ -194,17 +199,30 @@ impl<'a, 't> Fields<'a, 't> {
     }
 
     /// A prefix.
-    pub fn cidr(&self, name: &str, faults: &mut Faults<'_>) -> Option<Cidr> {
+    pub fn cidr<A: Family>(&self, name: &str, faults: &mut Faults<'_>) -> Option<Cidr<A>> {
         self.node(name, faults).and_then(|(_, node)| scalars::cidr(node, faults))
     }
 
-    /// Prefixes, one or a list; none if it was left out.
-    pub fn cidrs(&self, name: &str, faults: &mut Faults<'_>) -> Vec<Cidr> {
+    /// Prefixes of either family, one or a list; none if it was left out.
+    pub fn prefixes(&self, name: &str, faults: &mut Faults<'_>) -> Prefixes {
+        match self.node(name, faults) {
+            None => Prefixes::default(),
+            Some((Kind::CidrOrCidrs, node @ Node { value: Value::Text(_), .. })) => {
+                scalars::any_cidr(node, faults).into_iter().collect()
+            }
+            Some((_, node)) => {
+                scalars::elements(node, "a list of prefixes such as [\"10.1.0.0/16\"]", faults)
+                    .iter()
+                    .filter_map(|node| scalars::any_cidr(node, faults))
+                    .collect()
+            }
+        }
+    }
+
+    /// A list of prefixes of one family; none if it was left out.
+    pub fn cidrs<A: Family>(&self, name: &str, faults: &mut Faults<'_>) -> Vec<Cidr<A>> {
         match self.node(name, faults) {
             None => Vec::new(),
-            Some((Kind::CidrOrCidrs, node @ Node { value: Value::Text(_), .. })) => {
-                scalars::cidr(node, faults).into_iter().collect()
-            }
             Some((_, node)) => {
                 scalars::elements(node, "a list of prefixes such as [\"10.1.0.0/16\"]", faults)
                     .iter()

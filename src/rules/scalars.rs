@@ -2,15 +2,15 @@
 //!
 //! Each function returns `None` after it has noted why.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use super::fields::nearest;
 use super::reader::Faults;
-use super::set::{Cidr, CidrError, PortRange, PortRangeError};
+use super::set::{AnyCidr, Cidr, CidrError, PortRange, PortRangeError};
 use super::tree::{Node, Value};
 use super::values::number;
-use crate::flow::Protocol;
+use crate::flow::{Family, Protocol};
 
 /// An address.
 pub fn address(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Ipv4Addr> {
@@ -27,8 +27,27 @@ pub fn address(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Ipv4Addr> {
     parsed
 }
 
+/// An IPv6 address.
+pub fn address_ipv6(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Ipv6Addr> {
+    let text = text(node, faults)?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        let what = format!("\"{}\" is not an IPv6 address", shown(text));
+        faults.value_error(node, what, "write it like 2001:db8:1::5, without a prefix length");
+    }
+    parsed
+}
+
+/// A prefix of either family.
+pub fn any_cidr(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<AnyCidr> {
+    match text(node, faults)?.contains(':') {
+        true => cidr(node, faults).map(AnyCidr::V6),
+        false => cidr(node, faults).map(AnyCidr::V4),
+    }
+}
+
 /// A prefix.
-pub fn cidr(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Cidr> {
+pub fn cidr<A: Family>(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Cidr<A>> {
     let text = text(node, faults)?;
     match text.parse() {
         Ok(cidr) => Some(cidr),
@@ -37,10 +56,19 @@ pub fn cidr(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<Cidr> {
             faults.value_error(node, what, "write it like 10.1.1.0/24, with a length from 0 to 32");
             None
         }
+        Err(CidrError::MalformedIpv6) => {
+            let what = format!("\"{}\" is not an IPv6 prefix", shown(text));
+            faults.value_error(
+                node,
+                what,
+                "write it like 2001:db8:1::/64, with a length up to 128",
+            );
+            None
+        }
         Err(CidrError::HostBits) => {
             let what = format!("\"{text}\" has bits set behind its prefix length");
             let meant = text.split_once('/').and_then(|(address, length)| {
-                Some(Cidr::containing(address.parse().ok()?, length.parse().ok()?))
+                Some(Cidr::<A>::containing(address.parse().ok()?, length.parse().ok()?))
             });
             let hint = meant.map_or_else(String::new, |cidr| format!("write {cidr}"));
             faults.value_error(node, what, hint);
@@ -87,12 +115,13 @@ pub fn ports(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<PortRange> {
 }
 
 /// The words for protocols.
-pub const PROTOCOLS: [(&str, Protocol); 9] = [
+pub const PROTOCOLS: [(&str, Protocol); 10] = [
     ("ah", Protocol::AH),
     ("dccp", Protocol::DCCP),
     ("esp", Protocol::ESP),
     ("gre", Protocol::GRE),
     ("icmp", Protocol::ICMP),
+    ("icmpv6", Protocol::ICMPV6),
     ("sctp", Protocol::SCTP),
     ("tcp", Protocol::TCP),
     ("udp", Protocol::UDP),
@@ -100,8 +129,8 @@ pub const PROTOCOLS: [(&str, Protocol); 9] = [
 ];
 
 /// The same words for messages where `all` may stand too; it is told apart before.
-pub(super) const PROTOCOLS_AND_ALL: [(&str, Protocol); 10] = {
-    let mut words = [("all", Protocol(0)); 10];
+pub(super) const PROTOCOLS_AND_ALL: [(&str, Protocol); 11] = {
+    let mut words = [("all", Protocol(0)); 11];
     let mut index = 0;
     while index < PROTOCOLS.len() {
         words[index + 1] = PROTOCOLS[index];

@@ -57,11 +57,16 @@ fn property(field: &Field, definitions: &mut Map<String, Value>) -> Value {
 fn value(kind: Kind, definitions: &mut Map<String, Value>) -> Value {
     match kind {
         Kind::Address => address(),
+        Kind::AddressIpv6 => address_ipv6(),
         Kind::AddressOrNull => json!({ "anyOf": [address(), { "type": "null" }] }),
+        Kind::AnyCidr => any_cidr(),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::Cidr => cidr(),
-        Kind::CidrOrCidrs => json!({ "anyOf": [cidr(), { "type": "array", "items": cidr() }] }),
+        Kind::CidrIpv6 => cidr_ipv6(),
+        Kind::CidrOrCidrs => {
+            json!({ "anyOf": [any_cidr(), { "type": "array", "items": any_cidr() }] })
+        }
         Kind::Integer(low, high) => integer(low, high),
         Kind::IntegerOr(low, high, word) => {
             json!({ "anyOf": [integer(low, high), { "const": word }] })
@@ -121,6 +126,28 @@ fn cidr() -> Value {
         "pattern": format!("^({OCTET}\\.){{3}}{OCTET}(/(3[0-2]|[12]?[0-9]))?$"),
         "examples": ["10.1.1.0/24"],
     })
+}
+
+fn address_ipv6() -> Value {
+    json!({
+        "type": "string",
+        "format": "ipv6",
+        "pattern": "^[0-9a-fA-F:.]{2,45}$",
+        "examples": ["2001:db8:1::5"],
+    })
+}
+
+fn cidr_ipv6() -> Value {
+    let length = "(12[0-8]|1[01][0-9]|[1-9]?[0-9])";
+    json!({
+        "type": "string",
+        "pattern": format!("^[0-9a-fA-F:.]{{2,45}}(/{length})?$"),
+        "examples": ["2001:db8:1::/64"],
+    })
+}
+
+fn any_cidr() -> Value {
+    json!({ "anyOf": [cidr(), cidr_ipv6()] })
 }
 
 fn integer(low: i64, high: i64) -> Value {
@@ -221,13 +248,21 @@ mod tests {
             value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         };
         all["$schema"] = json!("schema.json");
+        all["public_ipv6"] = json!([{ "address": "2001:db8:ff::1", "prefix_len": 64,
+            "interface": "eth2", "vlan": 5, "gateway": "2001:db8:ff::fe" }]);
+        all["ipv6_firewall_rules"] = json!([
+            { "id": "i1", "network": "web", "action": "allow", "protocol": "tcp", "ports": 443,
+              "sources": ["2001:db8:5::/48"], "destinations": ["2001:db8:1::5"] },
+            { "id": "i2", "network": "web", "protocol": "icmpv6", "icmp_type": 128, "icmp_code": 0 },
+        ]);
+        let ipv6 = json!({ "cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1" });
+        set(&mut all["networks"][0], json!({ "ipv6": ipv6 }));
         let ip = json!({ "vlan": 5, "ingress_default": "allow", "echo_reply": true });
         set(&mut all["public_ips"][0], ip);
         let nat = json!({
             "mapping_type": "endpoint-independent", "filtering_type": "address-dependent",
             "port_range": "1024-2047", "overload": false, "hold_down_timeout": 1,
             "hairpinning": false, "exempt_destinations": ["192.0.2.0/24"],
-            "kernel_destinations": ["192.0.2.0/24"],
         });
         let limits = json!({
             "sessions_per_guest": 1, "new_sessions_per_second": 2, "bandwidth_kbit_per_second": 3,
@@ -243,9 +278,8 @@ mod tests {
         set(&mut all["firewall_rules"][0], json!({ "action": "deny" }));
         set(&mut all["port_forwards"][0], json!({ "sources": ["192.0.2.0/24"] }));
         set(&mut all["load_balancers"][0], json!({ "sources": ["192.0.2.0/24"] }));
-        set(&mut all["local_services"][0], json!({ "sources": ["192.0.2.0/24"] }));
         let entry = json!({ "number": 20, "action": "deny", "protocol": "icmp", "icmp_type": -1,
-            "icmp_code": -1, "guests": ["10.1.1.5"] });
+            "icmp_code": -1 });
         all["network_acls"][0]["entries"].as_array_mut().unwrap().push(entry);
         all
     }
@@ -329,6 +363,7 @@ mod tests {
                 let more_than_a_schema = faults.iter().any(|fault| {
                     [
                         "is not an IPv4",
+                        "is not an IPv6",
                         "is not a port or range",
                         "is not a protocol",
                         "has no ports",

@@ -8,6 +8,9 @@ use serde::{Serialize, Serializer};
 
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
+pub use crate::rules::ipv6::{
+    AnyCidr, FamilyPrefixes, Ipv6FirewallRule, NetworkIpv6, Prefixes, PublicIpv6,
+};
 pub use crate::rules::values::{Cidr, CidrError, PortRange, PortRangeError};
 
 /// Everything the rule files say.
@@ -16,6 +19,9 @@ pub struct RuleSet {
     /// Public addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub public_ips: Vec<PublicIp>,
+    /// The router's IPv6 addresses on the public side.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub public_ipv6: Vec<PublicIpv6>,
     /// Guest networks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,
@@ -25,6 +31,9 @@ pub struct RuleSet {
     /// Ingress firewall rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub firewall_rules: Vec<FirewallRule>,
+    /// Who may open IPv6 sessions to guests, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ipv6_firewall_rules: Vec<Ipv6FirewallRule>,
     /// Port forwards.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port_forwards: Vec<PortForward>,
@@ -112,6 +121,9 @@ pub struct Network {
     pub cidr: Cidr,
     /// The router's address in it.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 side, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<NetworkIpv6>,
     /// Its MTU in bytes; none means the interface's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
@@ -178,9 +190,6 @@ pub struct NatOptions {
     /// Destinations that are not translated.
     #[serde(rename = "exempt_destinations", skip_serializing_if = "Vec::is_empty")]
     pub exempt: Vec<Cidr>,
-    /// Destinations that the router's own kernel reaches.
-    #[serde(rename = "kernel_destinations", skip_serializing_if = "Vec::is_empty")]
-    pub kernel: Vec<Cidr>,
 }
 
 impl Default for NatOptions {
@@ -193,7 +202,6 @@ impl Default for NatOptions {
             hold: None,
             hairpinning: true,
             exempt: Vec::new(),
-            kernel: Vec::new(),
         }
     }
 }
@@ -247,11 +255,11 @@ pub struct EgressRule {
     #[serde(flatten)]
     pub matches: Match,
     /// Guests it is about; empty means all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sources: Vec<Cidr>,
+    #[serde(skip_serializing_if = "Prefixes::is_empty")]
+    pub sources: Prefixes,
     /// Destinations; empty means all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub destinations: Vec<Cidr>,
+    #[serde(skip_serializing_if = "Prefixes::is_empty")]
+    pub destinations: Prefixes,
     /// Where it was written.
     #[serde(skip)]
     pub place: Place,
@@ -402,16 +410,13 @@ pub struct AclEntry {
     /// The transport part.
     #[serde(flatten)]
     pub matches: Match,
-    /// The guests it is about; empty means all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub guests: Vec<Cidr>,
     /// The other end: the source of an ingress entry, the destination of an egress entry.
     #[serde(
         rename = "cidr",
         serialize_with = "one_or_list",
-        skip_serializing_if = "Vec::is_empty"
+        skip_serializing_if = "Prefixes::is_empty"
     )]
-    pub cidrs: Vec<Cidr>,
+    pub cidrs: Prefixes,
     /// Where it was written.
     #[serde(skip)]
     pub place: Place,
@@ -442,9 +447,6 @@ pub struct LocalService {
     /// Its ports; none for a protocol without ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<PortRange>,
-    /// Who may use it; empty means everybody.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sources: Vec<Cidr>,
     /// Where it was written.
     #[serde(skip)]
     pub place: Place,
@@ -477,14 +479,14 @@ fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<
     duration.map(|duration| duration.as_secs()).serialize(serializer)
 }
 
-fn one_or_list<S: Serializer>(cidrs: &[Cidr], serializer: S) -> Result<S::Ok, S::Error> {
-    match cidrs {
-        [cidr] => cidr.serialize(serializer),
-        cidrs => cidrs.serialize(serializer),
+fn one_or_list<S: Serializer>(cidrs: &Prefixes, serializer: S) -> Result<S::Ok, S::Error> {
+    match cidrs.iter().next() {
+        Some(cidr) if cidrs.len() == 1 => cidr.serialize(serializer),
+        Some(_) | None => cidrs.serialize(serializer),
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

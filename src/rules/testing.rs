@@ -1,6 +1,6 @@
 //! What the tests of this module share.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use super::native::{self, Draft};
 use super::reader::Format;
 use super::set::{
     AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilteringBehavior, FirewallRule,
-    Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp, NatOptions, Network,
-    NetworkAcl, PortForward, PortRange, PublicIp, Route, RuleSet, StaticNat,
+    Ipv6FirewallRule, Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp,
+    NatOptions, Network, NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes, PublicIp,
+    PublicIpv6, Route, RuleSet, StaticNat,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -45,6 +46,8 @@ pub fn without_places(rules: &RuleSet) -> RuleSet {
     rules.networks.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.egress_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
+    rules.public_ipv6.iter_mut().for_each(|rule| rule.place.clone_from(place));
+    rules.ipv6_firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.port_forwards.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.static_nats.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.load_balancers.iter_mut().for_each(|rule| rule.place.clone_from(place));
@@ -64,8 +67,9 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
         (vec(firewall_rule(), 0..3), vec(port_forward(), 0..3), vec(static_nat(), 0..3)),
         (vec(load_balancer(), 0..3), vec(network_acl(), 0..3)),
         (vec(route(), 0..3), vec(local_service(), 0..3)),
+        (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3)),
     )
-        .prop_map(|(first, second, third, fourth)| RuleSet {
+        .prop_map(|(first, second, third, fourth, fifth)| RuleSet {
             public_ips: first.0,
             networks: first.1,
             egress_rules: first.2,
@@ -76,6 +80,8 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
             network_acls: third.1,
             routes: fourth.0,
             local_services: fourth.1,
+            public_ipv6: fifth.0,
+            ipv6_firewall_rules: fifth.1,
         })
 }
 
@@ -95,6 +101,18 @@ fn cidr() -> impl Strategy<Value = Cidr> {
     (address(), 0_u8..=32).prop_map(|(address, length)| Cidr::containing(address, length))
 }
 
+fn address_ipv6() -> impl Strategy<Value = Ipv6Addr> {
+    any::<u128>().prop_map(Ipv6Addr::from_bits)
+}
+
+fn cidr_ipv6() -> impl Strategy<Value = Cidr<Ipv6Addr>> {
+    (address_ipv6(), 0_u8..=128).prop_map(|(address, length)| Cidr::containing(address, length))
+}
+
+fn prefixes() -> impl Strategy<Value = Prefixes> {
+    (vec(cidr(), 0..3), vec(cidr_ipv6(), 0..3)).prop_map(|(ipv4, ipv6)| Prefixes { ipv4, ipv6 })
+}
+
 fn ports() -> impl Strategy<Value = PortRange> {
     (1_u16.., 0_u16..100).prop_map(|(first, more)| {
         PortRange::new(first, first.saturating_add(more)).expect("in order")
@@ -112,7 +130,7 @@ fn transport() -> impl Strategy<Value = Protocol> {
 fn matches() -> impl Strategy<Value = Match> {
     (of(any::<u8>().prop_map(Protocol)), of(ports()), of(any::<u8>()), of(any::<u8>())).prop_map(
         |(protocol, ports, icmp_type, icmp_code)| {
-            let icmp = protocol == Some(Protocol::ICMP);
+            let icmp = protocol.is_some_and(Protocol::is_icmp);
             let ports = ports.filter(|_| !icmp && protocol.is_some_and(Protocol::has_ports));
             let icmp_type = icmp_type.filter(|_| icmp);
             Match {
@@ -146,13 +164,15 @@ fn network() -> impl Strategy<Value = Network> {
     (
         (name(), name(), 0_u16..4095, cidr(), address(), of(576_u16..9217), of(name())),
         (vec(address(), 0..3), action(), any::<bool>(), nat(), limits(), of(clamp), any::<bool>()),
+        of((cidr_ipv6(), address_ipv6())),
     )
-        .prop_map(|(first, second)| Network {
+        .prop_map(|(first, second, ipv6)| Network {
             name: first.0,
             interface: first.1,
             vlan: first.2,
             cidr: first.3,
             gateway: first.4,
+            ipv6: ipv6.map(|(cidr, gateway)| NetworkIpv6 { cidr, gateway }),
             mtu: first.5,
             domain: first.6,
             source_nat: second.0,
@@ -177,29 +197,17 @@ fn nat() -> impl Strategy<Value = NatOptions> {
         Just(FilteringBehavior::AddressAndPortDependent)
     ];
     let hold = of((0_u64..86_401).prop_map(Duration::from_secs));
-    (
-        mapping,
-        filtering,
-        ports(),
-        any::<bool>(),
-        hold,
-        any::<bool>(),
-        [vec(cidr(), 0..3), vec(cidr(), 0..3)],
+    (mapping, filtering, ports(), any::<bool>(), hold, any::<bool>(), vec(cidr(), 0..3)).prop_map(
+        |(mapping, filtering, ports, overload, hold, hairpinning, exempt)| NatOptions {
+            mapping,
+            filtering,
+            ports,
+            overload,
+            hold,
+            hairpinning,
+            exempt,
+        },
     )
-        .prop_map(
-            |(mapping, filtering, ports, overload, hold, hairpinning, [exempt, kernel])| {
-                NatOptions {
-                    mapping,
-                    filtering,
-                    ports,
-                    overload,
-                    hold,
-                    hairpinning,
-                    exempt,
-                    kernel,
-                }
-            },
-        )
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -213,7 +221,7 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn egress_rule() -> impl Strategy<Value = EgressRule> {
-    (name(), name(), action(), matches(), vec(cidr(), 0..3), vec(cidr(), 0..3)).prop_map(
+    (name(), name(), action(), matches(), prefixes(), prefixes()).prop_map(
         |(id, network, action, matches, sources, destinations)| EgressRule {
             id,
             network,
@@ -234,6 +242,33 @@ fn firewall_rule() -> impl Strategy<Value = FirewallRule> {
             action,
             matches,
             sources,
+            place: place(),
+        },
+    )
+}
+
+fn public_ipv6() -> impl Strategy<Value = PublicIpv6> {
+    (address_ipv6(), 1_u8..=128, name(), 0_u16..4095, of(address_ipv6())).prop_map(
+        |(address, prefix_len, interface, vlan, gateway)| PublicIpv6 {
+            address,
+            prefix_len,
+            interface,
+            vlan,
+            gateway,
+            place: place(),
+        },
+    )
+}
+
+fn ipv6_firewall_rule() -> impl Strategy<Value = Ipv6FirewallRule> {
+    (name(), name(), action(), matches(), vec(cidr_ipv6(), 0..3), vec(cidr_ipv6(), 0..3)).prop_map(
+        |(id, network, action, matches, sources, destinations)| Ipv6FirewallRule {
+            id,
+            network,
+            action,
+            matches,
+            sources,
+            destinations,
             place: place(),
         },
     )
@@ -288,12 +323,11 @@ fn load_balancer() -> impl Strategy<Value = LoadBalancer> {
 
 fn network_acl() -> impl Strategy<Value = NetworkAcl> {
     let direction = prop_oneof![Just(AclDirection::Egress), Just(AclDirection::Ingress)];
-    let entry = (any::<u32>(), action(), matches(), vec(cidr(), 0..3), vec(cidr(), 0..2)).prop_map(
-        |(number, action, matches, cidrs, guests)| AclEntry {
+    let entry = (any::<u32>(), action(), matches(), prefixes()).prop_map(
+        |(number, action, matches, cidrs)| AclEntry {
             number,
             action,
             matches,
-            guests,
             cidrs,
             place: place(),
         },
@@ -314,16 +348,8 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn local_service() -> impl Strategy<Value = LocalService> {
-    (address(), any::<u8>().prop_map(Protocol), ports(), vec(cidr(), 0..3)).prop_map(
-        |(address, protocol, ports, sources)| {
-            let with_ports = protocol.has_ports() && protocol != Protocol::ICMP;
-            LocalService {
-                address,
-                protocol,
-                ports: with_ports.then_some(ports),
-                sources,
-                place: place(),
-            }
-        },
-    )
+    (address(), any::<u8>().prop_map(Protocol), ports()).prop_map(|(address, protocol, ports)| {
+        let with_ports = protocol.has_ports() && !protocol.is_icmp();
+        LocalService { address, protocol, ports: with_ports.then_some(ports), place: place() }
+    })
 }

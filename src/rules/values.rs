@@ -5,10 +5,12 @@ use std::num::NonZeroU16;
 
 use serde::{Serialize, Serializer};
 
-/// An IPv4 prefix with no bits set behind its length.
+use crate::flow::{Bits, Family};
+
+/// A prefix with no bits set behind its length.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Cidr {
-    address: Ipv4Addr,
+pub struct Cidr<A: Family = Ipv4Addr> {
+    address: A,
     length: u8,
 }
 
@@ -21,22 +23,27 @@ pub enum CidrError {
     /// Not `address/length` at all.
     #[error("not an IPv4 prefix such as 10.1.1.0/24")]
     Malformed,
+    /// Not `address/length` at all, where IPv6 was wanted.
+    #[error("not an IPv6 prefix such as 2001:db8:1::/64")]
+    MalformedIpv6,
 }
 
-impl Cidr {
+impl<A: Family> Cidr<A> {
     /// Everything: `0.0.0.0/0`.
-    pub const ANY: Self = Self { address: Ipv4Addr::UNSPECIFIED, length: 0 };
+    pub const ANY: Self = Self { address: A::UNSPECIFIED, length: 0 };
+    /// The length of a prefix that is one address.
+    pub const LENGTH_MAX: u8 = <A::Bits as Bits>::COUNT;
 
     /// The prefix `address/length`.
     ///
     /// # Errors
-    /// When the length is over 32 or bits are set behind it.
-    pub fn new(address: Ipv4Addr, length: u8) -> Result<Self, CidrError> {
-        if length > 32 {
-            return Err(CidrError::Malformed);
+    /// When the length is over that of an address or bits are set behind it.
+    pub fn new(address: A, length: u8) -> Result<Self, CidrError> {
+        if length > Self::LENGTH_MAX {
+            return Err(Self::malformed());
         }
         let cidr = Self { address, length };
-        if address.to_bits() & !cidr.mask() != 0 {
+        if address.number() & !cidr.mask() != A::Bits::ZERO {
             return Err(CidrError::HostBits);
         }
         Ok(cidr)
@@ -44,22 +51,22 @@ impl Cidr {
 
     /// The prefix of `length` bits that `address` is in.
     #[must_use]
-    pub fn containing(address: Ipv4Addr, length: u8) -> Self {
-        let length = length.min(32);
+    pub fn containing(address: A, length: u8) -> Self {
+        let length = length.min(Self::LENGTH_MAX);
         let mask = Self { address, length }.mask();
-        Self { address: Ipv4Addr::from_bits(address.to_bits() & mask), length }
+        Self { address: A::from_number(address.number() & mask), length }
     }
 
     /// The lowest address.
     #[must_use]
-    pub const fn first(&self) -> Ipv4Addr {
+    pub const fn first(&self) -> A {
         self.address
     }
 
     /// The highest address.
     #[must_use]
-    pub fn last(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address.to_bits() | !self.mask())
+    pub fn last(&self) -> A {
+        A::from_number(self.address.number() | !self.mask())
     }
 
     /// The prefix length.
@@ -70,44 +77,50 @@ impl Cidr {
 
     /// The netmask as bits.
     #[must_use]
-    pub const fn mask(&self) -> u32 {
-        match self.length {
-            0 => 0,
-            length => u32::MAX << (32 - length),
-        }
+    pub fn mask(&self) -> A::Bits {
+        A::Bits::mask(self.length)
     }
 
     /// Whether `address` is inside.
     #[must_use]
-    pub const fn contains(&self, address: Ipv4Addr) -> bool {
-        address.to_bits() & self.mask() == self.address.to_bits()
+    pub fn contains(&self, address: A) -> bool {
+        address.number() & self.mask() == self.address.number()
     }
 
     /// Whether any address is in both.
     #[must_use]
-    pub const fn overlaps(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         self.contains(other.address) || other.contains(self.address)
+    }
+
+    const fn malformed() -> CidrError {
+        match Self::LENGTH_MAX {
+            32 => CidrError::Malformed,
+            _ => CidrError::MalformedIpv6,
+        }
     }
 }
 
-impl std::str::FromStr for Cidr {
+impl<A: Family> std::str::FromStr for Cidr<A> {
     type Err = CidrError;
 
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let (address, length) = text.split_once('/').unwrap_or((text, "32"));
-        let address = address.parse().map_err(|_| CidrError::Malformed)?;
-        let length = number(length).ok_or(CidrError::Malformed)?;
-        Self::new(address, length)
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, number(length)),
+            None => (text, Some(Self::LENGTH_MAX)),
+        };
+        let address = address.parse().map_err(|_| Self::malformed())?;
+        Self::new(address, length.ok_or(Self::malformed())?)
     }
 }
 
-impl std::fmt::Display for Cidr {
+impl<A: Family> std::fmt::Display for Cidr<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(&format!("{}/{}", self.address, self.length))
     }
 }
 
-impl Serialize for Cidr {
+impl<A: Family> Serialize for Cidr<A> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -214,6 +227,8 @@ pub(super) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -222,12 +237,16 @@ mod tests {
         #[test]
         fn prefixes_and_ranges_survive_being_written(
             bits: u32,
+            bits6: u128,
             length in 0_u8..=32,
+            length6 in 0_u8..=128,
             one in 1_u16..,
             other in 1_u16..,
         ) {
             let cidr = Cidr::containing(Ipv4Addr::from_bits(bits), length);
             prop_assert_eq!(cidr.to_string().parse(), Ok(cidr));
+            let wide = Cidr::containing(Ipv6Addr::from_bits(bits6), length6);
+            prop_assert_eq!(wide.to_string().parse(), Ok(wide));
             let ports = PortRange::new(one.min(other), one.max(other)).unwrap();
             prop_assert_eq!(ports.to_string().parse(), Ok(ports));
         }

@@ -19,12 +19,15 @@ use crate::session::hash::Hasher;
 use crate::session::header::{self, Header, HeaderError, OPEN, OWNER, STATE};
 use crate::session::index::{GROUP_SLOTS, Index, Layout};
 use crate::session::region::Region;
+use crate::session::shape::Shape;
 use crate::session::table::Table;
 use crate::time::{Coarse, Tick};
 
 /// The name of a region's file in the state directory. Beside it lie its lock and, while it is
 /// made, a new one: the same name ending in `.lock` and `.new`.
 pub const REGION_FILE: &str = "sessions.region";
+/// The same for the sessions of IPv6.
+pub const REGION_FILE_IPV6: &str = "sessions-ipv6.region";
 
 /// What was found when a region was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,7 +108,7 @@ pub struct Present {
     pub now: Coarse,
 }
 
-impl Table {
+impl<A: Shape> Table<A> {
     /// The table in the file at `path`, for `sessions_max` sessions: the one that is there, with all
     /// its sessions, or a new one. A new one hashes with `seed`; one that is there keeps its own.
     ///
@@ -136,7 +139,7 @@ impl Table {
         }
         let layout = Layout::new(sessions_max);
         let lock = lock(path)?;
-        match read_header(path)? {
+        match read_header::<A>(path)? {
             Some(former) if former.boot == present.boot => {
                 adopt(path, lock, &former, layout, present)
             }
@@ -162,20 +165,20 @@ impl Present {
     }
 }
 
-fn adopt(
+fn adopt<A: Shape>(
     path: &Path,
     lock: File,
     former: &Header,
     layout: Layout,
     present: Present,
-) -> Result<(Table, Adoption), RegionError> {
+) -> Result<(Table<A>, Adoption), RegionError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .open(path)
         .map_err(failed("open it for writing", path))?;
     let length = file.metadata().map_err(failed("look at it", path))?.len();
-    let expected = Region::file_length(former.layout);
+    let expected = Region::<A>::file_length(former.layout);
     if length < expected {
         let what = format!("{length} bytes long, and {expected} are missing or more");
         return Err(RegionError::Torn { path: path.into(), what });
@@ -189,7 +192,7 @@ fn adopt(
         let adoption = Adoption::Adopted { sessions, repaired: mended, dropped: 0, closed };
         return Ok((Table::over(region, former.seed, sessions), adoption));
     }
-    let old = Region::in_file(former.layout, &file, None).map_err(failed("map it", path))?;
+    let old = Region::<A>::in_file(former.layout, &file, None).map_err(failed("map it", path))?;
     let Repair { sessions: found, mended } = repair(&old, &hasher, present.now);
     let new = create(path, lock, layout, former.seed, present.boot)?;
     let sessions = move_sessions(&old, &new, &hasher);
@@ -209,7 +212,7 @@ struct Repair {
 }
 
 /// Keeps the sessions that are whole, empties every other entry, and builds the index anew.
-fn repair(region: &Region, hasher: &Hasher, now: Coarse) -> Repair {
+fn repair<A: Shape>(region: &Region<A>, hasher: &Hasher, now: Coarse) -> Repair {
     let layout = region.layout();
     let words: Vec<AtomicU64> = (0..layout.groups()).map(|_| AtomicU64::new(0)).collect();
     let index = Index { words: &words, layout };
@@ -242,12 +245,12 @@ fn repair(region: &Region, hasher: &Hasher, now: Coarse) -> Repair {
 
 /// Notes the session whose initiator's entry is `one` at `place`, if it is whole and nobody else
 /// has its keys.
-fn restore(
-    region: &Region,
+fn restore<A: Shape>(
+    region: &Region<A>,
     index: Index<'_>,
     hasher: &Hasher,
     place: EntryIndex,
-    one: &Identity,
+    one: &Identity<A>,
 ) -> bool {
     let partner = one.traits().partner();
     let entries = region.entries();
@@ -259,13 +262,14 @@ fn restore(
     }
     let sides = [(place, one), (partner, &other)];
     let free = sides.iter().all(|(place, side)| {
-        let (key, hash) = (side.key_words(), hasher.hash_words(side.key_words()));
-        let look = |at: EntryIndex| entries.get(at.as_usize())?.identity_of(key);
+        let key = side.packed_key();
+        let hash = key.hash(hasher);
+        let look = |at: EntryIndex| entries.get(at.as_usize())?.identity_of(&key);
         index.admits(hash, *place) && index.search(hash, look).is_none()
     });
-    if free && one.key_words() != other.key_words() {
+    if free && one.packed_key() != other.packed_key() {
         for (place, side) in sides {
-            index.restore(hasher.hash_words(side.key_words()), place);
+            index.restore(side.packed_key().hash(hasher), place);
         }
         return true;
     }
@@ -273,7 +277,7 @@ fn restore(
 }
 
 /// Copies the sessions of a repaired region to an empty one, as many as it takes. Returns how many.
-fn move_sessions(old: &Region, new: &Region, hasher: &Hasher) -> u32 {
+fn move_sessions<A: Shape>(old: &Region<A>, new: &Region<A>, hasher: &Hasher) -> u32 {
     let (index, entries) = (new.index(), new.entries());
     let mut sessions = 0;
     for entry in old.entries() {
@@ -288,7 +292,7 @@ fn move_sessions(old: &Region, new: &Region, hasher: &Hasher) -> u32 {
         if sessions == new.layout().sessions_max {
             break;
         }
-        let hashes = [one, other].map(|side| hasher.hash_words(side.key_words()));
+        let hashes = [one, other].map(|side| side.packed_key().hash(hasher));
         let Some(here) = index.take(hashes[0]) else { continue };
         let Some(there) = index.take(hashes[1]) else {
             index.give_back(hashes[0], here);
@@ -338,7 +342,7 @@ fn lock(path: &Path) -> Result<File, RegionError> {
     Ok(file)
 }
 
-fn read_header(path: &Path) -> Result<Option<Header>, RegionError> {
+fn read_header<A: Shape>(path: &Path) -> Result<Option<Header>, RegionError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -355,7 +359,7 @@ fn read_header(path: &Path) -> Result<Option<Header>, RegionError> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(foreign()),
         Err(error) => return Err(failed("read it", path)(error)),
     }
-    match Header::read(&bytes) {
+    match Header::read::<A>(&bytes) {
         Ok(header) => Ok(Some(header)),
         Err(HeaderError::Foreign) => Err(foreign()),
         Err(HeaderError::OtherFormat) => Err(RegionError::OtherFormat { path: path.into() }),
@@ -367,13 +371,13 @@ fn read_header(path: &Path) -> Result<Option<Header>, RegionError> {
 }
 
 /// A new region beside `path`, empty, with its header written.
-fn create(
+fn create<A: Shape>(
     path: &Path,
     lock: File,
     layout: Layout,
     seed: [u64; 4],
     boot: u128,
-) -> Result<Region, RegionError> {
+) -> Result<Region<A>, RegionError> {
     let new_path = path.with_extension("new");
     let file = OpenOptions::new()
         .create(true)
@@ -383,11 +387,11 @@ fn create(
         .mode(0o600)
         .open(&new_path)
         .map_err(failed("make it", &new_path))?;
-    let sized = file.set_len(Region::file_length(layout));
+    let sized = file.set_len(Region::<A>::file_length(layout));
     match sized.and_then(|()| Region::in_file(layout, &file, Some(lock))) {
         Ok(region) => {
             Header { layout, seed, boot, owner: std::process::id(), closed: false }
-                .write(region.header());
+                .write::<A>(region.header());
             Ok(region)
         }
         Err(error) => {
@@ -404,7 +408,7 @@ fn publish(path: &Path) -> Result<(), RegionError> {
 }
 
 /// Notes in the header that this process has the region now.
-fn claim(region: &Region) {
+fn claim<A: Shape>(region: &Region<A>) {
     let values = [(STATE, OPEN), (OWNER, u64::from(std::process::id()))];
     for (word, value) in values {
         if let Some(word) = region.header().get(word) {

@@ -1,4 +1,4 @@
-//! One direction of a session: a cache line.
+//! One direction of a session: a cache line, or two for IPv6.
 //!
 //! Eight words, read by anybody, in two halves with one rule each:
 //!
@@ -7,7 +7,7 @@
 //! | 0 | key: source address 32, destination address 32 | whoever holds the shard's lock |
 //! | 1 | key: source port 16, destination port 16, realm 16, protocol 8; version 8 | the same |
 //! | 2 | new source address 32, new destination address 32 | the same |
-//! | 3 | new source port 16, new destination port 16, partner 27, kind 3, initiator 1, mapped 1 | the same |
+//! | 3 | new source port 16, new destination port 16, partner 27, kind 3, initiator 1, holds 1 | the same |
 //! | 4 | next hop 24, rule 24, generation 16 | the same |
 //! | 5 | last seen 32, highest sequence number plus one 32 | the worker that receives the direction |
 //! | 6 | packets 44, TCP flags 4, peer's window shift 4, own window shift 4, unused 8 | the same |
@@ -15,31 +15,31 @@
 //!
 //! Words 0 to 4 say what the session *is*. They change only under the lock of the entry's shard,
 //! and a reader takes them for one session's only if the version was settled and the same before
-//! and after. Words 5 to 7 say what it *saw*: plain loads and stores of one writer. That worker may
+//! and after. (IPv6 has its addresses in words 0, 8, 9 and 2, see [`Shape`].) Words 5 to 7 say what it *saw*: plain loads and stores of one writer. That worker may
 //! be late: when it found an entry that is removed and taken by another session before it stores,
 //! the new session starts with the old one's counts. It can never spoil where packets go.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::flow::{FlowKey, Generation, RuleId};
+use crate::flow::{Family, FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
-use crate::rewrite::Rewrite;
 use crate::session::fuse::step;
+use crate::session::shape::{PackedKey, Shape};
 use crate::session::table::DirectionView;
 use crate::session::tcp::TcpState;
 use crate::time::Coarse;
-use crate::wire::checksum::ChecksumDelta;
 
 /// A session about to be remembered.
 ///
 /// Both directions follow from the two keys: a packet of `initiator` leaves as the reverse of
 /// `responder`, and the other way round.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct NewSession {
+pub struct NewSession<A: Family = Ipv4Addr> {
     /// The key of packets in the direction of the first packet, as they arrive.
-    pub initiator: FlowKey,
+    pub initiator: FlowKey<A>,
     /// The key of packets in the other direction, as they arrive.
-    pub responder: FlowKey,
+    pub responder: FlowKey<A>,
     /// Where packets of the initiator's direction go.
     pub initiator_next_hop: NextHopId,
     /// Where packets of the responder's direction go.
@@ -50,8 +50,10 @@ pub struct NewSession {
     pub generation: Generation,
     /// What kind of translation it is.
     pub kind: SessionKind,
-    /// Whether a mapping's reference must be given back when it ends.
-    pub mapped: bool,
+    /// Whether it holds a reference on the mapping at the public endpoint that its source became.
+    pub source_mapped: bool,
+    /// Whether it holds a reference on the mapping at the public endpoint that it was sent to.
+    pub target_mapped: bool,
 }
 
 /// How a session is translated; with the keys it says everything.
@@ -60,7 +62,7 @@ pub struct NewSession {
 pub enum SessionKind {
     /// Inbound to a public endpoint served by a port forward, load balancer, static NAT or mapping.
     Inbound,
-    /// From a guest, through a public endpoint, to a guest: twice NAT.
+    /// From a guest with a source of its pool, through a public endpoint, to a guest: twice NAT.
     Hairpin,
     /// Between networks of one realm, or exempt from NAT: nothing changes but link addresses.
     Routed,
@@ -68,6 +70,8 @@ pub enum SessionKind {
     SourceNat,
     /// Outbound through static NAT.
     StaticNat,
+    /// As [`Self::Hairpin`], from a guest with static NAT or without any.
+    HairpinStatic,
 }
 
 impl SessionKind {
@@ -78,6 +82,7 @@ impl SessionKind {
             2 => Some(Self::Routed),
             3 => Some(Self::SourceNat),
             4 => Some(Self::StaticNat),
+            5 => Some(Self::HairpinStatic),
             _ => None,
         }
     }
@@ -101,15 +106,15 @@ pub const SLOTS_MAX: u32 = 1 << PARTNER_BITS;
 /// One direction, as it lies in memory. Every pattern of bits is a valid value.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
-pub struct Entry {
-    words: [AtomicU64; 8],
+pub struct Entry<A: Shape = Ipv4Addr> {
+    words: A::Words,
 }
 
 /// A consistent copy of what one direction is (words 0 to 4 of one session).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Identity {
-    key: [u64; 2],
-    addresses: u64,
+pub struct Identity<A: Shape = Ipv4Addr> {
+    key: PackedKey<A>,
+    translated: A::Translated,
     traits: Traits,
     decision: u64,
 }
@@ -118,15 +123,12 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Traits(u64);
 
-impl Entry {
-    /// What this entry is, if it holds `key` (see [`FlowKey::words`]).
+impl<A: Shape> Entry<A> {
+    /// What this entry is, if it holds `key`.
     #[must_use]
-    pub fn identity_of(&self, key: [u64; 2]) -> Option<Identity> {
-        let [addresses, rest] = key;
-        let version = self.words[1].load(Ordering::Acquire);
-        if version & !COUNT_MASK != rest | OCCUPIED
-            || self.words[0].load(Ordering::Relaxed) != addresses
-        {
+    pub fn identity_of(&self, key: &PackedKey<A>) -> Option<Identity<A>> {
+        let version = self.word(1).load(Ordering::Acquire);
+        if version & !COUNT_MASK != key.rest | OCCUPIED || !A::has(&self.words, key.addresses) {
             return None;
         }
         self.copy(version)
@@ -134,8 +136,8 @@ impl Entry {
 
     /// What this entry is, if it holds a session.
     #[must_use]
-    pub fn identity(&self) -> Option<Identity> {
-        let version = self.words[1].load(Ordering::Acquire);
+    pub fn identity(&self) -> Option<Identity<A>> {
+        let version = self.word(1).load(Ordering::Acquire);
         if version & (OCCUPIED | BUSY) != OCCUPIED {
             return None;
         }
@@ -145,40 +147,40 @@ impl Entry {
     /// Whether the entry holds nothing and nobody is about to change that.
     #[must_use]
     pub fn is_vacant(&self) -> bool {
-        self.words[1].load(Ordering::Relaxed) & (OCCUPIED | BUSY) == 0
+        self.word(1).load(Ordering::Relaxed) & (OCCUPIED | BUSY) == 0
     }
 
     /// Makes this entry one direction of a session. The caller holds the shard's lock.
-    pub fn fill(&self, identity: &Identity, now: Coarse) {
-        let [addresses, rest] = identity.key;
-        let count = self.words[1].load(Ordering::Relaxed).wrapping_add(COUNT_STEP) & COUNT_MASK;
+    pub fn fill(&self, identity: &Identity<A>, now: Coarse) {
+        let PackedKey { addresses, rest } = identity.key;
+        let count = self.word(1).load(Ordering::Relaxed).wrapping_add(COUNT_STEP) & COUNT_MASK;
         self.store(1, rest | count | BUSY);
         fence(Ordering::Release);
-        self.store(0, addresses);
-        self.store(2, identity.addresses);
+        A::store(&self.words, addresses);
+        A::store_translated(&self.words, identity.translated);
         self.store(3, identity.traits.0);
         self.store(4, identity.decision);
         self.store(5, u64::from(now.as_raw()) << 32);
         self.store(6, 0);
         self.store(7, 0);
         step();
-        self.words[1].store(rest | count | OCCUPIED, Ordering::Release);
+        self.word(1).store(rest | count | OCCUPIED, Ordering::Release);
     }
 
     /// Fills this entry with all that another one holds, counters included. For moving a session
     /// to a new region, which nobody else sees yet.
-    pub fn fill_from(&self, identity: &Identity, other: &Self) {
+    pub fn fill_from(&self, identity: &Identity<A>, other: &Self) {
         self.fill(identity, other.last_seen());
         for word in 5..8 {
-            self.store(word, other.words[word].load(Ordering::Relaxed));
+            self.store(word, other.word(word).load(Ordering::Relaxed));
         }
     }
 
     /// Empties this entry. The caller holds the shard's lock.
     pub fn vacate(&self) {
         step();
-        let count = self.words[1].load(Ordering::Relaxed) & COUNT_MASK;
-        self.words[1].store(count, Ordering::Release);
+        let count = self.word(1).load(Ordering::Relaxed) & COUNT_MASK;
+        self.word(1).store(count, Ordering::Release);
     }
 
     /// Changes what was decided of this entry, all of it at once. The caller holds the shard's lock.
@@ -188,38 +190,38 @@ impl Entry {
 
     /// Counts a packet of `bytes` bytes that came at `now`. Only the direction's worker calls it.
     pub fn touch(&self, bytes: u16, now: Coarse) {
-        let seen = self.words[5].load(Ordering::Relaxed);
+        let seen = self.word(5).load(Ordering::Relaxed);
         // The clock moves every 128 ms, so most packets of a busy session leave this word alone.
         if seen >> 32 != u64::from(now.as_raw()) {
-            self.words[5]
+            self.word(5)
                 .store(u64::from(now.as_raw()) << 32 | seen & 0xffff_ffff, Ordering::Relaxed);
         }
-        let packets = self.words[6].load(Ordering::Relaxed);
-        self.words[6].store(packets.wrapping_add(PACKET), Ordering::Relaxed);
-        let total = self.words[7].load(Ordering::Relaxed);
-        self.words[7].store(total.wrapping_add(u64::from(bytes)), Ordering::Relaxed);
+        let packets = self.word(6).load(Ordering::Relaxed);
+        self.word(6).store(packets.wrapping_add(PACKET), Ordering::Relaxed);
+        let total = self.word(7).load(Ordering::Relaxed);
+        self.word(7).store(total.wrapping_add(u64::from(bytes)), Ordering::Relaxed);
     }
 
     /// When a packet of this direction last came.
     #[must_use]
     pub fn last_seen(&self) -> Coarse {
-        Coarse::from_raw((self.words[5].load(Ordering::Relaxed) >> 32) as u32)
+        Coarse::from_raw((self.word(5).load(Ordering::Relaxed) >> 32) as u32)
     }
 
     /// Sees to it that the last packet did not come after `now`.
     pub fn seen_by(&self, now: Coarse) {
         if self.last_seen() > now {
-            let sequence = self.words[5].load(Ordering::Relaxed) & 0xffff_ffff;
-            self.words[5].store(u64::from(now.as_raw()) << 32 | sequence, Ordering::Relaxed);
+            let sequence = self.word(5).load(Ordering::Relaxed) & 0xffff_ffff;
+            self.word(5).store(u64::from(now.as_raw()) << 32 | sequence, Ordering::Relaxed);
         }
     }
 
     /// What this direction has shown of TCP.
     #[must_use]
     pub fn tcp(&self) -> TcpState {
-        let bits = self.words[6].load(Ordering::Relaxed);
+        let bits = self.word(6).load(Ordering::Relaxed);
         TcpState {
-            sequence_next: self.words[5].load(Ordering::Relaxed) as u32,
+            sequence_next: self.word(5).load(Ordering::Relaxed) as u32,
             syn: bits & TCP_SYN != 0,
             acknowledged: bits & TCP_ACKNOWLEDGED != 0,
             fin: bits & TCP_FIN != 0,
@@ -231,15 +233,15 @@ impl Entry {
 
     /// Stores what this direction has shown of TCP. Only the direction's worker calls it.
     pub fn set_tcp(&self, state: TcpState) {
-        let seen = self.words[5].load(Ordering::Relaxed);
+        let seen = self.word(5).load(Ordering::Relaxed);
         if seen as u32 != state.sequence_next {
-            self.words[5]
+            self.word(5)
                 .store(seen >> 32 << 32 | u64::from(state.sequence_next), Ordering::Relaxed);
         }
-        let bits = self.words[6].load(Ordering::Relaxed);
+        let bits = self.word(6).load(Ordering::Relaxed);
         let changed = bits & !TCP_MASK | tcp_bits(state);
         if changed != bits {
-            self.words[6].store(changed, Ordering::Relaxed);
+            self.word(6).store(changed, Ordering::Relaxed);
         }
     }
 
@@ -247,18 +249,18 @@ impl Entry {
     #[must_use]
     pub fn direction(&self) -> DirectionView {
         DirectionView {
-            packets: self.words[6].load(Ordering::Relaxed) >> 20,
-            bytes: self.words[7].load(Ordering::Relaxed),
+            packets: self.word(6).load(Ordering::Relaxed) >> 20,
+            bytes: self.word(7).load(Ordering::Relaxed),
             last_seen: self.last_seen(),
             tcp: self.tcp(),
         }
     }
 
-    fn copy(&self, version: u64) -> Option<Identity> {
-        let word = |index: usize| self.words[index].load(Ordering::Relaxed);
+    fn copy(&self, version: u64) -> Option<Identity<A>> {
+        let word = |index: usize| self.word(index).load(Ordering::Relaxed);
         let identity = Identity {
-            key: [word(0), version & !VERSION_MASK],
-            addresses: word(2),
+            key: PackedKey { addresses: A::load(&self.words), rest: version & !VERSION_MASK },
+            translated: A::load_translated(&self.words),
             traits: Traits(word(3)),
             decision: word(4),
         };
@@ -268,19 +270,28 @@ impl Entry {
 
     fn store(&self, word: usize, value: u64) {
         step();
-        self.words[word].store(value, Ordering::Relaxed);
+        self.word(word).store(value, Ordering::Relaxed);
+    }
+
+    /// Every shape has at least eight words, so there always is one.
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.words.as_ref()[index]
     }
 }
 
-impl Identity {
+impl<A: Shape> Identity<A> {
     /// Both directions of a session whose entries will stand at these places.
     #[must_use]
-    pub fn pair(session: &NewSession, initiator: EntryIndex, responder: EntryIndex) -> [Self; 2] {
-        let one = |key: FlowKey, other: FlowKey, next_hop: NextHopId, partner, is_initiator| {
-            let [addresses, rest] = other.reversed().words();
+    pub fn pair(
+        session: &NewSession<A>,
+        initiator: EntryIndex,
+        responder: EntryIndex,
+    ) -> [Self; 2] {
+        let one = |key: FlowKey<A>, other: FlowKey<A>, next_hop, partner, is_initiator| {
+            let PackedKey { addresses, rest } = PackedKey::new(&other.reversed());
             Self {
-                key: key.words(),
-                addresses,
+                key: PackedKey::new(&key),
+                translated: A::translated(addresses),
                 traits: Traits::new(rest, partner, session, is_initiator),
                 decision: decision(next_hop, session.rule, session.generation),
             }
@@ -295,7 +306,7 @@ impl Identity {
     /// The session whose initiator's direction is `self` and whose other direction is `responder`.
     /// None if the bits name no kind of session.
     #[must_use]
-    pub fn session(&self, responder: &Self) -> Option<NewSession> {
+    pub fn session(&self, responder: &Self) -> Option<NewSession<A>> {
         Some(NewSession {
             initiator: self.key(),
             responder: responder.key(),
@@ -304,7 +315,8 @@ impl Identity {
             rule: self.rule(),
             generation: self.generation(),
             kind: self.traits.kind()?,
-            mapped: self.traits.is_mapped(),
+            source_mapped: self.traits.holds_mapping(),
+            target_mapped: responder.traits.holds_mapping(),
         })
     }
 
@@ -312,9 +324,10 @@ impl Identity {
     /// the other, and each leaves as the reverse of what the other receives.
     #[must_use]
     pub fn is_partner(&self, index: EntryIndex, other: &Self) -> bool {
-        let leaves_as = |one: &Self, key: [u64; 2]| {
-            let reverse = FlowKey::from_words(key).reversed().words();
-            one.addresses == reverse[0] && one.traits.0 >> 32 == reverse[1] >> 32
+        let leaves_as = |one: &Self, key: PackedKey<A>| {
+            let reverse = PackedKey::new(&key.unpacked().reversed());
+            A::after(one.key.addresses, one.translated) == reverse.addresses
+                && one.traits.0 >> 32 == reverse.rest >> 32
         };
         other.traits.partner() == index
             && self.traits.is_initiator() != other.traits.is_initiator()
@@ -338,13 +351,13 @@ impl Identity {
 
     /// The key of its packets.
     #[must_use]
-    pub const fn key(&self) -> FlowKey {
-        FlowKey::from_words(self.key)
+    pub fn key(&self) -> FlowKey<A> {
+        self.key.unpacked()
     }
 
-    /// The key of its packets, as words.
+    /// The key of its packets, packed.
     #[must_use]
-    pub const fn key_words(&self) -> [u64; 2] {
+    pub const fn packed_key(&self) -> PackedKey<A> {
         self.key
     }
 
@@ -356,13 +369,8 @@ impl Identity {
 
     /// What to do to its packets.
     #[must_use]
-    pub fn rewrite(&self) -> Rewrite {
-        let FlowKey { source, destination, .. } =
-            FlowKey::from_words([self.addresses, self.traits.0]);
-        // The change of addresses follows from two words at hand in fewer clocks than a third
-        // place in a full line is worth.
-        let address_delta = ChecksumDelta::from_raw(address_delta(self.key[0], self.addresses));
-        Rewrite { source, destination, address_delta }
+    pub fn rewrite(&self) -> A::Rewrite {
+        A::rewrite(self.key.addresses, self.translated, self.traits.0)
     }
 
     /// Where its packets go.
@@ -385,9 +393,16 @@ impl Identity {
 }
 
 impl Traits {
-    fn new(ports: u64, partner: EntryIndex, session: &NewSession, initiator: bool) -> Self {
+    fn new<A: Family>(
+        ports: u64,
+        partner: EntryIndex,
+        session: &NewSession<A>,
+        initiator: bool,
+    ) -> Self {
         let kind = u64::from(session.kind as u8);
-        Self(ports >> 32 << 32 | kind << 2 | u64::from(initiator) << 1 | u64::from(session.mapped))
+        // Each direction's entry tells of its own sender's mapping.
+        let holds = if initiator { session.source_mapped } else { session.target_mapped };
+        Self(ports >> 32 << 32 | kind << 2 | u64::from(initiator) << 1 | u64::from(holds))
             .with_partner(partner)
     }
 
@@ -413,22 +428,11 @@ impl Traits {
         self.0 & 2 != 0
     }
 
-    /// Whether the session holds a mapping's reference.
+    /// Whether the session holds a reference on the mapping of whoever sends in this direction.
     #[must_use]
-    pub const fn is_mapped(self) -> bool {
+    pub const fn holds_mapping(self) -> bool {
         self.0 & 1 != 0
     }
-}
-
-/// What the change from one pair of addresses to another adds to a checksum (RFC 1624, eqn. 3):
-/// `ChecksumDelta::between` of their four words each, summed all at once.
-fn address_delta(old: u64, new: u64) -> u16 {
-    let (sum, carry) = (!old).overflowing_add(new);
-    let mut sum = (sum >> 32) + (sum & 0xffff_ffff) + u64::from(carry);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
 }
 
 fn decision(next_hop: NextHopId, rule: RuleId, generation: Generation) -> u64 {

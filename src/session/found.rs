@@ -1,19 +1,21 @@
 //! What a lookup gives the fast path.
 
+use std::net::Ipv4Addr;
+
 use crate::flow::Generation;
 use crate::next_hop::NextHopId;
-use crate::rewrite::Rewrite;
 use crate::session::entry::{Entry, EntryIndex, Identity, SessionKind, Traits};
+use crate::session::shape::Shape;
 use crate::session::table::Table;
 use crate::session::tcp::TcpState;
 use crate::time::Coarse;
 
 /// A consistent copy of what the fast path needs of one entry, with the right to count on it.
-pub struct Found<'t> {
+pub struct Found<'t, A: Shape = Ipv4Addr> {
     /// Where it is.
     pub index: EntryIndex,
     /// What to do to the packet.
-    pub rewrite: Rewrite,
+    pub rewrite: A::Rewrite,
     /// Where it goes.
     pub next_hop: NextHopId,
     /// The policy it was last decided under.
@@ -21,16 +23,16 @@ pub struct Found<'t> {
     /// When a packet of this direction last came.
     pub last_seen: Coarse,
     traits: Traits,
-    entry: &'t Entry,
-    table: &'t Table,
+    entry: &'t Entry<A>,
+    table: &'t Table<A>,
 }
 
-impl<'t> Found<'t> {
+impl<'t, A: Shape> Found<'t, A> {
     pub(super) fn new(
         index: EntryIndex,
-        identity: &Identity,
-        entry: &'t Entry,
-        table: &'t Table,
+        identity: &Identity<A>,
+        entry: &'t Entry<A>,
+        table: &'t Table<A>,
     ) -> Self {
         Self {
             index,

@@ -8,6 +8,7 @@
 //! result depends on all of it. A sender sees neither the result nor where entries stand.
 
 use crate::flow::FlowKey;
+use crate::session::shape::Shape;
 
 /// A keyed hash of a flow key, valid for the table that made it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -17,19 +18,46 @@ pub struct Hash(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct Hasher {
     seed: [u64; 4],
+    /// The secrets of wide keys, drawn from the seed.
+    wide: [u64; 6],
 }
 
 impl Hasher {
     /// A hasher with the secret `seed`, which should come from the system's random source.
     #[must_use]
-    pub const fn new(seed: [u64; 4]) -> Self {
-        Self { seed }
+    pub fn new(seed: [u64; 4]) -> Self {
+        let narrow = Self { seed, wide: [0; 6] };
+        let mut number = 0;
+        let wide = [(); 6].map(|()| {
+            number += 1;
+            narrow.hash_words([number, !number]).0
+        });
+        Self { seed, wide }
     }
 
     /// The hash of a key.
     #[must_use]
-    pub fn hash(&self, key: &FlowKey) -> Hash {
-        self.hash_words(key.words())
+    pub fn hash<A: Shape>(&self, key: &FlowKey<A>) -> Hash {
+        let (addresses, rest) = (A::pack(key.source.address, key.destination.address), key.rest());
+        A::hash_key(self, addresses, rest)
+    }
+
+    /// The hash of an IPv6 key: the same two stages, with a sum of three products in the first
+    /// (each pair of words has secrets of its own, as NH asks).
+    #[must_use]
+    pub fn hash_wide(&self, addresses: [u64; 4], rest: u64) -> Hash {
+        let [_, _, c, d] = self.seed;
+        let pair = |a: u64, b: u64, first: usize| {
+            let secret = |place: usize| self.wide.get(place).copied().unwrap_or(0);
+            let (a, b) = (a.wrapping_add(secret(first)), b.wrapping_add(secret(first + 1)));
+            u128::from(a) * u128::from(b)
+        };
+        let [source_high, source_low, destination_high, destination_low] = addresses;
+        let sum = pair(source_high, source_low, 0)
+            .wrapping_add(pair(destination_high, destination_low, 2))
+            .wrapping_add(pair(rest, 0, 4));
+        let (high, low) = multiply((sum >> 64) as u64 ^ c, sum as u64 ^ d);
+        Hash(high ^ low)
     }
 
     /// The hash of a key given as words.

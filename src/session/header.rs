@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::session::hash::Hasher;
 use crate::session::index::Layout;
+use crate::session::shape::Shape;
 
 /// What a region says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,18 +46,17 @@ pub const CLOSED: u64 = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"natwerk\0");
 /// What makes a region readable to another build: change this text whenever the meaning of a word
 /// of groups, entries or header changes.
-const FORMAT: u64 = fingerprint(
+const FORMAT: &[u8] =
     b"1: header magic,format,max,layout,seed4,boot2,check,sum,state,owner; groups 7 tags+passed; \
-      entries key+version,key,addresses,ports+partner27+kind3+initiator+mapped,\
-      next_hop24+rule24+generation16,seen32+sequence32,packets44+tcp4+peer4+own4,bytes",
-);
+      entries key+version,key,addresses,ports+partner27+kind3+initiator+holds,\
+      next_hop24+rule24+generation16,seen32+sequence32,packets44+tcp4+peer4+own4,bytes";
 /// Words that never change while the file exists; the next one is their sum.
 const FIXED: usize = 11;
 
 impl Header {
     /// Writes the header of a region in use by `self.owner`.
-    pub fn write(&self, words: &[AtomicU64]) {
-        let fixed = self.fixed();
+    pub fn write<A: Shape>(&self, words: &[AtomicU64]) {
+        let fixed = self.fixed(format_of::<A>());
         let rest = [sum(&fixed), OPEN, u64::from(self.owner)];
         for (word, value) in words.iter().zip(fixed.into_iter().chain(rest)) {
             word.store(value, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl Header {
     ///
     /// # Errors
     /// When it is none, or none that this build can go by.
-    pub fn read(bytes: &[u8; WORDS * 8]) -> Result<Self, HeaderError> {
+    pub fn read<A: Shape>(bytes: &[u8; WORDS * 8]) -> Result<Self, HeaderError> {
         let mut words = [0; WORDS];
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
@@ -91,7 +91,7 @@ impl Header {
         if magic != MAGIC {
             return Err(HeaderError::Foreign);
         }
-        if format != FORMAT {
+        if format != format_of::<A>() {
             return Err(HeaderError::OtherFormat);
         }
         let header = Self {
@@ -105,7 +105,7 @@ impl Header {
             owner: owner as u32,
             closed: state == CLOSED,
         };
-        let fixed = header.fixed();
+        let fixed = header.fixed(format);
         if sum(&fixed) != total || fixed.get(2..10) != words.get(2..10) {
             return Err(HeaderError::Torn);
         }
@@ -118,11 +118,11 @@ impl Header {
         Ok(header)
     }
 
-    fn fixed(&self) -> [u64; FIXED] {
+    fn fixed(&self, format: u64) -> [u64; FIXED] {
         let [a, b, c, d] = self.seed;
         [
             MAGIC,
-            FORMAT,
+            format,
             u64::from(self.layout.sessions_max),
             u64::from(self.layout.shards) << 32 | u64::from(self.layout.shard_groups),
             a,
@@ -138,13 +138,21 @@ impl Header {
 
 /// A sum that notices torn words; it protects from accidents, not from people.
 fn sum(words: &[u64]) -> u64 {
-    let hasher = Hasher::new([FORMAT, !FORMAT, MAGIC, !MAGIC]);
+    let format = fingerprint(FORMAT, FNV_START);
+    let hasher = Hasher::new([format, !format, MAGIC, !MAGIC]);
     words.iter().fold(0, |sum, &word| hasher.hash_words([sum, word]).0)
 }
 
+/// What regions of a family are known by.
+const fn format_of<A: Shape>() -> u64 {
+    fingerprint(A::FORMAT, fingerprint(FORMAT, FNV_START))
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
 /// FNV-1a.
-const fn fingerprint(text: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+const fn fingerprint(text: &[u8], start: u64) -> u64 {
+    let mut hash = start;
     let mut rest = text;
     while let [first, others @ ..] = rest {
         hash = (hash ^ *first as u64).wrapping_mul(0x0000_0100_0000_01b3);
@@ -155,6 +163,8 @@ const fn fingerprint(text: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     fn header() -> Header {
@@ -169,7 +179,7 @@ mod tests {
 
     fn bytes_of(header: &Header) -> [u8; WORDS * 8] {
         let words: [AtomicU64; WORDS] = Default::default();
-        header.write(&words);
+        header.write::<Ipv4Addr>(&words);
         let mut bytes = [0; WORDS * 8];
         for (place, word) in bytes.chunks_mut(8).zip(&words) {
             place.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_header_survives_its_words() {
-        assert_eq!(Header::read(&bytes_of(&header())), Ok(header()));
+        assert_eq!(Header::read::<Ipv4Addr>(&bytes_of(&header())), Ok(header()));
     }
 
     #[test]
@@ -188,13 +198,18 @@ mod tests {
         for bit in 0..(FIXED + 1) * 64 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::read(&flipped).is_err(), "bit {bit}");
+            assert!(Header::read::<Ipv4Addr>(&flipped).is_err(), "bit {bit}");
         }
     }
 
     #[test]
+    fn a_region_of_the_other_family_is_of_another_format() {
+        assert_eq!(Header::read::<Ipv6Addr>(&bytes_of(&header())), Err(HeaderError::OtherFormat));
+    }
+
+    #[test]
     fn zeros_and_other_files_are_foreign() {
-        assert_eq!(Header::read(&[0; WORDS * 8]), Err(HeaderError::Foreign));
-        assert_eq!(Header::read(&[b'#'; WORDS * 8]), Err(HeaderError::Foreign));
+        assert_eq!(Header::read::<Ipv4Addr>(&[0; WORDS * 8]), Err(HeaderError::Foreign));
+        assert_eq!(Header::read::<Ipv4Addr>(&[b'#'; WORDS * 8]), Err(HeaderError::Foreign));
     }
 }

@@ -13,6 +13,7 @@ pub mod hash;
 pub mod header;
 pub mod index;
 pub mod region;
+pub mod shape;
 pub mod table;
 pub mod tcp;
 pub mod timeout;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +15,13 @@ use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use crate::session::entry::Entry;
 use crate::session::header::{self, CLOSED, STATE};
 use crate::session::index::{Index, Layout};
+use crate::session::shape::Shape;
 
 /// The mapped memory of a table.
-pub struct Region {
+pub struct Region<A: Shape = Ipv4Addr> {
     start: NonNull<AtomicU64>,
     groups: NonNull<AtomicU64>,
-    entries: NonNull<Entry>,
+    entries: NonNull<Entry<A>>,
     layout: Layout,
     // Kept for its `Drop`; all access goes through the pointers above.
     map: MmapRaw,
@@ -29,17 +31,17 @@ pub struct Region {
 
 // SAFETY: the pointers lead into `map`, which moves with them and stays where it is, and what they
 // point to is made of atomics alone.
-unsafe impl Send for Region {}
+unsafe impl<A: Shape> Send for Region<A> {}
 // SAFETY: the same; shared access is access to atomics.
-unsafe impl Sync for Region {}
+unsafe impl<A: Shape> Sync for Region<A> {}
 
-impl Region {
+impl<A: Shape> Region<A> {
     /// Fresh memory of this process alone, all zeros.
     ///
     /// # Errors
     /// When the system has no memory to give.
     pub fn in_memory(layout: Layout) -> io::Result<Self> {
-        let places = Places::new(layout);
+        let places = Places::new::<A>(layout);
         let map: MmapMut = MmapOptions::new().len(places.length).map_anon()?;
         Ok(Self::over(MmapRaw::from(map), layout, places, None))
     }
@@ -51,7 +53,7 @@ impl Region {
     /// # Errors
     /// When it cannot be mapped or there is no room.
     pub fn in_file(layout: Layout, file: &File, lock: Option<File>) -> io::Result<Self> {
-        let places = Places::new(layout);
+        let places = Places::new::<A>(layout);
         if file.metadata()?.len() < places.length as u64 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
@@ -72,7 +74,7 @@ impl Region {
     /// Bytes of a file for a table of this layout.
     #[must_use]
     pub fn file_length(layout: Layout) -> u64 {
-        Places::new(layout).length as u64
+        Places::new::<A>(layout).length as u64
     }
 
     fn over(map: MmapRaw, layout: Layout, places: Places, lock: Option<File>) -> Self {
@@ -86,7 +88,7 @@ impl Region {
         let groups = unsafe { start.add(places.groups) };
         // SAFETY: as above.
         let entries = unsafe { start.add(places.entries) };
-        let (start, groups, entries) = (start.cast(), groups.cast(), entries.cast::<Entry>());
+        let (start, groups, entries) = (start.cast(), groups.cast(), entries.cast::<Entry<A>>());
         assert!(entries.is_aligned(), "a mapping starts at a page");
         Self { start, groups, entries, layout, map, _lock: lock }
     }
@@ -115,8 +117,8 @@ impl Region {
 
     /// All entries.
     #[must_use]
-    pub fn entries(&self) -> &[Entry] {
-        // SAFETY: as above; an entry is eight atomic words, aligned to its size.
+    pub fn entries(&self) -> &[Entry<A>] {
+        // SAFETY: as above; an entry is atomic words and aligned.
         unsafe { slice::from_raw_parts(self.entries.as_ptr(), self.layout.slots() as usize) }
     }
 
@@ -133,7 +135,7 @@ impl Region {
     }
 }
 
-impl Drop for Region {
+impl<A: Shape> Drop for Region<A> {
     fn drop(&mut self) {
         if let Some(state) = self.header().get(STATE) {
             state.store(CLOSED, Ordering::Relaxed);
@@ -150,11 +152,11 @@ struct Places {
 }
 
 impl Places {
-    fn new(layout: Layout) -> Self {
+    fn new<A: Shape>(layout: Layout) -> Self {
         let groups = PAGE;
         let words = layout.groups() as usize * size_of::<AtomicU64>();
         let entries = (groups + words).next_multiple_of(PAGE);
-        let length = entries + layout.slots() as usize * size_of::<Entry>();
+        let length = entries + layout.slots() as usize * size_of::<Entry<A>>();
         // Huge pages come whole; a file on hugetlbfs has no other length.
         let granule = if length < HUGE_PAGE { PAGE } else { HUGE_PAGE };
         Self { groups, entries, length: length.next_multiple_of(granule) }

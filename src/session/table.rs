@@ -4,18 +4,20 @@
 //! what was read is one session's. Insert, remove and confirm take the locks of the shards of both
 //! keys, the lower one first, and hold them over nothing but the change itself.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::flow::{FlowKey, Generation, RuleId};
+use crate::flow::{Family, FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
 use crate::prefetch::prefetch;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
 use crate::session::index::{GROUP_SLOTS, Index, Layout};
 use crate::session::region::Region;
+use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
 use crate::time::{Coarse, Tick};
 
@@ -23,8 +25,8 @@ pub use crate::session::found::Found;
 pub use crate::session::hash::Hash;
 
 /// The table.
-pub struct Table {
-    region: Region,
+pub struct Table<A: Shape = Ipv4Addr> {
+    region: Region<A>,
     hasher: Hasher,
     shards: Box<[Shard]>,
     count: CachePadded<AtomicU32>,
@@ -44,11 +46,11 @@ pub enum InsertError {
 
 /// Both directions of a session, for the slow path, sweeps and people.
 #[derive(Clone, Copy, Debug)]
-pub struct SessionView {
+pub struct SessionView<A: Family = Ipv4Addr> {
     /// The entry of the initiator's direction.
     pub index: EntryIndex,
     /// How it was made.
-    pub session: NewSession,
+    pub session: NewSession<A>,
     /// What the initiator's direction saw.
     pub initiator: DirectionView,
     /// What the responder's direction saw.
@@ -60,7 +62,7 @@ pub struct SessionView {
 pub struct DirectionView {
     /// Packets forwarded.
     pub packets: u64,
-    /// Bytes of IPv4 packets forwarded.
+    /// Bytes of IP packets forwarded.
     pub bytes: u64,
     /// When the last one came; when the session was made, if none came yet.
     pub last_seen: Coarse,
@@ -68,7 +70,7 @@ pub struct DirectionView {
     pub tcp: TcpState,
 }
 
-impl Table {
+impl<A: Shape> Table<A> {
     /// A table in ordinary memory for `sessions_max` sessions (50 million at most).
     ///
     /// # Panics
@@ -81,7 +83,7 @@ impl Table {
         }
     }
 
-    pub(super) fn over(region: Region, seed: [u64; 4], count: u32) -> Self {
+    pub(super) fn over(region: Region<A>, seed: [u64; 4], count: u32) -> Self {
         let shards = (0..region.layout().shards).map(|_| Shard::default()).collect();
         Self {
             region,
@@ -93,13 +95,13 @@ impl Table {
 
     /// The memory it lies in.
     #[cfg(test)]
-    pub(super) const fn region(&self) -> &Region {
+    pub(super) const fn region(&self) -> &Region<A> {
         &self.region
     }
 
     /// The hash of a key.
     #[must_use]
-    pub fn hash(&self, key: &FlowKey) -> Hash {
+    pub fn hash(&self, key: &FlowKey<A>) -> Hash {
         self.hasher.hash(key)
     }
 
@@ -118,11 +120,11 @@ impl Table {
 
     /// The entry of a key. Lock-free.
     #[must_use]
-    pub fn find(&self, key: &FlowKey, hash: Hash) -> Option<Found<'_>> {
-        let words = key.words();
+    pub fn find(&self, key: &FlowKey<A>, hash: Hash) -> Option<Found<'_, A>> {
+        let key = PackedKey::new(key);
         self.index().search(hash, |index| {
             let entry = self.entry(index)?;
-            let identity = entry.identity_of(words)?;
+            let identity = entry.identity_of(&key)?;
             Some(Found::new(index, &identity, entry, self))
         })
     }
@@ -130,16 +132,16 @@ impl Table {
     /// The entry at `index`, if it holds `key`: for who has just inserted or viewed a session, one
     /// comparison instead of a lookup.
     #[must_use]
-    pub fn at(&self, index: EntryIndex, key: &FlowKey) -> Option<Found<'_>> {
+    pub fn at(&self, index: EntryIndex, key: &FlowKey<A>) -> Option<Found<'_, A>> {
         let entry = self.entry(index)?;
-        let identity = entry.identity_of(key.words())?;
+        let identity = entry.identity_of(&PackedKey::new(key))?;
         Some(Found::new(index, &identity, entry, self))
     }
 
     /// Whether a key is in the table.
     #[must_use]
-    pub fn contains(&self, key: &FlowKey) -> bool {
-        self.holds(key.words(), self.hash(key))
+    pub fn contains(&self, key: &FlowKey<A>) -> bool {
+        self.holds(&PackedKey::new(key), self.hash(key))
     }
 
     /// Remembers a session: both entries, or none.
@@ -150,7 +152,7 @@ impl Table {
     /// # Errors
     /// When there is no room, or a key is taken (or both keys are the same). A full table says so
     /// without a look at the keys.
-    pub fn insert(&self, session: &NewSession, now: Tick) -> Result<EntryIndex, InsertError> {
+    pub fn insert(&self, session: &NewSession<A>, now: Tick) -> Result<EntryIndex, InsertError> {
         if !self.reserve() {
             return Err(InsertError::Full);
         }
@@ -163,7 +165,7 @@ impl Table {
 
     /// The session that the entry at `index` (either direction) belongs to, if there is one.
     #[must_use]
-    pub fn view(&self, index: EntryIndex) -> Option<SessionView> {
+    pub fn view(&self, index: EntryIndex) -> Option<SessionView<A>> {
         let identity = self.entry(index)?.identity()?;
         self.view_as(index, &identity)
     }
@@ -171,7 +173,7 @@ impl Table {
     /// Forgets the session that the entry at `index` belongs to, if its initiator's key still is
     /// `initiator`. Returns its last view: whoever gets it gives back what it held (mapping, guest
     /// count, rule counters), so it is returned once only.
-    pub fn remove(&self, index: EntryIndex, initiator: &FlowKey) -> Option<SessionView> {
+    pub fn remove(&self, index: EntryIndex, initiator: &FlowKey<A>) -> Option<SessionView<A>> {
         let seen = self.view(index).filter(|view| view.session.initiator == *initiator)?;
         let hashes = [self.hash(&seen.session.initiator), self.hash(&seen.session.responder)];
         let _locks = self.lock(hashes);
@@ -194,7 +196,7 @@ impl Table {
     /// initiator's and the responder's packets, if it still is there.
     pub fn confirm(
         &self,
-        view: &SessionView,
+        view: &SessionView<A>,
         generation: Generation,
         rule: RuleId,
         next_hops: [NextHopId; 2],
@@ -204,9 +206,9 @@ impl Table {
         // pass for decided.
         let _locks = self.lock([self.hash(&initiator), self.hash(&responder)]);
         let Some(entry) = self.entry(view.index) else { return };
-        let Some(identity) = entry.identity_of(initiator.words()) else { return };
+        let Some(identity) = entry.identity_of(&PackedKey::new(&initiator)) else { return };
         let Some(other) = self.entry(identity.traits().partner()) else { return };
-        if other.identity_of(responder.words()).is_some() {
+        if other.identity_of(&PackedKey::new(&responder)).is_some() {
             entry.decide(next_hops[0], rule, generation);
             other.decide(next_hops[1], rule, generation);
         }
@@ -214,7 +216,12 @@ impl Table {
 
     /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
     /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
-    pub fn walk(&self, cursor: &mut u32, slots: u32, mut visit: impl FnMut(SessionView)) -> bool {
+    pub fn walk(
+        &self,
+        cursor: &mut u32,
+        slots: u32,
+        mut visit: impl FnMut(SessionView<A>),
+    ) -> bool {
         let total = self.slots();
         let mut slot = if *cursor < total { *cursor } else { 0 };
         let mut left = slots.min(total);
@@ -275,16 +282,16 @@ impl Table {
 
     fn insert_reserved(
         &self,
-        session: &NewSession,
+        session: &NewSession<A>,
         now: Coarse,
     ) -> Result<EntryIndex, InsertError> {
-        let keys = [session.initiator.words(), session.responder.words()];
+        let keys = [session.initiator, session.responder].map(|key| PackedKey::new(&key));
         if keys[0] == keys[1] {
             return Err(InsertError::Exists);
         }
-        let hashes = keys.map(|key| self.hasher.hash_words(key));
+        let hashes = keys.map(|key| key.hash(&self.hasher));
         let _locks = self.lock(hashes);
-        if self.holds(keys[0], hashes[0]) || self.holds(keys[1], hashes[1]) {
+        if self.holds(&keys[0], hashes[0]) || self.holds(&keys[1], hashes[1]) {
             return Err(InsertError::Exists);
         }
         let index = self.index();
@@ -313,7 +320,7 @@ impl Table {
             .is_ok()
     }
 
-    fn view_as(&self, index: EntryIndex, identity: &Identity) -> Option<SessionView> {
+    fn view_as(&self, index: EntryIndex, identity: &Identity<A>) -> Option<SessionView<A>> {
         let partner = identity.traits().partner();
         let (one, two) = (self.entry(index)?, self.entry(partner)?);
         let other = two.identity()?;
@@ -339,7 +346,7 @@ impl Table {
         &self,
         group: u32,
         slots: std::ops::Range<u32>,
-        visit: &mut impl FnMut(SessionView),
+        visit: &mut impl FnMut(SessionView<A>),
     ) {
         let word = self.index().group(group);
         if word.is_empty() {
@@ -357,7 +364,7 @@ impl Table {
         }
     }
 
-    fn holds(&self, key: [u64; 2], hash: Hash) -> bool {
+    fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
         let look = |index| self.entry(index)?.identity_of(key);
         self.index().search(hash, look).is_some()
     }
@@ -376,10 +383,12 @@ impl Table {
         self.region.index()
     }
 
-    fn entry(&self, index: EntryIndex) -> Option<&Entry> {
+    fn entry(&self, index: EntryIndex) -> Option<&Entry<A>> {
         self.region.entries().get(index.as_usize())
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wide_tests;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flow::Protocol;
+use crate::flow::{Family, Protocol};
 use crate::session::entry::SessionKind;
 use crate::session::table::SessionView;
 use crate::session::tcp;
@@ -55,14 +55,14 @@ impl Default for Timeouts {
 
 /// How long the session may be idle, by what it has shown.
 #[must_use]
-pub fn idle_limit(timeouts: &Timeouts, view: &SessionView) -> Duration {
+pub fn idle_limit<A: Family>(timeouts: &Timeouts, view: &SessionView<A>) -> Duration {
     match view.session.initiator.protocol {
         Protocol::TCP if tcp::is_established(view.initiator.tcp, view.responder.tcp) => {
             timeouts.tcp_established
         }
         Protocol::TCP => timeouts.tcp_transitory,
         Protocol::UDP => udp_limit(timeouts, view),
-        Protocol::ICMP => timeouts.icmp,
+        Protocol::ICMP | Protocol::ICMPV6 => timeouts.icmp,
         _ => timeouts.other,
     }
 }
@@ -70,24 +70,27 @@ pub fn idle_limit(timeouts: &Timeouts, view: &SessionView) -> Duration {
 /// Whether the session has been idle for longer than it may be. Never early; up to two coarse
 /// units (256 ms) late.
 #[must_use]
-pub fn is_expired(timeouts: &Timeouts, view: &SessionView, now: Coarse) -> bool {
+pub fn is_expired<A: Family>(timeouts: &Timeouts, view: &SessionView<A>, now: Coarse) -> bool {
     now.since(refreshed(timeouts, view)) > Coarse::units(idle_limit(timeouts, view))
 }
 
 /// When the session was last refreshed.
 ///
-/// Through source NAT only outbound packets refresh UDP, ICMP and the rest, so that nobody outside
-/// keeps a guest's mapping alive (RFC 4787, REQ-6), unless `refresh_inbound` says otherwise.
+/// Through source NAT, and through its mappings from outside, only outbound packets refresh UDP, ICMP
+/// and the rest, so that nobody outside keeps a guest's mapping alive (RFC 4787, REQ-6), unless
+/// `refresh_inbound` says otherwise.
 #[must_use]
-pub fn refreshed(timeouts: &Timeouts, view: &SessionView) -> Coarse {
-    let initiator_only = view.session.kind == SessionKind::SourceNat
-        && view.session.initiator.protocol != Protocol::TCP
-        && !timeouts.refresh_inbound;
-    if initiator_only {
-        view.initiator.last_seen
-    } else {
-        view.initiator.last_seen.max(view.responder.last_seen)
+pub fn refreshed<A: Family>(timeouts: &Timeouts, view: &SessionView<A>) -> Coarse {
+    let session = &view.session;
+    if session.initiator.protocol != Protocol::TCP && !timeouts.refresh_inbound {
+        if session.kind == SessionKind::SourceNat {
+            return view.initiator.last_seen;
+        }
+        if session.kind == SessionKind::Inbound && session.target_mapped {
+            return view.responder.last_seen;
+        }
     }
+    view.initiator.last_seen.max(view.responder.last_seen)
 }
 
 /// The shortest time, in coarse units, after which any session of `protocol` may expire.
@@ -105,13 +108,13 @@ pub fn shortest(timeouts: &Timeouts, protocol: Protocol) -> u32 {
             let by_port = timeouts.udp_ports.iter().map(|&(_, limit)| limit);
             by_port.chain(single).fold(timeouts.udp, Duration::min)
         }
-        Protocol::ICMP => timeouts.icmp,
+        Protocol::ICMP | Protocol::ICMPV6 => timeouts.icmp,
         _ => timeouts.other,
     };
     Coarse::units(shortest)
 }
 
-fn udp_limit(timeouts: &Timeouts, view: &SessionView) -> Duration {
+fn udp_limit<A: Family>(timeouts: &Timeouts, view: &SessionView<A>) -> Duration {
     // The port that was called, as who answers there knows it.
     let port = view.session.responder.source.port;
     if let Some(&(_, limit)) = timeouts.udp_ports.iter().find(|&&(other, _)| other == port) {

@@ -14,6 +14,7 @@ use crate::wire::{arp, fragment, icmp, segment};
 
 pub use super::fuzz_region::session_region;
 pub use super::fuzz_rules::rule_file;
+pub use super::fuzz_zstack::zstack;
 
 /// A frame is parsed, and whatever `wire` and `rewrite` may do to it leaves it as sound as it was.
 pub fn frame(data: &[u8]) {

@@ -5,6 +5,7 @@
 pub mod fuzz;
 pub mod fuzz_region;
 pub mod fuzz_rules;
+pub mod fuzz_zstack;
 pub mod lab;
 pub mod packets;
 pub mod sessions;

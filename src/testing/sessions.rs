@@ -30,6 +30,7 @@ pub fn session(number: u32, protocol: Protocol) -> NewSession {
         rule: RuleId(number.wrapping_mul(7) & 0xff_ffff),
         generation: Generation(number as u16),
         kind: SessionKind::SourceNat,
-        mapped: number.is_multiple_of(2),
+        source_mapped: number.is_multiple_of(2),
+        target_mapped: number.is_multiple_of(3),
     }
 }

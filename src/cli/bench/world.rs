@@ -17,7 +17,8 @@ use crate::policy::publish::Published;
 use crate::policy::registry::Registry;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{
-    Action, Cidr, EgressRule, Limits, Match, NatOptions, Network, PortRange, PublicIp, RuleSet,
+    Action, Cidr, EgressRule, Limits, Match, NatOptions, Network, PortRange, Prefixes, PublicIp,
+    RuleSet,
 };
 use crate::session::table::Table;
 
@@ -105,6 +106,7 @@ fn rules(arguments: &Arguments) -> Result<RuleSet, Failure> {
         interface: "guest".to_owned(),
         vlan: 0,
         cidr,
+        ipv6: None,
         gateway: GUEST_GATEWAY,
         mtu: None,
         domain: None,
@@ -143,8 +145,8 @@ fn egress_rule(number: u32, place: &Place) -> Result<EgressRule, Failure> {
         network: "guests".to_owned(),
         action: Action::Deny,
         matches: Match { protocol, ports, icmp_type: None, icmp_code: None },
-        sources: Vec::new(),
-        destinations: vec![Cidr::containing(address, length)],
+        sources: Prefixes::default(),
+        destinations: vec![Cidr::containing(address, length)].into(),
         place: place.clone(),
     })
 }

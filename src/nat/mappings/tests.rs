@@ -26,7 +26,8 @@ fn realm() -> Realm {
 }
 
 fn request(pool: &Pool, protocol: Protocol, guest: Ipv4Addr, port: u16) -> BindRequest<'_> {
-    BindRequest { realm: realm(), protocol, internal: Endpoint::new(guest, port), pool }
+    let internal = Endpoint::new(guest, port);
+    BindRequest { realm: realm(), protocol, internal, pool, was_taken: false }
 }
 
 fn at(seconds: u64) -> Tick {

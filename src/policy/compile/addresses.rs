@@ -9,7 +9,7 @@ use crate::policy::filter::{Decided, Filter, FilterRule};
 use crate::policy::registry::RuleKind;
 use crate::policy::services::{Forward, Item, Ports, Services, StaticService};
 use crate::policy::{Balancer, PublicAddress, StaticSource};
-use crate::rules::set::{Cidr, LoadBalancer, Member, PortForward, PortRange, StaticNat};
+use crate::rules::set::{Cidr, LoadBalancer, Member, PortForward, PortRange, Prefixes, StaticNat};
 
 impl<'a> Compiler<'a> {
     pub(super) fn public_address(
@@ -38,7 +38,8 @@ impl<'a> Compiler<'a> {
     fn firewall(&mut self, owner: &Arc<str>, rules: &AddressRules<'a>) -> Filter {
         let mut filter_rules = Vec::with_capacity(rules.firewall.len());
         for rule in &rules.firewall {
-            let text = text::filter_rule(rule.action, &rule.matches, &rule.sources, &[]);
+            let sources = Prefixes::from(rule.sources.clone());
+            let text = text::filter_rule(rule.action, &rule.matches, &sources, Prefixes::NONE);
             let number = self.number(RuleKind::Firewall, &rule.id, owner, text, &rule.place);
             filter_rules.push(FilterRule {
                 decided: Decided { action: rule.action, rule: number },
@@ -59,9 +60,7 @@ impl<'a> Compiler<'a> {
         let mut items: Vec<(Ports, Item)> = rules
             .local
             .iter()
-            .map(|service| {
-                ((service.protocol, service.ports), Item::Local(service.sources.clone()))
-            })
+            .map(|service| ((service.protocol, service.ports), Item::Local))
             .collect();
         let static_nats: Vec<StaticService> = rules
             .static_nats

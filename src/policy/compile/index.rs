@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 use crate::config::{Config, Role};
 use crate::flow::{NetworkId, PortId};
 use crate::policy::attachments::NETWORK_MAX;
+use crate::policy::ipv6::PublicIpv6;
 use crate::rules::set::{
-    AclDirection, AclEntry, EgressRule, FirewallRule, LoadBalancer, LocalService, Network,
-    PortForward, PublicIp, RuleSet, StaticNat,
+    AclDirection, AclEntry, Cidr, EgressRule, FirewallRule, Ipv6FirewallRule, LoadBalancer,
+    LocalService, Network, PortForward, PublicIp, RuleSet, StaticNat,
 };
 
 /// The rules by network and by public address. What names an interface, network or address that
@@ -20,6 +21,8 @@ pub(super) struct Index<'a> {
     address_places: HashMap<Ipv4Addr, usize>,
     /// Interfaces of the public side.
     pub public_ports: Vec<PortId>,
+    /// The router's public IPv6 addresses.
+    pub public_ipv6: Vec<PublicIpv6>,
 }
 
 /// A network and what belongs to it.
@@ -27,6 +30,7 @@ pub(super) struct NetworkRules<'a> {
     pub network: &'a Network,
     pub port: PortId,
     pub egress: Vec<&'a EgressRule>,
+    pub ipv6_firewall: Vec<&'a Ipv6FirewallRule>,
     /// The entries of its egress and ingress ACL by number; none unless it is a VPC tier.
     pub acl: Option<Acl<'a>>,
     /// Whether a static NAT leads into it.
@@ -69,6 +73,19 @@ impl<'a> Index<'a> {
                 .filter(|(_, interface)| interface.role == Role::Public)
                 .map(|(place, _)| PortId(place))
                 .collect(),
+            public_ipv6: rules
+                .public_ipv6
+                .iter()
+                .filter_map(|public| {
+                    Some(PublicIpv6 {
+                        address: public.address,
+                        segment: Cidr::containing(public.address, public.prefix_len),
+                        port: *ports.get(public.interface.as_str())?,
+                        vlan: public.vlan,
+                        gateway: public.gateway,
+                    })
+                })
+                .collect(),
         };
         index.add_addresses(&rules.public_ips, &ports);
         index.add_networks(&rules.networks, &ports);
@@ -109,6 +126,7 @@ impl<'a> Index<'a> {
                 network,
                 port,
                 egress: Vec::new(),
+                ipv6_firewall: Vec::new(),
                 acl: None,
                 has_static_nat: false,
             });
@@ -124,6 +142,11 @@ impl<'a> Index<'a> {
         for rule in &rules.egress_rules {
             if let Some(network) = self.network_mut(&rule.network) {
                 network.egress.push(rule);
+            }
+        }
+        for rule in &rules.ipv6_firewall_rules {
+            if let Some(network) = self.network_mut(&rule.network) {
+                network.ipv6_firewall.push(rule);
             }
         }
         for list in &rules.network_acls {

@@ -1,4 +1,4 @@
-//! Networks: their filters and pools.
+//! Networks: their sides and pools.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -10,10 +10,10 @@ use crate::nat::mappings::{MappingBehavior, Pool, PoolAddress};
 use crate::policy::Network;
 use crate::policy::compile::index::{AddressRules, NetworkRules};
 use crate::policy::compile::{Compiler, text};
-use crate::policy::filter::{Decided, Filter, FilterRule};
+use crate::policy::ipv6::NetworkIpv6;
 use crate::policy::registry::RuleKind;
 use crate::rules::diagnostic::Place;
-use crate::rules::set::{self, AclDirection, AclEntry, Action, MappingType, PortRange};
+use crate::rules::set::{self, AclDirection, MappingType, PortRange};
 
 impl<'a> Compiler<'a> {
     pub(super) fn network(&mut self, rules: &NetworkRules<'a>, realm: RealmId) -> Network {
@@ -32,6 +32,15 @@ impl<'a> Compiler<'a> {
                 Some(self.acl(&owner, network, AclDirection::Ingress, &acl.ingress)),
             ),
         };
+        let ipv6 = network.ipv6.map(|ipv6| NetworkIpv6 {
+            cidr: ipv6.cidr,
+            gateway: ipv6.gateway,
+            egress: egress.ipv6(),
+            ingress: match &ingress_acl {
+                None => self.ipv6_firewall(&owner, rules),
+                Some(acl) => acl.ipv6(),
+            },
+        });
         Network {
             name: network.name.clone(),
             realm,
@@ -40,13 +49,13 @@ impl<'a> Compiler<'a> {
             vlan: network.vlan,
             cidr: network.cidr,
             gateway: network.gateway,
+            ipv6,
             mtu: network.mtu,
             pool: self.pool(network),
             source_nat_rule,
             filtering: network.nat.filtering,
             hairpinning: network.nat.hairpinning,
             exempt: network.nat.exempt.clone(),
-            kernel: network.nat.kernel.clone(),
             anti_spoofing: network.anti_spoofing,
             mss_clamp: network.mss_clamp,
             limits: GuestLimits {
@@ -56,73 +65,14 @@ impl<'a> Compiler<'a> {
                     .unwrap_or(self.config.sessions.per_guest),
                 new_sessions_per_second: network.limits.new_sessions_per_second,
             },
-            egress,
+            egress: egress.ipv4(),
             egress_reject: network.egress_reject,
-            ingress_acl,
+            ingress_acl: ingress_acl.map(|acl| acl.ipv4()),
             bytes_per_second: network
                 .limits
                 .bandwidth_kbit_per_second
                 .saturating_mul(BYTES_PER_KBIT),
         }
-    }
-
-    fn egress(&mut self, owner: &Arc<str>, rules: &NetworkRules<'a>) -> Filter {
-        let network = rules.network;
-        let mut filter_rules = Vec::with_capacity(rules.egress.len());
-        for rule in &rules.egress {
-            let text =
-                text::filter_rule(rule.action, &rule.matches, &rule.sources, &rule.destinations);
-            let number = self.number(RuleKind::Egress, &rule.id, owner, text, &rule.place);
-            filter_rules.push(FilterRule {
-                decided: Decided { action: rule.action, rule: number },
-                matches: rule.matches,
-                sources: &rule.sources,
-                destinations: &rule.destinations,
-            });
-        }
-        let action = network.egress_default;
-        let default = self.number_default(
-            RuleKind::EgressDefault,
-            owner,
-            text::default(action),
-            &network.place,
-        );
-        Filter::new(&filter_rules, Decided { action, rule: default })
-    }
-
-    /// The filter of a VPC tier for one direction: what no entry matches is denied, and so is all
-    /// of a direction for which nothing was written.
-    fn acl(
-        &mut self,
-        owner: &Arc<str>,
-        network: &set::Network,
-        direction: AclDirection,
-        entries: &[&'a AclEntry],
-    ) -> Filter {
-        let list = match direction {
-            AclDirection::Egress => format!("{}:egress", network.name),
-            AclDirection::Ingress => format!("{}:ingress", network.name),
-        };
-        let mut filter_rules = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let (sources, destinations): (&[_], &[_]) = match direction {
-                AclDirection::Egress => (&entry.guests, &entry.cidrs),
-                AclDirection::Ingress => (&entry.cidrs, &entry.guests),
-            };
-            let text = text::filter_rule(entry.action, &entry.matches, sources, destinations);
-            let id = format!("{list}:{}", entry.number);
-            let number = self.number(RuleKind::AclEntry, &id, owner, text, &entry.place);
-            filter_rules.push(FilterRule {
-                decided: Decided { action: entry.action, rule: number },
-                matches: entry.matches,
-                sources,
-                destinations,
-            });
-        }
-        let id = format!("{}:{list}", RuleKind::AclDefault.as_str());
-        let text = text::default(Action::Deny);
-        let number = self.number(RuleKind::AclDefault, &id, owner, text, &network.place);
-        Filter::new(&filter_rules, Decided { action: Action::Deny, rule: number })
     }
 
     /// The pool of a network, none if it asks for none. An address that is missing, or that a

@@ -3,15 +3,15 @@
 use std::fmt::{Display, Write};
 
 use crate::rules::set::{
-    Action, Algorithm, Cidr, LoadBalancer, Match, Network, PortForward, StaticNat,
+    Action, Algorithm, Cidr, LoadBalancer, Match, Network, PortForward, Prefixes, StaticNat,
 };
 
 /// `allow tcp 80-90 from 10.1.2.0/24 to 10.1.3.0/24`.
 pub(super) fn filter_rule(
     action: Action,
     matches: &Match,
-    sources: &[Cidr],
-    destinations: &[Cidr],
+    sources: &Prefixes,
+    destinations: &Prefixes,
 ) -> String {
     let mut text = String::with_capacity(64);
     text.push_str(self::action(action));
@@ -28,8 +28,12 @@ pub(super) fn filter_rule(
     if let Some(code) = matches.icmp_code {
         push(&mut text, " code ", code);
     }
-    push_cidrs(&mut text, " from ", sources);
-    push_cidrs(&mut text, " to ", destinations);
+    for (word, prefixes) in [(" from ", sources), (" to ", destinations)] {
+        if !prefixes.is_empty() {
+            text.push_str(word);
+            push_list(&mut text, prefixes.len(), prefixes.iter());
+        }
+    }
     text
 }
 
@@ -77,7 +81,7 @@ pub(super) fn source_nat(network: &Network) -> String {
         return format!("{} is routed", network.cidr);
     }
     let mut text = format!("{} to ", network.cidr);
-    push_list(&mut text, &network.source_nat);
+    push_list(&mut text, network.source_nat.len(), network.source_nat.iter());
     text
 }
 
@@ -91,17 +95,17 @@ const fn action(action: Action) -> &'static str {
 fn push_cidrs(text: &mut String, word: &str, cidrs: &[Cidr]) {
     if !cidrs.is_empty() {
         text.push_str(word);
-        push_list(text, cidrs);
+        push_list(text, cidrs.len(), cidrs.iter());
     }
 }
 
 /// The first few of `items`, and how many more there are.
-fn push_list(text: &mut String, items: &[impl Display]) {
-    for (place, item) in items.iter().take(LISTED_MAX).enumerate() {
+fn push_list(text: &mut String, count: usize, items: impl Iterator<Item: Display>) {
+    for (place, item) in items.take(LISTED_MAX).enumerate() {
         push(text, if place == 0 { "" } else { ", " }, item);
     }
-    if items.len() > LISTED_MAX {
-        push(text, " and ", items.len() - LISTED_MAX);
+    if count > LISTED_MAX {
+        push(text, " and ", count - LISTED_MAX);
         text.push_str(" more");
     }
 }
@@ -126,19 +130,19 @@ mod tests {
             icmp_type: None,
             icmp_code: None,
         };
-        let source = ["10.1.2.0/24".parse().unwrap()];
+        let source = Prefixes::from(vec!["10.1.2.0/24".parse().unwrap()]);
         assert_eq!(
-            filter_rule(Action::Allow, &matches, &source, &[]),
+            filter_rule(Action::Allow, &matches, &source, Prefixes::NONE),
             "allow tcp 80-90 from 10.1.2.0/24"
         );
         let all = Match { protocol: None, ports: None, icmp_type: None, icmp_code: None };
-        assert_eq!(filter_rule(Action::Deny, &all, &[], &[]), "deny all");
+        assert_eq!(filter_rule(Action::Deny, &all, Prefixes::NONE, Prefixes::NONE), "deny all");
     }
 
     #[test]
     fn a_long_list_is_cut_short() {
         let mut text = String::new();
-        push_list(&mut text, &[1, 2, 3, 4, 5, 6]);
+        push_list(&mut text, 6, 1..=6);
         assert_eq!(text, "1, 2, 3, 4 and 2 more");
     }
 }

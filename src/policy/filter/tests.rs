@@ -15,7 +15,7 @@ struct Written {
 
 /// The rules read one after the other, as a person would.
 fn scan(rules: &[Written], probe: &Probe) -> Option<usize> {
-    let ported = probe.protocol.has_ports() && probe.protocol != Protocol::ICMP;
+    let ported = probe.protocol.has_ports() && !probe.protocol.is_icmp();
     rules.iter().position(|rule| {
         let matches = &rule.matches;
         let inside = |cidrs: &[Cidr], address| {

@@ -1,7 +1,7 @@
 //! Egress rules, firewall rules and network ACLs: do they belong to something, can they match.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::shadow::Shadow;
 use super::{Checker, Spot};
@@ -59,7 +59,7 @@ pub(super) fn check_acls(checker: &mut Checker<'_>) {
 }
 
 fn check_entries(checker: &mut Checker<'_>, acl: &NetworkAcl) {
-    let mut shadow = Shadow::default();
+    let mut shadows = (Shadow::<Ipv4Addr>::default(), Shadow::<Ipv6Addr>::default());
     let mut before: Option<(u32, &Place)> = None;
     for (index, entry) in acl.entries.iter().enumerate() {
         let twice = before.filter(|&(number, _)| number == entry.number);
@@ -69,12 +69,12 @@ fn check_entries(checker: &mut Checker<'_>, acl: &NetworkAcl) {
             continue;
         }
         before = Some((entry.number, &entry.place));
-        // An entry about some guests matches no more than one about all, and covers none.
-        let covering = match entry.guests.is_empty() {
-            true => shadow.add(index, &entry.matches, &entry.cidrs),
-            false => shadow.covering_all(&entry.matches, &entry.cidrs),
-        };
-        let Some(covering) = covering else { continue };
+        let ipv4 = entry.cidrs.family().map(|own| shadows.0.add(index, &entry.matches, own));
+        let ipv6 = entry.cidrs.family().map(|own| shadows.1.add(index, &entry.matches, own));
+        // Only an entry that is covered in every family it is about can never match.
+        let covering: Option<Vec<_>> = [ipv4, ipv6].into_iter().flatten().collect();
+        let Some(mut covering) = covering.map(|covering| covering.concat()) else { continue };
+        covering.sort_unstable();
         let mut by: Vec<_> = covering.iter().filter_map(|&index| acl.entries.get(index)).collect();
         by.dedup_by_key(|entry| entry.number);
         let Some(first) = by.first() else { continue };

@@ -9,7 +9,8 @@ use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::names::{RuleKind, RuleName};
 use crate::rules::native::{
-    EGRESS_RULE, FIREWALL_RULE, LOAD_BALANCER, LOCAL_SERVICE, MEMBER, PORT_FORWARD, STATIC_NAT,
+    EGRESS_RULE, FIREWALL_RULE, IPV6_FIREWALL_RULE, LOAD_BALANCER, LOCAL_SERVICE, MEMBER,
+    PORT_FORWARD, STATIC_NAT,
 };
 use crate::rules::set::{Network, PortRange};
 
@@ -22,6 +23,10 @@ pub(super) fn check_ids(checker: &mut Checker<'_>) {
     let firewall = set.firewall_rules.iter().map(|rule| (&rule.id, &rule.place));
     check_ids_of(checker, RuleKind::FirewallRule, firewall, |index| {
         (&spots.firewall_rules, &FIREWALL_RULE, index)
+    });
+    let ipv6 = set.ipv6_firewall_rules.iter().map(|rule| (&rule.id, &rule.place));
+    check_ids_of(checker, RuleKind::Ipv6FirewallRule, ipv6, |index| {
+        (&spots.ipv6_firewall_rules, &IPV6_FIREWALL_RULE, index)
     });
     let forwards = set.port_forwards.iter().map(|rule| (&rule.id, &rule.place));
     check_ids_of(checker, RuleKind::PortForward, forwards, |index| {

@@ -6,49 +6,57 @@
 //! protocol the spans that no other span covers are kept in order, so a question costs one look per
 //! prefix length in use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::flow::Protocol;
+use crate::flow::{Family, Protocol};
 use crate::rules::set::{Cidr, Match, PortRange};
 
 /// Spans of which none is inside another: first number to last number and the entry.
 type Spans = BTreeMap<u32, (u32, usize)>;
 
 /// The entries so far.
-#[derive(Default)]
-pub(super) struct Shadow {
-    spans: HashMap<(Cidr, Option<Protocol>), Spans, ahash::RandomState>,
-    /// Which prefix lengths occur, a bit each.
-    lengths: u64,
+pub(super) struct Shadow<A: Family> {
+    spans: HashMap<(Cidr<A>, Option<Protocol>), Spans, ahash::RandomState>,
+    /// Which prefix lengths occur.
+    lengths: BTreeSet<u8>,
 }
 
-impl Shadow {
+impl<A: Family> Default for Shadow<A> {
+    fn default() -> Self {
+        Self { spans: HashMap::default(), lengths: BTreeSet::new() }
+    }
+}
+
+impl<A: Family> Shadow<A> {
     /// Adds the entry `index`; returns the earlier entries that cover all of it, if they do: one for
     /// each of its prefixes.
     pub(super) fn add(
         &mut self,
         index: usize,
         matches: &Match,
-        cidrs: &[Cidr],
+        cidrs: &[Cidr<A>],
     ) -> Option<Vec<usize>> {
-        let covering = self.covering_all(matches, cidrs);
-        for &cidr in or_any(cidrs) {
-            self.insert((cidr, matches.protocol), span(matches), index);
+        let any = [Cidr::ANY];
+        let cidrs = if cidrs.is_empty() { &any } else { cidrs };
+        let span = span(matches);
+        let covering: Option<Vec<usize>> =
+            cidrs.iter().map(|&cidr| self.covering(cidr, matches.protocol, span)).collect();
+        for &cidr in cidrs {
+            self.insert((cidr, matches.protocol), span, index);
         }
         covering
     }
 
-    /// The entries so far that cover all of another, if they do: one for each of its prefixes.
-    pub(super) fn covering_all(&self, matches: &Match, cidrs: &[Cidr]) -> Option<Vec<usize>> {
-        let covering = |&cidr: &Cidr| self.covering(cidr, matches.protocol, span(matches));
-        or_any(cidrs).iter().map(covering).collect()
-    }
-
-    fn covering(&self, cidr: Cidr, protocol: Option<Protocol>, span: (u32, u32)) -> Option<usize> {
+    fn covering(
+        &self,
+        cidr: Cidr<A>,
+        protocol: Option<Protocol>,
+        span: (u32, u32),
+    ) -> Option<usize> {
         let protocols = [protocol, None];
         // For "all", both are the same question.
         let protocols = if protocol.is_none() { &protocols[1..] } else { &protocols[..] };
-        (0..=cidr.length()).filter(|length| self.lengths >> length & 1 == 1).find_map(|length| {
+        self.lengths.range(..=cidr.length()).find_map(|&length| {
             let wider = Cidr::containing(cidr.first(), length);
             protocols.iter().find_map(|&protocol| {
                 // "All" has one span, everything.
@@ -59,8 +67,13 @@ impl Shadow {
         })
     }
 
-    fn insert(&mut self, key: (Cidr, Option<Protocol>), (first, last): (u32, u32), index: usize) {
-        self.lengths |= 1 << key.0.length();
+    fn insert(
+        &mut self,
+        key: (Cidr<A>, Option<Protocol>),
+        (first, last): (u32, u32),
+        index: usize,
+    ) {
+        self.lengths.insert(key.0.length());
         let spans = self.spans.entry(key).or_default();
         let covered = spans.range(..=first).next_back().is_some_and(|(_, &(end, _))| end >= last);
         if covered {
@@ -76,22 +89,17 @@ impl Shadow {
     }
 }
 
-/// No prefixes are all of them.
-fn or_any(cidrs: &[Cidr]) -> &[Cidr] {
-    if cidrs.is_empty() { &[Cidr::ANY] } else { cidrs }
-}
-
 /// What `matches` selects by beside the protocol, as a span of numbers.
 fn span(matches: &Match) -> (u32, u32) {
     const EVERYTHING: (u32, u32) = (0, 0xffff);
     match (matches.protocol, matches.icmp_type, matches.icmp_code) {
-        (Some(Protocol::ICMP), Some(kind), code) => {
+        (Some(Protocol::ICMP | Protocol::ICMPV6), Some(kind), code) => {
             let kind = u32::from(kind) << 8;
             code.map_or((kind, kind | 0xff), |code| {
                 (kind | u32::from(code), kind | u32::from(code))
             })
         }
-        (Some(Protocol::ICMP), None, _) | (None, _, _) => EVERYTHING,
+        (Some(Protocol::ICMP | Protocol::ICMPV6), None, _) | (None, _, _) => EVERYTHING,
         (Some(_), _, _) => matches.ports.map_or(EVERYTHING, |ports: PortRange| {
             (u32::from(ports.first()), u32::from(ports.last()))
         }),
@@ -148,7 +156,7 @@ mod tests {
         fn an_entry_is_shadowed_exactly_when_comparing_all_pairs_says_so(
             entries in prop::collection::vec((matches(), cidrs()), 1..30),
         ) {
-            let mut shadow = Shadow::default();
+            let mut shadow = Shadow::<Ipv4Addr>::default();
             for (index, (matches, cidrs)) in entries.iter().enumerate() {
                 let found = shadow.add(index, matches, cidrs);
                 let pieces = if cidrs.is_empty() { vec![Cidr::ANY] } else { cidrs.clone() };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ipv6::{NETWORK_IPV6, network_ipv6};
 use super::{Draft, NAME};
 use crate::rules::fields::{Kind, Section, optional, required};
 use crate::rules::reader::{Faults, Fields};
@@ -46,6 +47,7 @@ pub static NETWORK: Section = Section {
         optional("vlan", VLAN, "0", "The VLAN it is on; 0 for untagged."),
         required("cidr", Kind::Cidr, "The network's prefix."),
         required("gateway", Kind::Address, "The router's address in the network."),
+        optional("ipv6", Kind::Table(&NETWORK_IPV6), "", "Its IPv6 side, if it has one."),
         optional("mtu", Kind::Integer(576, 9216), "", "Its MTU; left out, the interface's."),
         optional(
             "domain",
@@ -134,13 +136,6 @@ pub static NAT: Section = Section {
             "[]",
             "Destinations that are not translated.",
         ),
-        optional(
-            "kernel_destinations",
-            Kind::List(&Kind::Cidr),
-            "[]",
-            "Destinations that the router's own kernel reaches, as those behind its VPNs: packets to them \
-             go to it untranslated, if egress lets them.",
-        ),
     ],
 };
 
@@ -173,7 +168,7 @@ pub static LIMITS: Section = Section {
 pub(super) const ACTION: Kind = Kind::Choice(&["allow", "deny"]);
 pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
 
-const VLAN: Kind = Kind::Integer(0, 4094);
+pub(super) const VLAN: Kind = Kind::Integer(0, 4094);
 
 const MAPPINGS: [(&str, MappingType); 2] = [
     ("endpoint-independent", MappingType::EndpointIndependent),
@@ -239,6 +234,7 @@ fn read_network(fields: &Fields<'_, '_>, draft: &mut Draft, faults: &mut Faults<
     let vlan = fields.integer("vlan", faults);
     let cidr = fields.cidr("cidr", faults);
     let gateway = fields.address("gateway", faults);
+    let ipv6 = fields.table("ipv6", faults).and_then(|fields| network_ipv6(&fields, faults));
     let mtu = fields.integer("mtu", faults);
     let domain = fields.text("domain", faults);
     let pool = fields.list("source_nat", faults);
@@ -264,6 +260,7 @@ fn read_network(fields: &Fields<'_, '_>, draft: &mut Draft, faults: &mut Faults<
         vlan: vlan.unwrap_or(0),
         cidr,
         gateway,
+        ipv6,
         mtu,
         domain: domain.map(str::to_owned),
         source_nat,
@@ -293,7 +290,6 @@ fn nat_options(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> NatOptions {
         }),
         hairpinning: fields.boolean("hairpinning", faults).unwrap_or(default.hairpinning),
         exempt: fields.cidrs("exempt_destinations", faults),
-        kernel: fields.cidrs("kernel_destinations", faults),
     }
 }
 

@@ -22,8 +22,13 @@ pub static EGRESS_RULE: Section = Section {
         optional("ports", Kind::Ports, "", "The destination ports; left out, all."),
         optional("icmp_type", ICMP, "-1", ICMP_TYPE_ABOUT),
         optional("icmp_code", ICMP, "-1", ICMP_CODE_ABOUT),
-        optional("sources", Kind::List(&Kind::Cidr), "[]", "The guests it is about; empty, all."),
-        optional("destinations", Kind::List(&Kind::Cidr), "[]", "The destinations; empty, all."),
+        optional(
+            "sources",
+            Kind::List(&Kind::AnyCidr),
+            "[]",
+            "The guests it is about; empty, all.",
+        ),
+        optional("destinations", Kind::List(&Kind::AnyCidr), "[]", "The destinations; empty, all."),
     ],
 };
 
@@ -66,12 +71,6 @@ pub static ACL_ENTRY: Section = Section {
         optional("icmp_type", ICMP, "-1", ICMP_TYPE_ABOUT),
         optional("icmp_code", ICMP, "-1", ICMP_CODE_ABOUT),
         optional(
-            "guests",
-            Kind::List(&Kind::Cidr),
-            "[]",
-            "The guests it is about: the destination of an ingress entry, the source of an egress entry.",
-        ),
-        optional(
             "cidr",
             Kind::CidrOrCidrs,
             "[]",
@@ -80,10 +79,11 @@ pub static ACL_ENTRY: Section = Section {
     ],
 };
 
-const PROTOCOL_ABOUT: &str = "The protocol, by name or number; \"all\" matches every protocol.";
-const ICMP_TYPE_ABOUT: &str = "The ICMP type; -1 matches every type.";
-const ICMP_CODE_ABOUT: &str = "The ICMP code; -1 matches every code.";
-const ICMP: Kind = Kind::Integer(-1, 255);
+pub(super) const PROTOCOL_ABOUT: &str =
+    "The protocol, by name or number; \"all\" matches every protocol.";
+pub(super) const ICMP_TYPE_ABOUT: &str = "The ICMP type; -1 matches every type.";
+pub(super) const ICMP_CODE_ABOUT: &str = "The ICMP code; -1 matches every code.";
+pub(super) const ICMP: Kind = Kind::Integer(-1, 255);
 
 const DIRECTIONS: [(&str, AclDirection); 2] =
     [("egress", AclDirection::Egress), ("ingress", AclDirection::Ingress)];
@@ -103,8 +103,8 @@ fn egress_rule(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Egres
     let network = fields.text("network", faults);
     let action = fields.choice("action", &ACTIONS, faults);
     let matches = matches(fields, faults);
-    let sources = fields.cidrs("sources", faults);
-    let destinations = fields.cidrs("destinations", faults);
+    let sources = fields.prefixes("sources", faults);
+    let destinations = fields.prefixes("destinations", faults);
     Some(EgressRule {
         id: id?.to_owned(),
         network: network?.to_owned(),
@@ -169,20 +169,18 @@ fn acl_entry(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<AclEntry> {
     let number = fields.integer("number", faults);
     let action = fields.choice("action", &ACTIONS, faults);
     let matches = matches(&fields, faults);
-    let guests = fields.cidrs("guests", faults);
-    let cidrs = fields.cidrs("cidr", faults);
+    let cidrs = fields.prefixes("cidr", faults);
     Some(AclEntry {
         number: number?,
         action: action?,
         matches: matches?,
-        guests,
         cidrs,
         place: faults.source().place(fields.at),
     })
 }
 
 /// The transport part; ports and ICMP types must suit the protocol.
-fn matches(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Match> {
+pub(super) fn matches(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Match> {
     let protocol = match fields.protocol_or_all("protocol", faults) {
         None if fields.has("protocol") => None,
         None => Some(None),
@@ -195,8 +193,7 @@ fn matches(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Match> {
         fields.integer::<i16>("icmp_code", faults).and_then(|value| u8::try_from(value).ok());
     // Without a readable protocol nothing can be said about what suits it.
     let protocol = protocol?;
-    let with_ports =
-        protocol.is_some_and(|protocol| protocol.has_ports() && protocol != Protocol::ICMP);
+    let with_ports = protocol.is_some_and(|protocol| protocol.has_ports() && !protocol.is_icmp());
     if fields.has("ports") && !with_ports {
         let what = match protocol {
             None => "ports without a protocol that has ports".to_owned(),
@@ -210,12 +207,12 @@ fn matches(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Match> {
         return None;
     }
     for (name, value) in [("icmp_type", icmp_type), ("icmp_code", icmp_code)] {
-        if value.is_some() && protocol != Some(Protocol::ICMP) {
+        if value.is_some() && !protocol.is_some_and(Protocol::is_icmp) {
             let what = format!("\"{name}\" without protocol icmp");
             faults.error(
                 fields.place_of(name),
                 what,
-                "set \"protocol\" to \"icmp\", or leave it out",
+                "set \"protocol\" to \"icmp\" or \"icmpv6\", or leave it out",
             );
             return None;
         }

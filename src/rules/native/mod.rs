@@ -2,6 +2,7 @@
 
 mod addresses;
 mod filters;
+mod ipv6;
 mod services;
 
 use std::collections::HashSet;
@@ -9,6 +10,7 @@ use std::net::Ipv4Addr;
 
 pub use addresses::{NETWORK, PUBLIC_IP};
 pub use filters::{EGRESS_RULE, FIREWALL_RULE, NETWORK_ACL};
+pub use ipv6::{IPV6_FIREWALL_RULE, PUBLIC_IPV6};
 pub use services::{LOAD_BALANCER, LOCAL_SERVICE, MEMBER, PORT_FORWARD, ROUTE, STATIC_NAT};
 
 use super::fields::{Kind, Section, optional, required};
@@ -28,6 +30,12 @@ pub static RULE_FILE: Section = Section {
         optional("$schema", Kind::Text(1024), "", "Where the schema lies, for editors."),
         required("version", Kind::Integer(1, 1), "The version of this format: 1."),
         optional("public_ips", Kind::List(&Kind::Table(&PUBLIC_IP)), "[]", "Public addresses."),
+        optional(
+            "public_ipv6",
+            Kind::List(&Kind::Table(&PUBLIC_IPV6)),
+            "[]",
+            "The router's IPv6 addresses on the public side.",
+        ),
         optional("networks", Kind::List(&Kind::Table(&NETWORK)), "[]", "Guest networks."),
         optional(
             "egress_rules",
@@ -40,6 +48,12 @@ pub static RULE_FILE: Section = Section {
             Kind::List(&Kind::Table(&FIREWALL_RULE)),
             "[]",
             "Who may reach a public address, before translation.",
+        ),
+        optional(
+            "ipv6_firewall_rules",
+            Kind::List(&Kind::Table(&IPV6_FIREWALL_RULE)),
+            "[]",
+            "Who may open IPv6 sessions to guests.",
         ),
         optional(
             "port_forwards",
@@ -101,12 +115,16 @@ pub struct Draft {
 pub struct Spots {
     /// Of `public_ips`.
     pub public_ips: SectionSpots,
+    /// Of `public_ipv6`.
+    pub public_ipv6: SectionSpots,
     /// Of `networks`.
     pub networks: SectionSpots,
     /// Of `egress_rules`.
     pub egress_rules: SectionSpots,
     /// Of `firewall_rules`.
     pub firewall_rules: SectionSpots,
+    /// Of `ipv6_firewall_rules`.
+    pub ipv6_firewall_rules: SectionSpots,
     /// Of `port_forwards`.
     pub port_forwards: SectionSpots,
     /// Of `static_nats`.
@@ -164,9 +182,11 @@ fn read_root(root: &Node<'_>, draft: &mut Draft, faults: &mut Faults<'_>) {
     fields.text("$schema", faults);
     fields.integer::<u8>("version", faults);
     addresses::read_public_ips(fields.list("public_ips", faults), draft, faults);
+    ipv6::read_public_ipv6(fields.list("public_ipv6", faults), draft, faults);
     addresses::read_networks(fields.list("networks", faults), draft, faults);
     filters::read_egress_rules(fields.list("egress_rules", faults), draft, faults);
     filters::read_firewall_rules(fields.list("firewall_rules", faults), draft, faults);
+    ipv6::read_firewall_rules(fields.list("ipv6_firewall_rules", faults), draft, faults);
     services::read_port_forwards(fields.list("port_forwards", faults), draft, faults);
     services::read_static_nats(fields.list("static_nats", faults), draft, faults);
     services::read_load_balancers(fields.list("load_balancers", faults), draft, faults);

@@ -37,9 +37,11 @@ pub fn settle(
 pub fn append(set: &mut RuleSet, other: RuleSet) {
     let RuleSet {
         public_ips,
+        public_ipv6,
         networks,
         egress_rules,
         firewall_rules,
+        ipv6_firewall_rules,
         port_forwards,
         static_nats,
         load_balancers,
@@ -48,9 +50,11 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
         local_services,
     } = other;
     set.public_ips.extend(public_ips);
+    set.public_ipv6.extend(public_ipv6);
     set.networks.extend(networks);
     set.egress_rules.extend(egress_rules);
     set.firewall_rules.extend(firewall_rules);
+    set.ipv6_firewall_rules.extend(ipv6_firewall_rules);
     set.port_forwards.extend(port_forwards);
     set.static_nats.extend(static_nats);
     set.load_balancers.extend(load_balancers);
@@ -63,9 +67,11 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
 fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
     let RuleSet {
         public_ips,
+        public_ipv6,
         networks,
         egress_rules,
         firewall_rules,
+        ipv6_firewall_rules,
         port_forwards,
         static_nats,
         load_balancers,
@@ -74,9 +80,11 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
         local_services,
     } = set;
     let mut changed = retain(public_ips, places, |rule| &rule.place);
+    changed |= retain(public_ipv6, places, |rule| &rule.place);
     changed |= retain(networks, places, |rule| &rule.place);
     changed |= retain(egress_rules, places, |rule| &rule.place);
     changed |= retain(firewall_rules, places, |rule| &rule.place);
+    changed |= retain(ipv6_firewall_rules, places, |rule| &rule.place);
     changed |= retain(port_forwards, places, |rule| &rule.place);
     changed |= retain(static_nats, places, |rule| &rule.place);
     changed |= retain(load_balancers, places, |rule| &rule.place);

@@ -1,6 +1,7 @@
 //! What a process leaves, whenever it dies, and what it never was.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
@@ -151,7 +152,7 @@ fn an_earlier_boot_is_over() {
     let path = region_in(&folder);
     drop(filled(&path, 10, 0..5));
     let later = Present { boot: 2, now: Coarse::from_raw(5) };
-    let (table, adoption) = Table::open_at(&path, 10, SEED, later).expect("a new one");
+    let (table, adoption) = Table::<Ipv4Addr>::open_at(&path, 10, SEED, later).expect("a new one");
     assert_eq!(adoption, Adoption::Rebooted);
     assert!(table.is_empty());
 }
@@ -160,8 +161,8 @@ fn an_earlier_boot_is_over() {
 fn the_system_tells_the_present() {
     let folder = folder();
     let path = region_in(&folder);
-    drop(Table::open(&path, 10, SEED).expect("nothing is in the way"));
-    let (_, adoption) = Table::open(&path, 10, SEED).expect("is adopted");
+    drop(Table::<Ipv4Addr>::open(&path, 10, SEED).expect("nothing is in the way"));
+    let (_, adoption) = Table::<Ipv4Addr>::open(&path, 10, SEED).expect("is adopted");
     assert!(matches!(adoption, Adoption::Adopted { sessions: 0, closed: true, .. }));
 }
 

@@ -80,6 +80,7 @@ fn both_directions_are_found_and_leave_as_the_reverse_of_each_other() {
         SessionKind::Routed,
         SessionKind::SourceNat,
         SessionKind::StaticNat,
+        SessionKind::HairpinStatic,
     ] {
         let session = NewSession { kind, ..session(kind as u32 + 1, Protocol::TCP) };
         let index = table.insert(&session, Tick::from_ms(1280)).expect("there is room");

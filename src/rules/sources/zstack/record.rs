@@ -1,0 +1,69 @@
+//! A state as the requests that lead to it, one entry a line: what the HTTP front keeps over restarts, and what messages
+//! about its rules point into.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::state::{Entry, State};
+
+/// The requests that lead to `state`, from a router that only has booted.
+#[must_use]
+pub fn requests(state: &State) -> String {
+    let mut out = String::new();
+    for entry in state.removed_nics.values() {
+        line(&mut out, "/removenic", "nics", entry, "");
+    }
+    // The default route's last: whatever the others' entries say of it, it counts.
+    let (last, first): (Vec<_>, Vec<_>) = state.nics.values().partition(|nic| nic.is_default_route);
+    for nic in first.into_iter().chain(last) {
+        match nic.is_default_route {
+            true => single(&mut out, "/changeDefaultNic", "newNic", &nic.entry),
+            false => line(&mut out, "/configurenic", "nics", &nic.entry, ""),
+        }
+        if let Some(address) = &nic.address_entry {
+            line(&mut out, "/createvip", "nicIps", address, "");
+        }
+    }
+    for vip in state.vips.values() {
+        line(&mut out, "/createvip", "vips", &vip.entry, "");
+    }
+    for snat in state.snats.values() {
+        let more = if snat.is_on { ",\"enabled\":true" } else { ",\"enabled\":false" };
+        line(&mut out, "/setsnatservicestate", "snats", &snat.entry, more);
+    }
+    for eip in state.eips.values() {
+        single(&mut out, "/createeip", "eip", &eip.entry);
+    }
+    for (_, forward) in state.forwards.iter() {
+        line(&mut out, "/createportforwarding", "rules", &forward.entry, "");
+    }
+    for listener in state.listeners.values() {
+        line(&mut out, "/lb/refresh", "lbs", &listener.entry, "");
+    }
+    if !state.routes.is_empty() {
+        let entries: Vec<_> =
+            state.routes.values().map(|route| route.entry.json.as_str()).collect();
+        write_line(&mut out, "/syncroutes", &format!("{{\"routes\":[{}]}}", entries.join(",")));
+    }
+    for eip in state.flat_eips.values() {
+        single(&mut out, "/flatnetworkprovider/eip/apply", "eip", &eip.entry);
+    }
+    out
+}
+
+/// A request whose list `field` has this one entry.
+fn line(out: &mut String, path: &str, field: &str, entry: &Entry, more: &str) {
+    write_line(out, path, &format!("{{\"{field}\":[{}]{more}}}", entry.json));
+}
+
+/// A request whose `field` is this entry.
+fn single(out: &mut String, path: &str, field: &str, entry: &Entry) {
+    write_line(out, path, &format!("{{\"{field}\":{}}}", entry.json));
+}
+
+fn write_line(out: &mut String, path: &str, body: &str) {
+    let request = json!({ "method": "POST", "path": path, "body": body });
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{request}");
+}

@@ -1,0 +1,146 @@
+//! VIPs: the public addresses beside the NICs' own.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use super::nics;
+use super::reader::Object;
+use super::state::{Call, Entry, State};
+use crate::flow::Mac;
+
+/// A VIP.
+#[derive(Clone, Debug)]
+pub struct Vip {
+    /// The NIC it is on.
+    pub mac: Mac,
+    /// The length of its prefix.
+    pub length: u8,
+    /// The upstream router of its segment.
+    pub gateway: Option<Ipv4Addr>,
+    /// As it was sent.
+    pub entry: Entry,
+}
+
+/// `/createvip`; with `syncVip`, what is not listed goes.
+pub fn create(state: &mut State, call: &mut Call<'_>) {
+    call.know(&["syncVip", "rebuildVip", "vips", "nicIps"]);
+    let is_sync = call.body.boolean("syncVip", &mut call.notes) == Some(true);
+    let mut listed = BTreeSet::new();
+    for node in call.entries("vips") {
+        let Some(object) = Object::open(node, "a VIP", &VIP_FIELDS, &mut call.notes) else {
+            continue;
+        };
+        if let Some((address, vip)) = read(state, &object, call) {
+            listed.insert(address);
+            state.vips.insert(address, vip);
+        }
+    }
+    if is_sync {
+        state.vips.retain(|address, _| listed.contains(address));
+    }
+    for node in call.entries("nicIps") {
+        set_nic_address(
+            state,
+            Object::open(node, "a NIC's address", &NIC_IP_FIELDS, &mut call.notes),
+            call,
+        );
+    }
+}
+
+/// A NIC's own address, which may change.
+fn set_nic_address(state: &mut State, object: Option<Object<'_>>, call: &mut Call<'_>) {
+    let Some(object) = object else { return };
+    let notes = &mut call.notes;
+    let mac = object.mac("ownerEthernetMac", notes);
+    let address = object.address("ip", notes);
+    let length = object.netmask("netmask", notes);
+    let (Some(mac), Some(address), Some(length)) = (mac, address, length) else { return };
+    if nics::known(state, mac, &object, "ownerEthernetMac", notes).is_some()
+        && let Some(nic) = state.nics.get_mut(&mac)
+    {
+        nic.address = Some((address, length));
+        nic.address_entry = Some(call.entry(&object));
+    }
+}
+
+fn read(state: &State, object: &Object<'_>, call: &mut Call<'_>) -> Option<(Ipv4Addr, Vip)> {
+    let notes = &mut call.notes;
+    if object.text("ip", notes) == Some("") && object.text("ip6", notes) != Some("") {
+        let at = object.place_of("ip6");
+        notes.error(at, "natwerk does not translate IPv6 VIPs", "leave it to the kernel");
+        return None;
+    }
+    let address = object.address("ip", notes);
+    let length = object.netmask("netmask", notes);
+    let gateway = object.address_or_none("gateway", notes);
+    let nic = nics::on_side(state, object, "ownerEthernetMac", false, notes);
+    let (address, length, gateway, (mac, _)) = (address?, length?, gateway?, nic?);
+    Some((address, Vip { mac, length, gateway, entry: call.entry(object) }))
+}
+
+/// `/removevip`. Its rules stay and wait for it.
+pub fn remove(state: &mut State, call: &mut Call<'_>) {
+    call.know(&["syncVip", "rebuildVip", "vips", "nicIps"]);
+    for node in call.entries("vips") {
+        let Some(object) = Object::open(node, "a VIP", &VIP_FIELDS, &mut call.notes) else {
+            continue;
+        };
+        if object.text("ip", &mut call.notes) == Some("") {
+            continue;
+        }
+        if let Some(address) = object.address("ip", &mut call.notes) {
+            state.vips.remove(&address);
+        }
+    }
+}
+
+/// `/setvipqos` and `/syncvipqos`: rates are not limited, so whoever asks for a limit is told.
+pub fn limit(call: &mut Call<'_>) {
+    call.know(&["vipQosSettings"]);
+    for node in call.entries("vipQosSettings") {
+        let notes = &mut call.notes;
+        let Some(object) = Object::open(node, "a VIP's limit", &QOS_FIELDS, notes) else {
+            continue;
+        };
+        let inbound = object.integer("inboundBandwidth", notes);
+        let outbound = object.integer("outboundBandwidth", notes);
+        let address = object.address("vip", notes);
+        let (Some(inbound), Some(outbound), Some(address)) = (inbound, outbound, address) else {
+            continue;
+        };
+        if inbound > 0 || outbound > 0 {
+            let what = format!("natwerk does not limit the bandwidth of VIP {address}");
+            notes.error(object.at(), what, "limit it where the guest attaches");
+        }
+    }
+}
+
+/// The fields of a VIP.
+const VIP_FIELDS: [&str; 11] = [
+    "ip",
+    "netmask",
+    "gateway",
+    "ip6",
+    "prefixLength",
+    "gateway6",
+    "ownerEthernetMac",
+    "vipUuid",
+    "isSystem",
+    "addressMode",
+    "category",
+];
+
+const NIC_IP_FIELDS: [&str; 5] = ["ip", "netmask", "ownerEthernetMac", "ip6", "prefixLength"];
+
+const QOS_FIELDS: [&str; 10] = [
+    "vip",
+    "publicNic",
+    "vipUuid",
+    "port",
+    "inboundBandwidth",
+    "outboundBandwidth",
+    "type",
+    "hasVipQos",
+    "sharedQosUuid",
+    "update",
+];

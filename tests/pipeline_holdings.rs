@@ -1,0 +1,163 @@
+//! What sessions hold, and that they give all of it back: mappings, shared ports, counts. Faults that
+//! the model found (`tests/model`), packet by packet.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use natwerk::config::OnRuleRemoval;
+use natwerk::flow::{Endpoint, Protocol};
+use natwerk::testing::lab::{GUEST, Lab, Outcome, PUBLIC};
+use natwerk::testing::packets::Packet;
+use natwerk::verdict::{DropReason, Verdict};
+use natwerk::wire::parse::parse;
+
+const POOL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const REMOTE: &str = "198.51.100.9:7000";
+
+/// One network behind one address, with these options of the network and these further rules.
+fn rules(network: &str, more: &str) -> String {
+    format!(
+        r#"{{"version": 1,
+  "public_ips": [{{"address": "{POOL}", "prefix_len": 24, "interface": "eth2", "gateway": "203.0.113.1"}}],
+  "networks": [{{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
+                 "source_nat": ["{POOL}"]{network}}}]{more}}}"#
+    )
+}
+
+fn at(text: &str) -> Endpoint {
+    let (address, port) = text.split_once(':').expect("address:port");
+    Endpoint::new(address.parse().expect("an address"), port.parse().expect("a port"))
+}
+
+fn udp(source: &str, destination: &str) -> Vec<u8> {
+    Packet::udp(at(source), at(destination), b"payload").frame()
+}
+
+fn query(icmp_type: u8, source: &str, destination: &str, identifier: u8) -> Packet {
+    let [source, destination] = [source, destination].map(|text| text.parse().expect("an address"));
+    Packet::icmp(source, destination, (icmp_type, 0), [0, identifier, 0, 1], &[7; 40])
+}
+
+/// The source of the one packet that left.
+fn source_of(outcome: &Outcome) -> Endpoint {
+    let [(_, frame)] = outcome.sent.as_slice() else { panic!("{outcome:?}") };
+    parse(frame).expect("a sound packet").source
+}
+
+fn usage(lab: &Lab) -> (u32, u32) {
+    let usage = lab.shared.mappings.usage(POOL, Protocol::UDP);
+    (usage.live, usage.overloaded)
+}
+
+#[test]
+fn a_hairpin_to_a_dynamic_mapping_gives_both_mappings_back() {
+    let open = r#", "nat": {"filtering_type": "endpoint-independent"}"#;
+    let mut lab = Lab::new(&rules(open, ""));
+    lab.send(GUEST, udp("10.1.1.5:4000", REMOTE));
+    let hairpin = lab.send(GUEST, udp("10.1.1.6:5000", "203.0.113.10:4000"));
+    assert_eq!(source_of(&hairpin), at("203.0.113.10:5000"));
+    assert_eq!(usage(&lab), (2, 0));
+    lab.pass(Duration::from_secs(302));
+    assert_eq!((lab.shared.sessions.len(), usage(&lab)), (0, (0, 0)));
+}
+
+#[test]
+fn a_hairpin_that_shares_a_port_leaves_the_count_of_shared_ports() {
+    let narrow = r#", "nat": {"port_range": "2000-2000"}"#;
+    let forward = r#", "firewall_rules": [{"id": "f", "public_ip": "203.0.113.10", "protocol": "udp"}],
+        "port_forwards": [{"id": "p", "public_ip": "203.0.113.10", "protocol": "udp", "public_ports": "53",
+                           "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "53"}]"#;
+    let mut lab = Lab::new(&rules(narrow, forward));
+    lab.send(GUEST, udp("10.1.1.7:4000", REMOTE));
+    let hairpin = lab.send(GUEST, udp("10.1.1.6:4000", "203.0.113.10:53"));
+    assert_eq!(source_of(&hairpin), at("203.0.113.10:2000"));
+    assert_eq!(usage(&lab), (1, 1));
+    lab.pass(Duration::from_secs(302));
+    assert_eq!((lab.shared.sessions.len(), usage(&lab)), (0, (0, 0)));
+}
+
+#[test]
+fn a_port_that_another_session_has_for_this_remote_is_not_the_only_one() {
+    let forward = r#", "firewall_rules": [{"id": "f", "public_ip": "203.0.113.10", "protocol": "udp"}],
+        "port_forwards": [{"id": "p", "public_ip": "203.0.113.10", "protocol": "udp", "public_ports": "53",
+                           "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "53"}]"#;
+    let mut lab = Lab::with(&rules("", forward), |config| {
+        config.sessions.on_rule_removal = OnRuleRemoval::Keep;
+    });
+    let inbound = lab.send(PUBLIC, udp(REMOTE, "203.0.113.10:53"));
+    assert_eq!(inbound.verdict, Verdict::Forward(GUEST));
+    lab.reload(&rules("", ""));
+    // The forward's port may be given out again, but its session still talks to this remote.
+    let other = lab.send(GUEST, udp("10.1.1.6:53", REMOTE));
+    assert_ne!(source_of(&other), at("203.0.113.10:53"));
+    assert_eq!(lab.send(PUBLIC, udp(REMOTE, "203.0.113.10:53")).verdict, Verdict::Forward(GUEST));
+    assert_eq!(lab.shared.sessions.len(), 2);
+}
+
+#[test]
+fn who_only_sends_inbound_keeps_no_mapping_alive() {
+    let open = r#", "nat": {"filtering_type": "endpoint-independent"}"#;
+    let mut lab = Lab::new(&rules(open, ""));
+    lab.send(GUEST, udp("10.1.1.5:4000", REMOTE));
+    for _ in 0..4 {
+        lab.send(PUBLIC, udp("198.51.100.66:1", "203.0.113.10:4000"));
+        lab.pass(Duration::from_secs(100));
+    }
+    assert_eq!((lab.shared.sessions.len(), usage(&lab).0), (0, 0));
+}
+
+#[test]
+fn the_broadcast_address_of_one_domain_may_be_a_guest_of_another() {
+    let wide = r#"}, {"name": "wide", "interface": "eth0", "vlan": 7, "cidr": "10.1.0.0/16",
+        "gateway": "10.1.0.1", "source_nat": ["203.0.113.10"]"#;
+    let mut lab = Lab::new(&rules(wide, ""));
+    let mut from_wide = Packet::udp(at("10.1.1.255:4000"), at(REMOTE), b"x");
+    from_wide.tag = Some(7);
+    assert_eq!(lab.send(GUEST, from_wide.frame()).verdict, Verdict::Forward(PUBLIC));
+    let martian = Verdict::Drop(DropReason::MartianAddress);
+    for destination in ["10.1.1.255:53", "203.0.113.255:53"] {
+        assert_eq!(lab.send(GUEST, udp("10.1.1.5:4000", destination)).verdict, martian);
+    }
+    assert_eq!(lab.send(GUEST, udp("10.1.1.255:4000", REMOTE)).verdict, martian);
+}
+
+#[test]
+fn a_query_from_outside_reaches_no_guest_by_its_own_ping_even_in_fragments() {
+    let mut lab = Lab::new(&rules("", ""));
+    lab.send(GUEST, query(8, "10.1.1.5", "198.51.100.9", 9).frame());
+    let mut asked = query(8, "198.51.100.9", "203.0.113.10", 9);
+    let answered = query(0, "198.51.100.9", "203.0.113.10", 9);
+    let first_half = |packet: &Packet, identification| Packet {
+        transport: packet.transport[..24].to_vec(),
+        flags_offset: 0x2000,
+        identification,
+        ..packet.clone()
+    };
+    asked = first_half(&asked, 1);
+    assert_eq!(lab.send(PUBLIC, asked.frame()).verdict, Verdict::Drop(DropReason::IcmpRefused));
+    let answered = first_half(&answered, 2);
+    assert_eq!(lab.send(PUBLIC, answered.frame()).verdict, Verdict::Forward(GUEST));
+}
+
+#[test]
+fn new_rules_judge_a_query_by_its_own_type() {
+    let egress = |icmp_type| {
+        format!(
+            r#", "egress_rules": [{{"id": "e", "network": "web", "action": "deny", "protocol": "icmp",
+                                    "icmp_type": {icmp_type}}}]"#
+        )
+    };
+    let mut lab = Lab::new(&rules("", ""));
+    lab.send(GUEST, query(8, "10.1.1.5", "198.51.100.9", 1).frame());
+    lab.send(GUEST, query(13, "10.1.1.5", "198.51.100.9", 2).frame());
+    let answers = |lab: &mut Lab| {
+        [(0, 1), (14, 2)].map(|(icmp_type, identifier)| {
+            let reply = query(icmp_type, "198.51.100.9", "203.0.113.10", identifier);
+            lab.send(PUBLIC, reply.frame()).verdict == Verdict::Forward(GUEST)
+        })
+    };
+    lab.reload(&rules("", &egress(8)));
+    assert_eq!(answers(&mut lab), [false, true]);
+    lab.reload(&rules("", &egress(13)));
+    assert_eq!(answers(&mut lab), [false, false]);
+}
