@@ -19,7 +19,8 @@ pub fn connect(common: &Common) -> Result<Client, Failure> {
 
 /// `--socket`, else what the configuration says, else the default. Only this one line of the
 /// configuration matters here, so its other faults do not.
-fn socket(common: &Common) -> PathBuf {
+#[must_use]
+pub fn socket(common: &Common) -> PathBuf {
     if let Some(socket) = &common.socket {
         return socket.clone();
     }

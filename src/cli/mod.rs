@@ -25,6 +25,7 @@ pub mod steps;
 pub mod tables;
 pub mod top;
 pub mod trace;
+pub mod zstack_agent;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -102,9 +103,9 @@ enum Command {
     Top(top::Arguments),
     /// Print frames of the running engine as they pass, and what becomes of them.
     Trace(trace::Conditions),
-    /// Serve ZStack's management node. Not in this version.
+    /// Serve ZStack's management server: its commands become rules of the running engine.
     #[command(name = "zstack-agent")]
-    ZStackAgent(NotYet),
+    ZStackAgent(zstack_agent::Arguments),
 }
 
 /// The arguments of a subcommand that this version does not have.
@@ -141,7 +142,7 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Show(what) => show::run(what, common),
         Command::Top(arguments) => top::run(arguments, common),
         Command::Trace(conditions) => trace::trace(conditions, common),
-        Command::ZStackAgent(_) => Err(not_yet("zstack-agent")),
+        Command::ZStackAgent(arguments) => zstack_agent::run(arguments, common),
     }
 }
 

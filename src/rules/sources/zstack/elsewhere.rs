@@ -4,13 +4,13 @@
 use serde_json::json;
 
 use super::reader::Object;
-use super::state::Call;
+use super::state::{Call, State};
 
 /// Answers the command that `path` names. Returns whether there is one.
-pub fn run(path: &str, call: &mut Call<'_>) -> bool {
+pub fn run(state: &mut State, path: &str, call: &mut Call<'_>) -> bool {
     match path {
-        "/init" | "/appliancevm/init" => call.reply = Some(initialised(call)),
-        "/ping" => call.reply = Some(alive(call)),
+        "/init" | "/appliancevm/init" => initialise(state, call),
+        "/ping" => call.reply = Some(alive(state)),
         "/echo" | "/appliancevm/echo" => {}
         "/connect" => call.reply = Some(json!({ "success": true, "error": "" })),
         "/type" => call.reply = Some(json!({ "success": true, "isVyos": false })),
@@ -60,10 +60,10 @@ fn refuse_if(call: &mut Call<'_>, field: &str, what: &str) {
     }
 }
 
-/// The server asks for the uuid back, to know whom it speaks with.
-fn initialised(call: &mut Call<'_>) -> serde_json::Value {
-    let uuid = call.body.text("uuid", &mut call.notes).unwrap_or_default();
-    json!({
+fn initialise(state: &mut State, call: &mut Call<'_>) {
+    let Some(uuid) = call.body.text("uuid", &mut call.notes) else { return };
+    state.uuid = uuid.to_owned();
+    call.reply = Some(json!({
         "success": true,
         "error": "",
         "uuid": uuid,
@@ -72,15 +72,14 @@ fn initialised(call: &mut Call<'_>) -> serde_json::Value {
         "kernelVersion": "",
         "ipsecCurrentVersion": "",
         "ipsecLatestVersion": "",
-    })
+    }));
 }
 
-fn alive(call: &mut Call<'_>) -> serde_json::Value {
-    let uuid = call.body.text("uuid", &mut call.notes).unwrap_or_default();
+fn alive(state: &State) -> serde_json::Value {
     json!({
         "success": true,
         "error": "",
-        "uuid": uuid,
+        "uuid": state.uuid,
         "version": VERSION,
         "haStatus": "NoHa",
         "healthy": true,

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::balancers::{self, Listener};
 use super::eips::{self, Eip, FlatEip};
 use super::forwards::{self, Forwards};
-use super::nics::{self, Nic};
+use super::nics::{self, Category, Nic};
 use super::reader::{Note, Notes, Object};
 use super::routes::{self, StaticRoute};
 use super::snats::{self, Snat, SnatKey};
@@ -29,6 +29,8 @@ use crate::rules::tree::{self, Node, Value};
 pub struct State {
     /// The machine's NICs.
     pub machine: Nics,
+    /// What the server called this run of the router: it asks for that back, to know a restart.
+    pub uuid: String,
     /// NICs by MAC.
     pub nics: BTreeMap<Mac, Nic>,
     /// NICs of the boot information that were removed since.
@@ -120,6 +122,20 @@ impl State {
         self.with_body(text, place, nics::boot).notes
     }
 
+    /// The address of the management NIC.
+    #[must_use]
+    pub fn management_address(&self) -> Option<Ipv4Addr> {
+        let mut nics = self.nics.values().filter(|nic| nic.category == Category::Management);
+        nics.find_map(|nic| Some(nic.address?.0))
+    }
+
+    /// Whether there is a command that `path` names.
+    #[must_use]
+    pub fn knows(path: &str) -> bool {
+        let nowhere = |_| Place { file: "".into(), line: 1, column: 1 };
+        Self::default().apply(path, "{}", &nowhere).path_is_known
+    }
+
     /// Carries out the command that `path` names.
     pub fn apply(&mut self, path: &str, body: &str, place: &dyn Fn(u32) -> Place) -> Answer {
         let path = path.trim_end_matches('/');
@@ -190,7 +206,7 @@ impl State {
             "/lb/refresh" => balancers::refresh(self, call),
             "/lb/delete" => balancers::delete(self, call),
             _ if path.starts_with("/fw/") => return firewall::run(self, path, call),
-            _ => return elsewhere::run(path, call),
+            _ => return elsewhere::run(self, path, call),
         }
         true
     }

@@ -1,0 +1,423 @@
+//! `natwerk zstack-agent` from outside: a management server sends commands and gets its callbacks, the engine has the
+//! rules when they come, and rebinding moves new sessions while it cuts the old rule's. What needs root says so and passes
+//! when it is not.
+#![cfg(feature = "af-xdp")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use common::{Namespace, cable, eventually};
+use serde_json::{Value, json};
+
+const LONG: Duration = Duration::from_secs(20);
+/// How long nothing must come until it is taken for cut.
+const SILENCE: Duration = Duration::from_millis(700);
+
+const CONFIG: &str = r#"
+rules = ["zstack:FOLDER/zstack"]
+state_dir = "FOLDER/state"
+control_socket = "FOLDER/control.sock"
+manage_addresses = true
+[[interface]]
+name = "eth1"
+role = "public"
+[[interface]]
+name = "eth2"
+role = "guest"
+[workers]
+frames = 4096
+[sessions]
+max = 4096
+"#;
+
+const PUBLIC: &str = "fa:16:3e:00:00:01";
+const PRIVATE: &str = "fa:16:3e:00:00:02";
+
+/// The boot information: the address that is listened on, a public and a private NIC.
+fn boot(management: &str) -> Value {
+    let nic = |name, mac, ip, gateway, category| {
+        json!({"deviceName": name, "mac": mac, "ip": ip, "netmask": "255.255.255.0", "gateway": gateway,
+               "isDefaultRoute": name == "eth1", "category": category, "mtu": 1500})
+    };
+    json!({
+        "managementNic": nic("eth0", "fa:16:3e:00:00:00", management, "", "Public"),
+        "additionalNics": [
+            nic("eth1", PUBLIC, "203.0.113.5", "203.0.113.1", "Public"),
+            nic("eth2", PRIVATE, "192.168.10.1", "192.168.10.1", "Private"),
+        ],
+        "uuid": "u",
+    })
+}
+
+fn forward(uuid: &str, public: u16, guest: &str, private: u16) -> Value {
+    json!({"uuid": uuid, "vipPortStart": public, "vipPortEnd": public, "privatePortStart": private,
+           "privatePortEnd": private, "protocolType": "TCP", "vipIp": "203.0.113.21", "publicMac": PUBLIC,
+           "privateIp": guest, "privateMac": PRIVATE, "snatInboundTraffic": false})
+}
+
+fn vip(address: &str) -> Value {
+    json!({"ip": address, "netmask": "255.255.255.0", "gateway": "203.0.113.1", "ownerEthernetMac": PUBLIC})
+}
+
+/// A request as a server sends it. Returns the status and the body of the response.
+fn post(to: SocketAddr, path: &str, headers: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).expect("the front listens");
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: router\r\nContent-Type: application/json\r\n{headers}\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    let status = response.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = response.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    (status.expect("a status"), body.expect("a body"))
+}
+
+/// A management server that takes callbacks: task and answer of each. It refuses the first of every task whose name
+/// begins with `again`.
+struct Server {
+    address: SocketAddr,
+    answers: Mutex<Receiver<(String, Value)>>,
+}
+
+impl Server {
+    fn start(listener: TcpListener) -> Self {
+        let address = listener.local_addr().expect("an address");
+        let (sender, answers) = channel();
+        std::thread::spawn(move || {
+            let mut refused = Vec::new();
+            for stream in listener.incoming().flatten() {
+                take(stream, &mut refused, &sender);
+            }
+        });
+        Self { address, answers: Mutex::new(answers) }
+    }
+
+    fn next(&self) -> (String, Value) {
+        self.answers.lock().expect("whole").recv_timeout(LONG).expect("a callback")
+    }
+
+    /// Sends a command and waits for its answer.
+    fn command(&self, front: SocketAddr, task: &str, path: &str, body: &Value) -> Value {
+        let headers =
+            format!("callbackurl: http://{}/callback\r\ntaskuuid: {task}\r\n", self.address);
+        assert_eq!(post(front, path, &headers, &body.to_string()), (200, "\"\"".to_owned()));
+        let (answered, answer) = self.next();
+        assert_eq!(answered, task);
+        answer
+    }
+}
+
+fn take(mut stream: TcpStream, refused: &mut Vec<String>, sender: &Sender<(String, Value)>) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let (mut task, mut length) = (String::new(), 0);
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|count| count > 2) {
+        let (name, value) = line.trim().split_once(": ").unwrap_or_default();
+        match name.to_ascii_lowercase().as_str() {
+            "taskuuid" => value.clone_into(&mut task),
+            "content-length" => length = value.parse().expect("a length"),
+            _ => {}
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    let is_refused = task.starts_with("again") && !refused.contains(&task);
+    let status = if is_refused { "500 No" } else { "200 OK" };
+    let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(response.as_bytes()).expect("answered");
+    if is_refused {
+        refused.push(task);
+    } else {
+        let body = serde_json::from_slice(&body).expect("JSON");
+        let _ = sender.send((task, body));
+    }
+}
+
+/// A process that is ended with its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `natwerk` and waits for its line.
+fn start(mut command: Command, folder: &Path, name: &str) -> (Process, String) {
+    let log = fs::File::create(folder.join(name)).expect("a log");
+    let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("started");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("read");
+    let log = fs::read_to_string(folder.join(name)).unwrap_or_default();
+    assert!(line.starts_with("ready "), "{line:?}\n{log}");
+    (Process(child), line)
+}
+
+/// A folder with a configuration and boot information.
+fn folder(management: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = folder.path().to_str().expect("a name");
+    fs::write(folder.path().join("natwerk.toml"), CONFIG.replace("FOLDER", name)).expect("written");
+    fs::write(folder.path().join("boot.json"), boot(management).to_string()).expect("written");
+    folder
+}
+
+fn arguments(command: &mut Command, folder: &Path, words: &[&str]) {
+    command.args(words).arg("--config").arg(folder.join("natwerk.toml"));
+}
+
+/// The front without an engine, on a port of its own.
+fn front_alone(folder: &Path) -> (Process, SocketAddr) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_natwerk"));
+    let boot = folder.join("boot.json");
+    let boot = boot.to_str().expect("a name");
+    arguments(&mut command, folder, &["zstack-agent", "--listen", "127.0.0.1:0", "--boot", boot]);
+    let (process, line) = start(command, folder, "front.log");
+    let address = line.trim().strip_prefix("ready listen=").expect("an address");
+    (process, address.parse().expect("an address"))
+}
+
+#[test]
+fn requests_that_are_none_are_refused_in_the_response() {
+    let folder = folder("127.0.0.1");
+    let (_front, address) = front_alone(folder.path());
+    let (status, text) = post(address, "/nowhere", "", "{}");
+    assert_eq!((status, &*text), (404, "no plugin registered the path[/nowhere]"));
+    let (status, text) = post(address, "/createvip", "", "{}");
+    assert!(status == 400 && text.contains("'callbackurl'"), "{text}");
+    let (status, text) = post(address, "/createvip", "callbackurl: http://127.0.0.1:1/\r\n", "{}");
+    assert!(status == 400 && text.contains("'taskuuid'"), "{text}");
+    let (status, text) = post(address, "/echo", "", "");
+    let echo: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, echo), (200, json!({"success": true, "error": ""})));
+    assert_eq!(post(address, "/type", "", "").0, 200);
+}
+
+#[test]
+fn answers_are_sent_until_somebody_takes_them_and_without_an_engine_nothing_is_kept() {
+    let folder = folder("127.0.0.1");
+    let (front, address) = front_alone(folder.path());
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let initialised = server.command(address, "again-1", "/init", &json!({"uuid": "run-7"}));
+    assert_eq!(initialised["uuid"], "run-7");
+    let alive = server.command(address, "t2", "/ping", &json!({}));
+    assert_eq!((&alive["uuid"], &alive["healthy"]), (&json!("run-7"), &json!(false)));
+    let detail = alive["healthDetail"].as_str().expect("words");
+    assert!(detail.contains("natwerk does not run"), "{detail}");
+    let made = server.command(address, "t3", "/createvip", &json!({"vips": [vip("203.0.113.21")]}));
+    assert_eq!(made["success"], false);
+    let requests = fs::read_to_string(folder.path().join("zstack/requests.jsonl")).expect("kept");
+    assert!(!requests.contains("203.0.113.21"), "{requests}");
+    let refused = server.command(address, "t4", "/adddhcp", &json!({"dhcpEntries": [{}]}));
+    assert_eq!(refused["success"], false);
+    assert!(refused["error"].as_str().expect("words").contains("DHCP"));
+    // Broken JSON comes back in the callback, not as an HTTP error.
+    let headers = format!("callbackurl: http://{}/\r\ntaskuuid: t5\r\n", server.address);
+    assert_eq!(post(address, "/createvip", &headers, "{\"vips\":[").0, 200);
+    let (task, answer) = server.next();
+    assert_eq!((task.as_str(), &answer["success"]), ("t5", &json!(false)));
+    drop(front);
+}
+
+/// A router with its engine and front, a management server, a guest with several addresses, and a client outside.
+struct Lab {
+    router: Namespace,
+    guest: Namespace,
+    client: Namespace,
+    management: Namespace,
+    folder: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new() -> Option<Self> {
+        let names = ["router", "guest", "client", "management"];
+        let [router, guest, client, management] = names.map(Namespace::new);
+        let (router, guest, client, management) = (router?, guest?, client?, management?);
+        cable((&router, "eth0"), (&management, "m0"));
+        cable((&router, "eth1"), (&client, "c0"));
+        cable((&router, "eth2"), (&guest, "g0"));
+        router.run(&format!("ip link set eth1 address {PUBLIC}"));
+        router.run(&format!("ip link set eth2 address {PRIVATE}"));
+        router.run("ip address add 10.9.0.2/24 dev eth0");
+        management.run("ip address add 10.9.0.10/24 dev m0");
+        client.run("ip address add 203.0.113.1/24 dev c0");
+        for last in [50, 51, 60] {
+            guest.run(&format!("ip address add 192.168.10.{last}/24 dev g0"));
+        }
+        guest.run("ip route add default via 192.168.10.1");
+        let folder = folder("10.9.0.2");
+        fs::create_dir(folder.path().join("zstack")).expect("a folder");
+        Some(Self { router, guest, client, management, folder })
+    }
+
+    fn natwerk(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.router.name(), env!("CARGO_BIN_EXE_natwerk")]);
+        arguments(&mut command, self.folder.path(), words);
+        command
+    }
+
+    /// Guests on `address`: a TCP service that says which guest it is and echoes, and a UDP one.
+    fn serve(&self, address: &str, port: u16) {
+        let name = format!("{address}\n");
+        let (tcp, udp) = self.guest.enter(|| {
+            let tcp = TcpListener::bind((address, port)).expect("a port");
+            (tcp, UdpSocket::bind((address, port)).expect("a port"))
+        });
+        let greeting = name.clone();
+        std::thread::spawn(move || {
+            for stream in tcp.incoming().flatten() {
+                let greeting = greeting.clone();
+                std::thread::spawn(move || echo(stream, &greeting));
+            }
+        });
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, from)) = udp.recv_from(&mut buffer) {
+                let _ = udp.send_to(name.as_bytes(), from);
+            }
+        });
+    }
+
+    /// A connection from outside, and which guest answers.
+    fn connect(&self, to: &str) -> Option<(TcpStream, String)> {
+        let to: SocketAddr = to.parse().expect("an endpoint");
+        self.client.enter(|| {
+            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().ok()?).read_line(&mut line).ok()?;
+            Some((stream, line.trim().to_owned()))
+        })
+    }
+
+    fn datagrams(&self, to: &str) -> UdpSocket {
+        self.client.enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+            socket.connect(to).expect("a route");
+            socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+            socket
+        })
+    }
+}
+
+fn echo(mut stream: TcpStream, greeting: &str) {
+    let _ = stream.write_all(greeting.as_bytes());
+    let mut buffer = [0; 64];
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 || stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether what is sent comes back.
+fn lives(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
+    let mut buffer = [0; 4];
+    stream.write_all(b"here").is_ok() && stream.read_exact(&mut buffer).is_ok()
+}
+
+/// Which guest answers a datagram.
+fn ask(socket: &UdpSocket) -> Option<String> {
+    let mut buffer = [0; 64];
+    socket.send(b"who?").ok()?;
+    let count = socket.recv(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..count]).trim().to_owned())
+}
+
+#[test]
+fn rebinding_moves_new_sessions_at_once_and_cuts_exactly_the_old_rules() {
+    let Some(lab) = Lab::new() else { return };
+    let boot = lab.folder.path().join("boot.json");
+    fs::copy(&boot, lab.folder.path().join("zstack/bootstrap-info.json")).expect("copied");
+    for address in ["192.168.10.50", "192.168.10.51", "192.168.10.60"] {
+        lab.serve(address, 22);
+    }
+    let (_engine, _) = start(lab.natwerk(&["run"]), lab.folder.path(), "engine.log");
+    let boot = boot.to_str().expect("a name").to_owned();
+    let (front, line) =
+        start(lab.natwerk(&["zstack-agent", "--boot", &boot]), lab.folder.path(), "front.log");
+    assert_eq!(line.trim(), "ready listen=10.9.0.2:7272");
+    let listener = lab.management.enter(|| TcpListener::bind("10.9.0.10:8080").expect("a port"));
+    let server = Server::start(listener);
+    let front_at: SocketAddr = "10.9.0.2:7272".parse().expect("an address");
+    let done = |task: &str, path: &str, body: Value| {
+        let answer = lab.management.enter(|| server.command(front_at, task, path, &body));
+        assert_eq!(answer, json!({"success": true, "error": ""}), "{task}");
+    };
+
+    done("1", "/createvip", json!({"vips": [vip("203.0.113.21"), vip("203.0.113.31")]}));
+    let first = forward("moves", 2222, "192.168.10.50", 22);
+    let rules = json!({"rules": [first, forward("stays", 2223, "192.168.10.51", 22)]});
+    done("2", "/createportforwarding", rules);
+    let eip = |guest: &str| {
+        json!({"eip": {"vipIp": "203.0.113.31", "privateMac": PRIVATE, "guestIp": guest,
+                       "publicMac": PUBLIC, "snatInboundTraffic": false}})
+    };
+    done("3", "/createeip", eip("192.168.10.50"));
+
+    // When an answer comes, its rule is in force: the first attempt reaches the guest.
+    let (mut moved, who) = lab.connect("203.0.113.21:2222").expect("the forward is in force");
+    assert_eq!(who, "192.168.10.50");
+    let (mut stays, who) = lab.connect("203.0.113.21:2223").expect("the other one, too");
+    assert_eq!(who, "192.168.10.51");
+    let datagrams = lab.datagrams("203.0.113.31:22");
+    assert_eq!(ask(&datagrams).as_deref(), Some("192.168.10.50"));
+    assert!(lives(&mut moved) && lives(&mut stays));
+
+    done("4", "/revokeportforwarding", json!({"rules": [first]}));
+    assert!(lab.connect("203.0.113.21:2222").is_none(), "a forward that is revoked forwards");
+    assert!(!lives(&mut moved), "a session of a revoked forward lives");
+    done(
+        "5",
+        "/createportforwarding",
+        json!({"rules": [forward("moves", 2222, "192.168.10.60", 22)]}),
+    );
+    let (_, who) = lab.connect("203.0.113.21:2222").expect("the forward is in force again");
+    assert_eq!(who, "192.168.10.60");
+    assert!(!lives(&mut moved) && lives(&mut stays));
+
+    // An elastic address moves under a client that goes on sending: UDP has no end of its own.
+    done("6", "/removeeip", eip("192.168.10.50"));
+    done("7", "/createeip", eip("192.168.10.60"));
+    assert_eq!(ask(&datagrams).as_deref(), Some("192.168.10.60"));
+    assert!(lives(&mut stays));
+
+    // What goes wrong costs itself alone.
+    let mut unknown = forward("unknown", 2224, "192.168.10.50", 22);
+    unknown["privateMac"] = json!("fa:16:3e:99:99:99");
+    let rules = json!({"rules": [unknown, forward("good", 2225, "192.168.10.50", 22)]});
+    let answer =
+        lab.management.enter(|| server.command(front_at, "8", "/createportforwarding", &rules));
+    assert_eq!(answer["success"], false);
+    assert!(answer["error"].as_str().expect("words").contains("fa:16:3e:99:99:99"), "{answer}");
+    assert!(lab.connect("203.0.113.21:2225").is_some(), "{answer}");
+
+    // It is kept: another front goes on where this one ended.
+    assert!(Command::new("kill").arg(front.0.id().to_string()).status().expect("kill").success());
+    drop(front);
+    let (_front, _) =
+        start(lab.natwerk(&["zstack-agent", "--boot", &boot]), lab.folder.path(), "front.log");
+    done(
+        "9",
+        "/revokeportforwarding",
+        json!({"rules": [forward("good", 2225, "192.168.10.50", 22)]}),
+    );
+    assert!(lab.connect("203.0.113.21:2225").is_none());
+    assert!(lives(&mut stays));
+    assert!(eventually(LONG, || lab.connect("203.0.113.21:2222").is_some()));
+}
