@@ -152,7 +152,7 @@ fn sentence(step: &Step<'_>, policy: &Policy) -> String {
             Service::Balancer(balancer) => {
                 format!("served by {}", cited(balancer.rule, policy))
             }
-            Service::Local => "served by the router's own kernel".to_owned(),
+            Service::Local { .. } => "served by the router's own kernel".to_owned(),
             Service::Nothing => "no rule serves this port".to_owned(),
             Service::PortForward { rule, .. } | Service::StaticNat { rule, .. } => {
                 format!("served by {}", cited(*rule, policy))

@@ -90,10 +90,14 @@ fn kernel_ports(
             set.remove(balancer.public_port.get()..=balancer.public_port.get());
         }
     }
-    // Last: local services beat everything.
+    // Last: local services beat everything. Of those for some only, user space asks who it is.
     for service in &rules.local_services {
         let set = ports.entry((service.address, service.protocol)).or_default();
-        set.insert(service.ports.map_or(0..=0, |range| range.first()..=range.last()));
+        let range = service.ports.map_or(0..=0, |range| range.first()..=range.last());
+        match service.sources.is_empty() {
+            true => set.insert(range),
+            false => set.remove(range),
+        }
     }
     ports
 }

@@ -116,7 +116,8 @@ impl<'p> Decider<'p, '_> {
             }
             return self.same_realm(question, id, route.network, witness);
         }
-        if !self.policy.may_come_from_outside(destination.address) {
+        let is_kernels = network.kernel.iter().any(|cidr| cidr.contains(destination.address));
+        if !is_kernels && !self.policy.may_come_from_outside(destination.address) {
             // Another realm's network: nothing addressed to it leaves by the public side.
             return refuse(DropReason::NoRoute, RuleId::DEFAULT);
         }
@@ -133,6 +134,9 @@ impl<'p> Decider<'p, '_> {
                 rule: egress.rule,
                 tell: network.egress_reject,
             });
+        }
+        if is_kernels {
+            return Decision::Host(HostReason::LocalService);
         }
         let target = Target::External(destination);
         let translation =
@@ -233,7 +237,10 @@ impl<'p> Decider<'p, '_> {
         let service = self.policy.service(public.address, key.protocol, key.destination.port);
         witness.saw(Step::Service(service));
         match service {
-            Service::Local => Decision::Host(HostReason::LocalService),
+            Service::Local { sources } => match welcome(sources, question, RuleId::DEFAULT) {
+                Ok(()) => Decision::Host(HostReason::LocalService),
+                Err(refusal) => Decision::Refuse(refusal),
+            },
             Service::Nothing => self.unserved(question, public, witness),
             Service::StaticNat { rule, network, guest } => {
                 let guest = guest.map(|address| Endpoint::new(address, key.destination.port));

@@ -95,6 +95,8 @@ pub struct Network {
     pub hairpinning: bool,
     /// Destinations that are not translated.
     pub exempt: Vec<Cidr>,
+    /// Destinations that the router's own kernel reaches.
+    pub kernel: Vec<Cidr>,
     /// Whether sources outside it are dropped.
     pub anti_spoofing: bool,
     /// MSS clamping.
@@ -137,7 +139,10 @@ pub enum Service<'p> {
     /// A load balancer.
     Balancer(&'p Balancer),
     /// The router's own kernel.
-    Local,
+    Local {
+        /// Who may use it; empty means everybody.
+        sources: &'p [Cidr],
+    },
     /// Nothing but mappings, if any.
     Nothing,
     /// A port forward; no guest while it is detached.

@@ -185,6 +185,7 @@ pub(crate) fn acl(
         number,
         action,
         matches: matching(matches),
+        guests: Prefixes::default(),
         cidrs: vec![cidr.parse().unwrap()].into(),
         place: place(),
     };
@@ -211,6 +212,7 @@ pub(crate) fn local(address: &str, matches: &str) -> LocalService {
         address: ip(address),
         protocol: matches.protocol.unwrap(),
         ports: matches.ports,
+        sources: Vec::new(),
         place: place(),
     }
 }

@@ -52,7 +52,7 @@ impl Forward {
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     Balancer(Balancer),
-    Local,
+    Local(Vec<Cidr>),
     PortForward(Forward),
 }
 
@@ -85,7 +85,7 @@ impl Services {
         };
         let item = self.intervals.find(span, key(protocol, port));
         match (self.items.get(item as usize), static_service) {
-            (Some(Item::Local), _) => Service::Local,
+            (Some(Item::Local(sources)), _) => Service::Local { sources },
             (_, Some(StaticService { rule, network, guest })) => {
                 Service::StaticNat { rule, network, guest }
             }
@@ -104,7 +104,7 @@ impl Services {
     pub fn balancers(&self) -> impl Iterator<Item = &Balancer> {
         self.items.iter().filter_map(|item| match item {
             Item::Balancer(balancer) => Some(balancer),
-            Item::Local | Item::PortForward(_) => None,
+            Item::Local(_) | Item::PortForward(_) => None,
         })
     }
 }

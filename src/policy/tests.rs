@@ -116,13 +116,13 @@ fn a_forward_maps_ports_by_offset_or_all_to_one() {
 fn local_services_beat_static_nat_which_beats_forwards() {
     let policy = policy(&sample());
     let public = ip("203.0.113.12");
-    assert!(matches!(policy.service(public, Protocol::TCP, 8443), Service::Local));
+    assert!(matches!(policy.service(public, Protocol::TCP, 8443), Service::Local { .. }));
     for (protocol, port) in [(Protocol::TCP, 80), (Protocol::ICMP, 99), (Protocol::GRE, 0)] {
         let service = policy.service(public, protocol, port);
         let Service::StaticNat { guest, .. } = service else { panic!("{service:?}") };
         assert_eq!(guest, Some(ip("10.1.1.6")));
     }
-    assert!(matches!(policy.service(ip("203.0.113.10"), Protocol::ESP, 0), Service::Local));
+    assert!(matches!(policy.service(ip("203.0.113.10"), Protocol::ESP, 0), Service::Local { .. }));
     let balanced = policy.service(ip("203.0.113.11"), Protocol::TCP, 443);
     let Service::Balancer(balancer) = balanced else { panic!("{balanced:?}") };
     assert_eq!(balancer.members, [(Endpoint::new(ip("10.1.1.5"), 8000), 1)]);

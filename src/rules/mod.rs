@@ -16,6 +16,7 @@ pub(crate) mod from_toml;
 pub(crate) mod ipv6;
 pub(crate) mod load;
 mod names;
+mod nat;
 pub(crate) mod native;
 pub(crate) mod reader;
 pub(crate) mod scalars;

@@ -263,6 +263,7 @@ mod tests {
             "mapping_type": "endpoint-independent", "filtering_type": "address-dependent",
             "port_range": "1024-2047", "overload": false, "hold_down_timeout": 1,
             "hairpinning": false, "exempt_destinations": ["192.0.2.0/24"],
+            "kernel_destinations": ["192.0.2.0/24"],
         });
         let limits = json!({
             "sessions_per_guest": 1, "new_sessions_per_second": 2, "bandwidth_kbit_per_second": 3,
@@ -278,8 +279,9 @@ mod tests {
         set(&mut all["firewall_rules"][0], json!({ "action": "deny" }));
         set(&mut all["port_forwards"][0], json!({ "sources": ["192.0.2.0/24"] }));
         set(&mut all["load_balancers"][0], json!({ "sources": ["192.0.2.0/24"] }));
+        set(&mut all["local_services"][0], json!({ "sources": ["192.0.2.0/24"] }));
         let entry = json!({ "number": 20, "action": "deny", "protocol": "icmp", "icmp_type": -1,
-            "icmp_code": -1 });
+            "icmp_code": -1, "guests": ["10.1.1.5"] });
         all["network_acls"][0]["entries"].as_array_mut().unwrap().push(entry);
         all
     }

@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -11,6 +10,7 @@ use crate::rules::diagnostic::Place;
 pub use crate::rules::ipv6::{
     AnyCidr, FamilyPrefixes, Ipv6FirewallRule, NetworkIpv6, Prefixes, PublicIpv6,
 };
+pub use crate::rules::nat::{FilteringBehavior, MappingType, NatOptions};
 pub use crate::rules::values::{Cidr, CidrError, PortRange, PortRangeError};
 
 /// Everything the rule files say.
@@ -162,70 +162,6 @@ pub enum MssClamp {
     PathMtu,
     /// To this many bytes.
     To(u16),
-}
-
-/// NAT behaviour of a network; names follow RFC 8512 where it has one.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct NatOptions {
-    /// `mapping-type`.
-    #[serde(rename = "mapping_type")]
-    pub mapping: MappingType,
-    /// `filtering-type`.
-    #[serde(rename = "filtering_type")]
-    pub filtering: FilteringBehavior,
-    /// External ports that may be given out.
-    #[serde(rename = "port_range")]
-    pub ports: PortRange,
-    /// Whether ports are shared between remotes once none is free.
-    pub overload: bool,
-    /// `hold-down-timeout`; none means the configuration's.
-    #[serde(
-        rename = "hold_down_timeout",
-        serialize_with = "seconds",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub hold: Option<Duration>,
-    /// Whether guests reach each other through public addresses.
-    pub hairpinning: bool,
-    /// Destinations that are not translated.
-    #[serde(rename = "exempt_destinations", skip_serializing_if = "Vec::is_empty")]
-    pub exempt: Vec<Cidr>,
-}
-
-impl Default for NatOptions {
-    fn default() -> Self {
-        Self {
-            mapping: MappingType::EndpointIndependent,
-            filtering: FilteringBehavior::AddressAndPortDependent,
-            ports: PortRange::ALL,
-            overload: true,
-            hold: None,
-            hairpinning: true,
-            exempt: Vec::new(),
-        }
-    }
-}
-
-/// RFC 4787, section 4.1.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MappingType {
-    /// `edm`.
-    AddressAndPortDependent,
-    /// `eim`.
-    EndpointIndependent,
-}
-
-/// Who may send inbound through a mapping (RFC 4787, section 5).
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FilteringBehavior {
-    /// Only endpoints the guest has sent to.
-    AddressAndPortDependent,
-    /// Any port of addresses the guest has sent to.
-    AddressDependent,
-    /// Anybody.
-    EndpointIndependent,
 }
 
 /// Limits of a network; zero means none.
@@ -410,6 +346,9 @@ pub struct AclEntry {
     /// The transport part.
     #[serde(flatten)]
     pub matches: Match,
+    /// The guests it is about; empty means all.
+    #[serde(skip_serializing_if = "Prefixes::is_empty")]
+    pub guests: Prefixes,
     /// The other end: the source of an ingress entry, the destination of an egress entry.
     #[serde(
         rename = "cidr",
@@ -447,6 +386,9 @@ pub struct LocalService {
     /// Its ports; none for a protocol without ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<PortRange>,
+    /// Who may use it; empty means everybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Cidr>,
     /// Where it was written.
     #[serde(skip)]
     pub place: Place,
@@ -473,10 +415,6 @@ fn protocol_or_all<S: Serializer>(
         None => serializer.serialize_str("all"),
         Some(protocol) => serializer.collect_str(protocol),
     }
-}
-
-fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs()).serialize(serializer)
 }
 
 fn one_or_list<S: Serializer>(cidrs: &Prefixes, serializer: S) -> Result<S::Ok, S::Error> {

@@ -197,17 +197,29 @@ fn nat() -> impl Strategy<Value = NatOptions> {
         Just(FilteringBehavior::AddressAndPortDependent)
     ];
     let hold = of((0_u64..86_401).prop_map(Duration::from_secs));
-    (mapping, filtering, ports(), any::<bool>(), hold, any::<bool>(), vec(cidr(), 0..3)).prop_map(
-        |(mapping, filtering, ports, overload, hold, hairpinning, exempt)| NatOptions {
-            mapping,
-            filtering,
-            ports,
-            overload,
-            hold,
-            hairpinning,
-            exempt,
-        },
+    (
+        mapping,
+        filtering,
+        ports(),
+        any::<bool>(),
+        hold,
+        any::<bool>(),
+        [vec(cidr(), 0..3), vec(cidr(), 0..3)],
     )
+        .prop_map(
+            |(mapping, filtering, ports, overload, hold, hairpinning, [exempt, kernel])| {
+                NatOptions {
+                    mapping,
+                    filtering,
+                    ports,
+                    overload,
+                    hold,
+                    hairpinning,
+                    exempt,
+                    kernel,
+                }
+            },
+        )
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -323,11 +335,12 @@ fn load_balancer() -> impl Strategy<Value = LoadBalancer> {
 
 fn network_acl() -> impl Strategy<Value = NetworkAcl> {
     let direction = prop_oneof![Just(AclDirection::Egress), Just(AclDirection::Ingress)];
-    let entry = (any::<u32>(), action(), matches(), prefixes()).prop_map(
-        |(number, action, matches, cidrs)| AclEntry {
+    let entry = (any::<u32>(), action(), matches(), prefixes(), prefixes()).prop_map(
+        |(number, action, matches, cidrs, guests)| AclEntry {
             number,
             action,
             matches,
+            guests,
             cidrs,
             place: place(),
         },
@@ -348,8 +361,16 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn local_service() -> impl Strategy<Value = LocalService> {
-    (address(), any::<u8>().prop_map(Protocol), ports()).prop_map(|(address, protocol, ports)| {
-        let with_ports = protocol.has_ports() && !protocol.is_icmp();
-        LocalService { address, protocol, ports: with_ports.then_some(ports), place: place() }
-    })
+    (address(), any::<u8>().prop_map(Protocol), ports(), vec(cidr(), 0..3)).prop_map(
+        |(address, protocol, ports, sources)| {
+            let with_ports = protocol.has_ports() && !protocol.is_icmp();
+            LocalService {
+                address,
+                protocol,
+                ports: with_ports.then_some(ports),
+                sources,
+                place: place(),
+            }
+        },
+    )
 }

@@ -60,7 +60,9 @@ impl<'a> Compiler<'a> {
         let mut items: Vec<(Ports, Item)> = rules
             .local
             .iter()
-            .map(|service| ((service.protocol, service.ports), Item::Local))
+            .map(|service| {
+                ((service.protocol, service.ports), Item::Local(service.sources.clone()))
+            })
             .collect();
         let static_nats: Vec<StaticService> = rules
             .static_nats

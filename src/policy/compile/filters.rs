@@ -96,8 +96,8 @@ impl<'a> Compiler<'a> {
         let mut numbered = Vec::with_capacity(entries.len());
         for entry in entries {
             let (sources, destinations) = match direction {
-                AclDirection::Egress => (Prefixes::NONE, &entry.cidrs),
-                AclDirection::Ingress => (&entry.cidrs, Prefixes::NONE),
+                AclDirection::Egress => (&entry.guests, &entry.cidrs),
+                AclDirection::Ingress => (&entry.cidrs, &entry.guests),
             };
             let text = text::filter_rule(entry.action, &entry.matches, sources, destinations);
             let id = format!("{list}:{}", entry.number);

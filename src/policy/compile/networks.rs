@@ -56,6 +56,7 @@ impl<'a> Compiler<'a> {
             filtering: network.nat.filtering,
             hairpinning: network.nat.hairpinning,
             exempt: network.nat.exempt.clone(),
+            kernel: network.nat.kernel.clone(),
             anti_spoofing: network.anti_spoofing,
             mss_clamp: network.mss_clamp,
             limits: GuestLimits {

@@ -49,10 +49,10 @@ pub(super) fn check_public_ips(checker: &mut Checker<'_>) {
 pub(super) fn check_networks(checker: &mut Checker<'_>) {
     let set = checker.set;
     let mut names: HashMap<&str, &Place> = HashMap::new();
-    let mut tags: HashMap<(&str, u16), String> = HashMap::new();
+    let mut tags: HashMap<(&str, u16), (String, Option<&Network>)> = HashMap::new();
     for ip in &set.public_ips {
         let segment = format!("public address {} at {}", ip.address, ip.place);
-        tags.entry((&ip.interface, ip.vlan)).or_insert(segment);
+        tags.entry((&ip.interface, ip.vlan)).or_insert((segment, None));
     }
     for (index, network) in set.networks.iter().enumerate() {
         let spot: Spot<'_> = (&checker.spots.networks, &NETWORK, index);
@@ -68,25 +68,34 @@ pub(super) fn check_networks(checker: &mut Checker<'_>) {
             continue;
         }
         match tags.get(&(network.interface.as_str(), network.vlan)) {
-            Some(other) => {
+            // Subnets of one segment: sources tell them apart, and they meet anyway.
+            Some((_, Some(other)))
+                if network.domain.is_some() && network.domain == other.domain => {}
+            Some((other, of_network)) => {
                 let tag = match network.vlan {
                     0 => "untagged".to_owned(),
                     vlan => format!("VLAN {vlan}"),
                 };
                 let what = format!("interface {} {tag} already carries {other}", network.interface);
                 let field = if network.vlan == 0 { "interface" } else { "vlan" };
-                let hint = "give each network an interface or a VLAN of its own";
+                let hint = match of_network {
+                    None => OWN_TAG.to_owned(),
+                    Some(_) => format!("{OWN_TAG}, or put both into one domain"),
+                };
                 checker.error(at(checker, field), what, hint);
             }
             None => {
                 let this = format!("network \"{}\" at {}", network.name, network.place);
-                tags.insert((&network.interface, network.vlan), this);
+                tags.insert((&network.interface, network.vlan), (this, Some(network)));
             }
         }
         check_network_addresses(checker, network, spot);
         check_pool(checker, network, spot);
     }
 }
+
+/// What to do about two on one tag.
+const OWN_TAG: &str = "give each network an interface or a VLAN of its own";
 
 fn check_network_addresses(checker: &mut Checker<'_>, network: &Network, spot: Spot<'_>) {
     let at = |checker: &Checker<'_>, name| checker.at(spot, name, &network.place);

@@ -69,8 +69,12 @@ fn check_entries(checker: &mut Checker<'_>, acl: &NetworkAcl) {
             continue;
         }
         before = Some((entry.number, &entry.place));
-        let ipv4 = entry.cidrs.family().map(|own| shadows.0.add(index, &entry.matches, own));
-        let ipv6 = entry.cidrs.family().map(|own| shadows.1.add(index, &entry.matches, own));
+        // An entry about some guests matches no more than one about all, and covers none.
+        let covers = entry.guests.is_empty();
+        let ipv4 =
+            entry.cidrs.family().map(|own| shadows.0.ask(index, &entry.matches, own, covers));
+        let ipv6 =
+            entry.cidrs.family().map(|own| shadows.1.ask(index, &entry.matches, own, covers));
         // Only an entry that is covered in every family it is about can never match.
         let covering: Option<Vec<_>> = [ipv4, ipv6].into_iter().flatten().collect();
         let Some(mut covering) = covering.map(|covering| covering.concat()) else { continue };

@@ -36,15 +36,34 @@ impl<A: Family> Shadow<A> {
         matches: &Match,
         cidrs: &[Cidr<A>],
     ) -> Option<Vec<usize>> {
+        let covering = self.covering_all(matches, cidrs);
         let any = [Cidr::ANY];
-        let cidrs = if cidrs.is_empty() { &any } else { cidrs };
-        let span = span(matches);
-        let covering: Option<Vec<usize>> =
-            cidrs.iter().map(|&cidr| self.covering(cidr, matches.protocol, span)).collect();
-        for &cidr in cidrs {
-            self.insert((cidr, matches.protocol), span, index);
+        for &cidr in if cidrs.is_empty() { &any } else { cidrs } {
+            self.insert((cidr, matches.protocol), span(matches), index);
         }
         covering
+    }
+
+    /// The entries so far that cover all of another, if they do: one for each of its prefixes. If it
+    /// `covers` others itself, it is added.
+    pub(super) fn ask(
+        &mut self,
+        index: usize,
+        matches: &Match,
+        cidrs: &[Cidr<A>],
+        covers: bool,
+    ) -> Option<Vec<usize>> {
+        match covers {
+            true => self.add(index, matches, cidrs),
+            false => self.covering_all(matches, cidrs),
+        }
+    }
+
+    fn covering_all(&self, matches: &Match, cidrs: &[Cidr<A>]) -> Option<Vec<usize>> {
+        let covering = |&cidr: &Cidr<A>| self.covering(cidr, matches.protocol, span(matches));
+        let any = [Cidr::ANY];
+        let cidrs = if cidrs.is_empty() { &any } else { cidrs };
+        cidrs.iter().map(covering).collect()
     }
 
     fn covering(

@@ -136,6 +136,13 @@ pub static NAT: Section = Section {
             "[]",
             "Destinations that are not translated.",
         ),
+        optional(
+            "kernel_destinations",
+            Kind::List(&Kind::Cidr),
+            "[]",
+            "Destinations that the router's own kernel reaches, as those behind its VPNs: packets to them \
+             go to it untranslated, if egress lets them.",
+        ),
     ],
 };
 
@@ -290,6 +297,7 @@ fn nat_options(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> NatOptions {
         }),
         hairpinning: fields.boolean("hairpinning", faults).unwrap_or(default.hairpinning),
         exempt: fields.cidrs("exempt_destinations", faults),
+        kernel: fields.cidrs("kernel_destinations", faults),
     }
 }
 

@@ -71,6 +71,12 @@ pub static ACL_ENTRY: Section = Section {
         optional("icmp_type", ICMP, "-1", ICMP_TYPE_ABOUT),
         optional("icmp_code", ICMP, "-1", ICMP_CODE_ABOUT),
         optional(
+            "guests",
+            Kind::List(&Kind::AnyCidr),
+            "[]",
+            "The guests it is about: the destination of an ingress entry, the source of an egress entry.",
+        ),
+        optional(
             "cidr",
             Kind::CidrOrCidrs,
             "[]",
@@ -169,11 +175,13 @@ fn acl_entry(node: &Node<'_>, faults: &mut Faults<'_>) -> Option<AclEntry> {
     let number = fields.integer("number", faults);
     let action = fields.choice("action", &ACTIONS, faults);
     let matches = matches(&fields, faults);
+    let guests = fields.prefixes("guests", faults);
     let cidrs = fields.prefixes("cidr", faults);
     Some(AclEntry {
         number: number?,
         action: action?,
         matches: matches?,
+        guests,
         cidrs,
         place: faults.source().place(fields.at),
     })

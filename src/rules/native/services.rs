@@ -108,6 +108,7 @@ pub static LOCAL_SERVICE: Section = Section {
             "",
             "Its port or ports; required if the protocol has ports.",
         ),
+        optional("sources", Kind::List(&Kind::Cidr), "[]", "Who may use it; left out, everybody."),
     ],
 };
 
@@ -275,6 +276,7 @@ fn local_service(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Loc
     let address = fields.address("address", faults);
     let protocol = fields.protocol("protocol", faults);
     let ports = fields.ports("ports", faults);
+    let sources = fields.cidrs("sources", faults);
     let (address, protocol) = (address?, protocol?);
     let with_ports = protocol.has_ports() && protocol != Protocol::ICMP;
     match (with_ports, fields.has("ports")) {
@@ -297,7 +299,7 @@ fn local_service(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Loc
         (true, true) if ports.is_none() => None,
         (true, true) | (false, false) => {
             let place = faults.source().place(fields.at);
-            Some(LocalService { address, protocol, ports, place })
+            Some(LocalService { address, protocol, ports, sources, place })
         }
     }
 }

@@ -410,6 +410,7 @@ fn open_acl(network: &str, direction: AclDirection, place: &Place) -> NetworkAcl
         number: 9999,
         action: Action::Allow,
         matches,
+        guests: Prefixes::default(),
         cidrs: Prefixes::default(),
         place: place.clone(),
     };
