@@ -163,6 +163,12 @@ pub static CLOUDSTACK: Section = Section {
              in /var/cache/cloud for those in /etc/cloudstack.",
         ),
         optional(
+            "load_balancing",
+            Kind::Choice(&["auto", "haproxy"]),
+            "\"auto\"",
+            "Who balances load: natwerk what it can and haproxy on the router the rest, or all haproxy.",
+        ),
+        optional(
             "unmatched_vpc_egress",
             Kind::Choice(&["allow", "deny"]),
             "\"deny\"",

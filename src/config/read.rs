@@ -155,11 +155,15 @@ fn cloudstack(
     folder: &Path,
     faults: &mut Faults<'_>,
 ) -> sources::cloudstack::Options {
+    use sources::cloudstack::LoadBalancing;
+
     let actions = [("allow", Action::Allow), ("deny", Action::Deny)];
+    let balancers = [("auto", LoadBalancing::Auto), ("haproxy", LoadBalancing::Haproxy)];
     sources::cloudstack::Options {
         unmatched_vpc_egress: fields
             .choice("unmatched_vpc_egress", &actions, faults)
             .unwrap_or_default(),
+        load_balancing: fields.choice("load_balancing", &balancers, faults).unwrap_or_default(),
         command_files: fields.text("command_files", faults).map(|path| folder.join(path)),
     }
 }
@@ -319,6 +323,7 @@ mod tests {
             [cloudstack]
             command_files = "commands"
             unmatched_vpc_egress = "allow"
+            load_balancing = "haproxy"
         "#;
         let seconds = Duration::from_secs;
         let expected = Config {
@@ -353,6 +358,7 @@ mod tests {
             sources: sources::Options {
                 cloudstack: sources::cloudstack::Options {
                     unmatched_vpc_egress: Action::Allow,
+                    load_balancing: sources::cloudstack::LoadBalancing::Haproxy,
                     command_files: Some("/etc/natwerk/commands".into()),
                 },
             },

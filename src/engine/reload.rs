@@ -40,6 +40,8 @@ impl Engine {
         // Before they are read, so that a change while they are read is another change.
         self.fingerprint = fingerprint(&config);
         let outcome = match rules::load_with_nics(&config.rules, Some(&config), &host::nics()) {
+            // A torn file is about to be whole again; until then what runs stays.
+            Ok(loaded) if loaded.is_torn => Err(refused(loaded.warnings)),
             Ok(loaded) => Ok(self.put_in_force(loaded, started)),
             Err(diagnostics) => Err(refused(diagnostics)),
         };

@@ -26,6 +26,9 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Rules of control planes that wait for something.
     pub pending: Vec<Pending>,
+    /// Whether a control plane's file that holds state cannot be read, so that rules may be missing that
+    /// were there.
+    pub is_torn: bool,
     /// The files they came from, in order.
     pub files: Vec<PathBuf>,
     /// A digest of the files' contents: the same files give the same digest.
@@ -120,6 +123,7 @@ fn load_sources(
         sort(&mut faults, &sources);
         return Err(faults);
     }
+    let is_torn = translations.iter().any(|translation| translation.is_torn);
     let mut pending = Vec::new();
     for translation in translations {
         tolerated.extend(translation.faults);
@@ -134,7 +138,14 @@ fn load_sources(
         digest.write(source.text().as_bytes());
     }
     let files = sources.iter().map(|source| PathBuf::from(&**source.file())).collect();
-    Ok(Loaded { rules: draft.set, warnings: faults, pending, files, digest: digest.finish() })
+    Ok(Loaded {
+        rules: draft.set,
+        warnings: faults,
+        pending,
+        is_torn,
+        files,
+        digest: digest.finish(),
+    })
 }
 
 fn has_errors(faults: &[Diagnostic]) -> bool {

@@ -33,6 +33,8 @@ pub struct Translation {
     pub pending: Vec<Pending>,
     /// Every file read (to watch and to digest).
     pub sources: Vec<Source>,
+    /// Whether a file that holds state cannot be read, so that rules may be missing that were there.
+    pub is_torn: bool,
 }
 
 /// A rule that waits for what it needs.
