@@ -272,6 +272,7 @@ impl FrameBuffer for Frame {
         true
     }
 
+    #[inline]
     fn set_length(&mut self, length: usize) -> bool {
         let room = self.chunks.chunk_size - self.room_in_front();
         match u32::try_from(length) {

@@ -1,6 +1,6 @@
 //! The core: a batch of frames in, a verdict for each out. No clock, no file, no socket.
 //!
-//! Read [`Pipeline::process`] first; it is the whole fast path. What a packet without a session
+//! Read [`Pipeline::process`] first, then [`fast`], the fast path. What a packet without a session
 //! needs is in [`slow`], and what the rules say of it in [`decide`].
 
 mod admit;
@@ -8,6 +8,7 @@ mod arp;
 pub mod batch;
 pub mod decide;
 mod errors;
+mod fast;
 mod fragments;
 mod open;
 pub mod plan;
@@ -29,6 +30,7 @@ use crate::nat::fragments::Fragments;
 use crate::next_hop::Resolution;
 use crate::policy::publish::Reader;
 use crate::policy::{Attachment, Policy};
+use crate::prefetch::prefetch;
 use crate::session::table::{Found, Hash};
 use crate::session::tcp::{self, Judgement};
 use crate::telemetry::counters::WorkerCounters;
@@ -39,6 +41,7 @@ use crate::wire::parse::{Fragment, Kind, Parsed};
 use crate::wire::segment::{self, Segment, flags};
 use batch::{BATCH_MAX, Batch};
 use errors::ErrorLimit;
+use fast::Glance;
 use fragments::FragmentPlan;
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
@@ -49,7 +52,7 @@ pub struct Pipeline<F> {
     policy: Reader,
     counters: Arc<WorkerCounters>,
     /// What the first pass of a batch found out about each frame.
-    parsed: Vec<Result<Ready, DropReason>>,
+    looks: Vec<Look>,
     waiting: Waiting<F>,
     fragments: Fragments<FragmentPlan, (PortId, F)>,
     /// The identification of the next datagram that is translated in fragments.
@@ -60,6 +63,15 @@ pub struct Pipeline<F> {
     released_before: Vec<Released<F>>,
     error_limit: ErrorLimit,
     sweep: sweep::Sweep,
+}
+
+/// What the first pass found out about a frame.
+#[derive(Clone, Copy)]
+enum Look {
+    /// It may go the fast path.
+    Fast(Glance),
+    /// It goes the general way, or nowhere.
+    General(Result<Ready, DropReason>),
 }
 
 /// A sound packet with what the lookup needs.
@@ -90,7 +102,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let settings = &shared.settings;
         Self {
             policy: shared.policy.reader(),
-            parsed: Vec::with_capacity(BATCH_MAX),
+            looks: Vec::with_capacity(BATCH_MAX),
             waiting: Waiting::new(),
             fragments: Fragments::new(
                 FRAGMENT_DATAGRAMS_MAX,
@@ -119,35 +131,70 @@ impl<F: FrameBuffer> Pipeline<F> {
         let policy = Arc::clone(self.policy.current());
         let shared = Arc::clone(&self.shared);
 
-        self.parsed.clear();
         for slot in &batch.slots {
-            let ready = match &slot.frame {
+            if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
+                prefetch(header);
+            }
+        }
+        self.looks.clear();
+        for slot in &batch.slots {
+            let look = match &slot.frame {
                 Some(frame) => {
                     self.counters.received(slot.port, frame.bytes().len());
-                    self.look(frame, slot.port, &policy)
+                    match self.glance(frame, slot.port, &policy) {
+                        Some(glance) => Look::Fast(glance),
+                        None => Look::General(self.look(frame, slot.port, &policy)),
+                    }
                 }
-                None => Err(DropReason::Truncated),
+                None => Look::General(Err(DropReason::Truncated)),
             };
-            if let Ok(ready) = &ready {
-                shared.sessions.prefetch_index(ready.hash);
+            if let Look::Fast(Glance { hash, .. }) | Look::General(Ok(Ready { hash, .. })) = look {
+                shared.sessions.prefetch_index(hash);
             }
-            self.parsed.push(ready);
+            self.looks.push(look);
         }
-        for ready in self.parsed.iter().flatten() {
-            shared.sessions.prefetch_entry(ready.hash);
+        for look in &mut self.looks {
+            match look {
+                Look::Fast(glance) => glance.place = shared.sessions.prefetch_likely(glance.hash),
+                Look::General(Ok(ready)) => shared.sessions.prefetch_entry(ready.hash),
+                Look::General(Err(_)) => {}
+            }
         }
 
         let Batch { slots, extra, host } = batch;
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
         for (index, slot) in slots.iter_mut().enumerate() {
-            let ready = self.parsed.get(index).copied().unwrap_or(Err(DropReason::Truncated));
-            slot.verdict = match ready {
-                Ok(ready) => self.forward(&mut slot.frame, slot.port, &ready, &mut context),
-                Err(reason) => self.unparsed(&mut slot.frame, slot.port, reason, &mut context),
-            };
+            let look = self.looks.get(index);
+            if let Some(Look::Fast(glance)) = look
+                && let Some(verdict) = self.fast(&mut slot.frame, glance, &context)
+            {
+                slot.verdict = verdict;
+            } else {
+                let look = look.copied().unwrap_or(Look::General(Err(DropReason::Truncated)));
+                slot.verdict = self.general(&mut slot.frame, slot.port, look, &mut context);
+            }
             self.count(slot.verdict);
         }
         self.release_waiting(&mut context);
+    }
+
+    /// The way of a packet that the fast path is not for.
+    fn general<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        look: Look,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let ready = match (look, slot.as_ref()) {
+            (Look::General(ready), _) => ready,
+            (Look::Fast(_), Some(frame)) => self.look(frame, port, context.policy),
+            (Look::Fast(_), None) => Err(DropReason::Truncated),
+        };
+        match ready {
+            Ok(ready) => self.forward(slot, port, &ready, context),
+            Err(reason) => self.unparsed(slot, port, reason, context),
+        }
     }
 
     /// First pass over a frame: parse it, find the realm it is in, hash its key.

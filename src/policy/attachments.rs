@@ -38,6 +38,7 @@ impl Attachments {
     }
 
     /// What hangs on `port` under `vlan`; the first of several networks.
+    #[inline]
     pub fn find(&self, port: PortId, vlan: u16) -> Option<Attachment> {
         match *self.tables.get(port.index())?.get(usize::from(vlan))? {
             NOTHING => None,
@@ -47,6 +48,7 @@ impl Attachments {
     }
 
     /// The network on `port` under `vlan` that `source` belongs to, or else the first.
+    #[inline]
     pub fn guest_network(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<NetworkId> {
         let Some(Attachment::Guest(first)) = self.find(port, vlan) else { return None };
         if self.shared.is_empty() {

@@ -238,6 +238,19 @@ impl Policy {
         self.attachments.guest_network(port, vlan, source)
     }
 
+    /// The realm of a packet from `source` on `port` under `vlan`.
+    #[inline]
+    #[must_use]
+    pub fn realm_of(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Realm> {
+        match self.attachments.find(port, vlan)? {
+            Attachment::Public => Some(Realm::External),
+            Attachment::Guest(first) => {
+                let network = self.attachments.guest_network(port, vlan, source).unwrap_or(first);
+                Some(Realm::Internal(self.network(network).realm))
+            }
+        }
+    }
+
     /// A network. Ids come from this policy only.
     #[must_use]
     pub fn network(&self, id: NetworkId) -> &Network {

@@ -3,8 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::flow::Realm;
 use crate::testing::packets::{Packet, wrong_checksums};
+use crate::wire::checksum::is_partial;
 use crate::wire::icmp::quote;
 use crate::wire::parse::parse;
+use crate::wire::plain::Plain;
 
 const PROTOCOLS: [Protocol; 8] = [
     Protocol::TCP,
@@ -292,4 +294,66 @@ fn an_icmp_message_that_is_no_query_only_travels() {
     let redirect = Packet::icmp(at(1, 0).address, at(2, 0).address, (9, 0), [1; 4], &[2; 9]);
     let out = rewritten(&redirect, at(3, 7), at(2, 7));
     assert_eq!(out[20..], redirect.transport[..]);
+}
+
+fn perhaps_plain() -> impl Strategy<Value = Packet> {
+    let data = || proptest::collection::vec(any::<u8>(), 0..60);
+    let flags = prop_oneof![3 => Just(0x10), 2 => Just(0x18), 1 => any::<u8>()];
+    let transport = prop_oneof![
+        (endpoint(), endpoint(), flags, data()).prop_map(|(a, b, flags, data)| Packet::tcp(
+            a,
+            b,
+            flags,
+            &[],
+            &data
+        )),
+        (endpoint(), endpoint(), data()).prop_map(|(a, b, data)| Packet::udp(a, b, &data)),
+    ];
+    let flags_offset = prop_oneof![4 => Just(0_u16), 4 => Just(0x4000), 1 => any::<u16>()];
+    let tag = proptest::option::of(any::<u16>());
+    let padding = proptest::collection::vec(any::<u8>(), 0..8);
+    (transport, flags_offset, tag, padding, any::<u8>()).prop_map(
+        |(packet, flags_offset, tag, padding, ttl)| Packet {
+            flags_offset,
+            tag,
+            padding,
+            ttl,
+            ..packet
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_is_plain_reads_and_is_rewritten_as_everything_else(
+        packet in perhaps_plain(),
+        realm: u16,
+        to in (endpoint(), endpoint()),
+        damage in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut frame = packet.frame();
+        if let Some((place, value)) = damage {
+            let place = place.index(frame.len());
+            frame[place] = value;
+        }
+        let Some(plain) = Plain::read(&frame) else { return Ok(()) };
+        let parsed = parse(&frame).expect("plain packets are sound");
+        let realm = Realm::from_raw(realm);
+        let key = parsed.key(realm);
+        prop_assert_eq!(plain.key_words(realm), key.words());
+        prop_assert_eq!(plain.source(), parsed.source.address);
+        prop_assert_eq!((plain.network, plain.vlan), (parsed.network, parsed.vlan));
+        prop_assert_eq!((plain.transport(), plain.end()), (parsed.transport, parsed.end));
+        prop_assert_eq!(parsed.fragment, Fragment::Whole);
+        prop_assert!(!is_partial(&frame, &parsed) && parsed.ttl > 1);
+
+        let rewrite = Rewrite::new(&key, to.0, to.1);
+        let [addresses, rest] = FlowKey { source: to.0, destination: to.1, ..key }.words();
+        let mut expected = frame.clone();
+        rewrite.apply(&mut expected, &parsed);
+        plain.rewrite(&mut frame, addresses, (rest >> 32) as u32, rewrite.address_delta);
+        prop_assert_eq!(frame, expected);
+    }
 }

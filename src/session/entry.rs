@@ -25,10 +25,11 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::flow::{Family, FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
 use crate::session::fuse::step;
-use crate::session::shape::{PackedKey, Shape};
+use crate::session::shape::{PackedKey, Shape, address_delta};
 use crate::session::table::DirectionView;
 use crate::session::tcp::TcpState;
 use crate::time::Coarse;
+use crate::wire::checksum::ChecksumDelta;
 
 /// A session about to be remembered.
 ///
@@ -125,6 +126,7 @@ pub struct Traits(u64);
 
 impl<A: Shape> Entry<A> {
     /// What this entry is, if it holds `key`.
+    #[inline]
     #[must_use]
     pub fn identity_of(&self, key: &PackedKey<A>) -> Option<Identity<A>> {
         let version = self.word(1).load(Ordering::Acquire);
@@ -189,6 +191,7 @@ impl<A: Shape> Entry<A> {
     }
 
     /// Counts a packet of `bytes` bytes that came at `now`. Only the direction's worker calls it.
+    #[inline]
     pub fn touch(&self, bytes: u16, now: Coarse) {
         let seen = self.word(5).load(Ordering::Relaxed);
         // The clock moves every 128 ms, so most packets of a busy session leave this word alone.
@@ -203,6 +206,7 @@ impl<A: Shape> Entry<A> {
     }
 
     /// When a packet of this direction last came.
+    #[inline]
     #[must_use]
     pub fn last_seen(&self) -> Coarse {
         Coarse::from_raw((self.word(5).load(Ordering::Relaxed) >> 32) as u32)
@@ -217,6 +221,7 @@ impl<A: Shape> Entry<A> {
     }
 
     /// What this direction has shown of TCP.
+    #[inline]
     #[must_use]
     pub fn tcp(&self) -> TcpState {
         let bits = self.word(6).load(Ordering::Relaxed);
@@ -232,6 +237,7 @@ impl<A: Shape> Entry<A> {
     }
 
     /// Stores what this direction has shown of TCP. Only the direction's worker calls it.
+    #[inline]
     pub fn set_tcp(&self, state: TcpState) {
         let seen = self.word(5).load(Ordering::Relaxed);
         if seen as u32 != state.sequence_next {
@@ -256,6 +262,7 @@ impl<A: Shape> Entry<A> {
         }
     }
 
+    #[inline]
     fn copy(&self, version: u64) -> Option<Identity<A>> {
         let word = |index: usize| self.word(index).load(Ordering::Relaxed);
         let identity = Identity {
@@ -276,6 +283,17 @@ impl<A: Shape> Entry<A> {
     /// Every shape has at least eight words, so there always is one.
     fn word(&self, index: usize) -> &AtomicU64 {
         &self.words.as_ref()[index]
+    }
+}
+
+impl Identity {
+    /// The addresses and ports that its packets leave with, the source's in the higher half of each,
+    /// and what the change of addresses adds to a checksum.
+    #[inline]
+    #[must_use]
+    pub fn leaves_as(&self) -> (u64, u32, ChecksumDelta) {
+        let delta = address_delta(self.key.addresses, self.translated);
+        (self.translated, (self.traits.0 >> 32) as u32, delta)
     }
 }
 
@@ -374,6 +392,7 @@ impl<A: Shape> Identity<A> {
     }
 
     /// Where its packets go.
+    #[inline]
     #[must_use]
     pub const fn next_hop(&self) -> NextHopId {
         NextHopId((self.decision >> 40) as u32)
@@ -386,6 +405,7 @@ impl<A: Shape> Identity<A> {
     }
 
     /// The policy it was last decided under.
+    #[inline]
     #[must_use]
     pub const fn generation(&self) -> Generation {
         Generation(self.decision as u16)

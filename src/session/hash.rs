@@ -61,6 +61,7 @@ impl Hasher {
     }
 
     /// The hash of a key given as words.
+    #[inline]
     #[must_use]
     pub fn hash_words(&self, [addresses, rest]: [u64; 2]) -> Hash {
         let [a, b, c, d] = self.seed;
@@ -80,6 +81,7 @@ impl Hasher {
 
 impl Hash {
     /// The tag that an index keeps of it: never zero.
+    #[inline]
     #[must_use]
     pub const fn tag(self) -> u8 {
         let low = self.0 as u8;
@@ -88,12 +90,14 @@ impl Hash {
 
     /// A number below `count`, evenly spread. A multiple of `count` gives a multiple of the number,
     /// so that the groups of one shard lie side by side.
+    #[inline]
     #[must_use]
     pub const fn below(self, count: u32) -> u32 {
-        (((self.0 >> 32) * count as u64) >> 32) as u32
+        ((self.0 >> 32).wrapping_mul(count as u64) >> 32) as u32
     }
 }
 
+#[inline]
 fn multiply(a: u64, b: u64) -> (u64, u64) {
     let product = u128::from(a) * u128::from(b);
     ((product >> 64) as u64, product as u64)

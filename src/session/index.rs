@@ -47,9 +47,10 @@ impl Layout {
     }
 
     /// Groups of the whole table.
+    #[inline]
     #[must_use]
     pub const fn groups(self) -> u32 {
-        self.shards * self.shard_groups
+        self.shards.wrapping_mul(self.shard_groups)
     }
 
     /// Entries of the whole table.
@@ -59,6 +60,7 @@ impl Layout {
     }
 
     /// The group where the search for a key of this hash begins.
+    #[inline]
     #[must_use]
     pub const fn home(self, hash: Hash) -> u32 {
         hash.below(self.groups())
@@ -96,10 +98,20 @@ pub struct Index<'t> {
 
 impl<'t> Index<'t> {
     /// The word of a group.
+    #[inline]
     #[must_use]
     pub fn group(self, group: u32) -> Group {
         // Groups come from the layout, so there always is one; an empty one ends every search.
         self.words.get(group as usize).map_or(Group(0), |word| Group(word.load(Ordering::Acquire)))
+    }
+
+    /// The first entry of the home group that may hold a key with this hash.
+    #[inline]
+    #[must_use]
+    pub fn likely(self, hash: Hash) -> Option<EntryIndex> {
+        let group = self.layout.home(hash);
+        let slot = self.group(group).slots_of(hash.tag()).next()?;
+        Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
     }
 
     /// Searches the places where a key of this hash may be, until `look` finds something.

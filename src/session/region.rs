@@ -20,8 +20,8 @@ use crate::session::shape::Shape;
 /// The mapped memory of a table.
 pub struct Region<A: Shape = Ipv4Addr> {
     start: NonNull<AtomicU64>,
-    groups: NonNull<AtomicU64>,
-    entries: NonNull<Entry<A>>,
+    groups: NonNull<[AtomicU64]>,
+    entries: NonNull<[Entry<A>]>,
     layout: Layout,
     // Kept for its `Drop`; all access goes through the pointers above.
     map: MmapRaw,
@@ -90,6 +90,8 @@ impl<A: Shape> Region<A> {
         let entries = unsafe { start.add(places.entries) };
         let (start, groups, entries) = (start.cast(), groups.cast(), entries.cast::<Entry<A>>());
         assert!(entries.is_aligned(), "a mapping starts at a page");
+        let groups = NonNull::slice_from_raw_parts(groups, layout.groups() as usize);
+        let entries = NonNull::slice_from_raw_parts(entries, layout.slots() as usize);
         Self { start, groups, entries, layout, map, _lock: lock }
     }
 
@@ -108,21 +110,24 @@ impl<A: Shape> Region<A> {
     }
 
     /// The words of all groups.
+    #[inline]
     #[must_use]
     pub fn groups(&self) -> &[AtomicU64] {
         // SAFETY: `over` checked that this many aligned words lie in the mapping, which lives as
         // long as `self`; nobody has them but as atomics.
-        unsafe { slice::from_raw_parts(self.groups.as_ptr(), self.layout.groups() as usize) }
+        unsafe { self.groups.as_ref() }
     }
 
     /// All entries.
+    #[inline]
     #[must_use]
     pub fn entries(&self) -> &[Entry<A>] {
         // SAFETY: as above; an entry is atomic words and aligned.
-        unsafe { slice::from_raw_parts(self.entries.as_ptr(), self.layout.slots() as usize) }
+        unsafe { self.entries.as_ref() }
     }
 
     /// The index of all entries.
+    #[inline]
     #[must_use]
     pub fn index(&self) -> Index<'_> {
         Index { words: self.groups(), layout: self.layout }

@@ -68,6 +68,15 @@ pub struct PackedKey<A: Shape = Ipv4Addr> {
     pub(super) rest: u64,
 }
 
+impl PackedKey {
+    /// The key that [`FlowKey::words`] gives as words.
+    #[inline]
+    #[must_use]
+    pub const fn from_words([addresses, rest]: [u64; 2]) -> Self {
+        Self { addresses, rest }
+    }
+}
+
 impl<A: Shape> PackedKey<A> {
     /// The key, packed.
     #[must_use]
@@ -76,6 +85,7 @@ impl<A: Shape> PackedKey<A> {
     }
 
     /// The hash of the key.
+    #[inline]
     #[must_use]
     pub fn hash(&self, hasher: &Hasher) -> Hash {
         A::hash_key(hasher, self.addresses, self.rest)
@@ -97,6 +107,7 @@ impl Shape for Ipv4Addr {
     type Rewrite = Rewrite;
     const FORMAT: &'static [u8] = b"";
 
+    #[inline]
     fn pack(source: Self, destination: Self) -> u64 {
         u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits())
     }
@@ -105,10 +116,12 @@ impl Shape for Ipv4Addr {
         (Self::from_bits((addresses >> 32) as u32), Self::from_bits(addresses as u32))
     }
 
+    #[inline]
     fn has(words: &Self::Words, addresses: u64) -> bool {
         words[IPV4_WORDS[0]].load(Ordering::Relaxed) == addresses
     }
 
+    #[inline]
     fn load(words: &Self::Words) -> u64 {
         words[IPV4_WORDS[0]].load(Ordering::Relaxed)
     }
@@ -126,6 +139,7 @@ impl Shape for Ipv4Addr {
         translated
     }
 
+    #[inline]
     fn load_translated(words: &Self::Words) -> u64 {
         words[IPV4_WORDS[1]].load(Ordering::Relaxed)
     }
@@ -135,10 +149,12 @@ impl Shape for Ipv4Addr {
         words[IPV4_WORDS[1]].store(translated, Ordering::Relaxed);
     }
 
+    #[inline]
     fn rewrite(before: u64, translated: u64, ports: u64) -> Rewrite {
         ipv4_rewrite(before, translated, ports)
     }
 
+    #[inline]
     fn hash_key(hasher: &Hasher, addresses: u64, rest: u64) -> Hash {
         hasher.hash_words([addresses, rest])
     }
@@ -200,21 +216,23 @@ impl Shape for Ipv6Addr {
 }
 
 /// What an IPv4 session does to a packet with the addresses `before`.
+#[inline]
 fn ipv4_rewrite(before: u64, after: u64, ports: u64) -> Rewrite {
     let FlowKey { source, destination, .. } = FlowKey::from_words([after, ports]);
     // The change of addresses follows from two words at hand in fewer clocks than a third place in
     // a full line is worth.
-    let address_delta = ChecksumDelta::from_raw(address_delta(before, after));
+    let address_delta = address_delta(before, after);
     Rewrite { source, destination, address_delta }
 }
 
 /// What the change from one pair of addresses to another adds to a checksum (RFC 1624, eqn. 3):
 /// `ChecksumDelta::between` of their four words each, summed all at once.
-fn address_delta(old: u64, new: u64) -> u16 {
+#[inline]
+pub(super) fn address_delta(old: u64, new: u64) -> ChecksumDelta {
     let (sum, carry) = (!old).overflowing_add(new);
     let mut sum = (sum >> 32) + (sum & 0xffff_ffff) + u64::from(carry);
     sum = (sum >> 16) + (sum & 0xffff);
     sum = (sum >> 16) + (sum & 0xffff);
     sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    ChecksumDelta::from_raw(sum as u16)
 }

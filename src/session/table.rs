@@ -105,6 +105,43 @@ impl<A: Shape> Table<A> {
         self.hasher.hash(key)
     }
 
+    /// The hash of a key that is packed already.
+    #[inline]
+    #[must_use]
+    pub fn hash_packed(&self, key: &PackedKey<A>) -> Hash {
+        key.hash(&self.hasher)
+    }
+
+    /// Where a key with this hash stands most likely, if it is in its home group; asks for that
+    /// entry's line.
+    #[inline]
+    #[must_use]
+    pub fn prefetch_likely(&self, hash: Hash) -> Option<EntryIndex> {
+        let place = self.index().likely(hash)?;
+        prefetch(self.entry(place)?);
+        Some(place)
+    }
+
+    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave.
+    #[inline]
+    #[must_use]
+    pub fn entry_of(
+        &self,
+        key: &PackedKey<A>,
+        hash: Hash,
+        likely: Option<EntryIndex>,
+    ) -> Option<(&Entry<A>, Identity<A>)> {
+        let at = |index| self.entry_at(index, key);
+        likely.and_then(at).or_else(|| self.index().search(hash, at))
+    }
+
+    /// The entry at `index` and what it is, if it holds `key`.
+    #[inline]
+    fn entry_at(&self, index: EntryIndex, key: &PackedKey<A>) -> Option<(&Entry<A>, Identity<A>)> {
+        let entry = self.entry(index)?;
+        Some((entry, entry.identity_of(key)?))
+    }
+
     /// Brings the index line of a hash near: first pass of a batch.
     pub fn prefetch_index(&self, hash: Hash) {
         let index = self.index();
@@ -379,10 +416,12 @@ impl<A: Shape> Table<A> {
         [lower, higher]
     }
 
+    #[inline]
     fn index(&self) -> Index<'_> {
         self.region.index()
     }
 
+    #[inline]
     fn entry(&self, index: EntryIndex) -> Option<&Entry<A>> {
         self.region.entries().get(index.as_usize())
     }

@@ -39,7 +39,17 @@ impl ChecksumDelta {
         Self::between(words(old), words(new))
     }
 
+    /// This change and that of replacing both halves of `old` with those of `new`.
+    #[inline]
+    #[must_use]
+    pub const fn plus_words(self, old: u32, new: u32) -> Self {
+        let sum = (!old as u64).wrapping_add(new as u64).wrapping_add(self.0 as u64);
+        let sum = (sum >> 16).wrapping_add(sum & 0xffff);
+        Self(fold(sum as u32))
+    }
+
     /// The delta that [`Self::as_raw`] was called on.
+    #[inline]
     #[must_use]
     pub const fn from_raw(raw: u16) -> Self {
         Self(raw)
@@ -52,9 +62,10 @@ impl ChecksumDelta {
     }
 
     /// Both changes at once.
+    #[inline]
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self(fold(u32::from(self.0) + u32::from(other.0)))
+        Self(fold(u32::from(self.0).wrapping_add(u32::from(other.0))))
     }
 
     /// The same change of bytes that stand one byte further: high and low byte trade places
@@ -65,13 +76,15 @@ impl ChecksumDelta {
     }
 
     /// `checksum` after the change.
+    #[inline]
     #[must_use]
     pub fn apply(self, checksum: u16) -> u16 {
-        !fold(u32::from(!checksum) + u32::from(self.0))
+        !fold(u32::from(!checksum).wrapping_add(u32::from(self.0)))
     }
 
     /// A UDP `checksum` after the change: zero, for none, stays zero, and a computed zero is sent
     /// as all ones (RFC 768).
+    #[inline]
     #[must_use]
     pub fn apply_to_udp(self, checksum: u16) -> u16 {
         match checksum {
@@ -198,9 +211,10 @@ const fn never_zero(checksum: u16) -> u16 {
 }
 
 /// Adds the carries back in until sixteen bits are left.
-const fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+#[inline]
+pub(super) const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    (sum & 0xffff).wrapping_add(sum >> 16) as u16
 }
 
 /// The same for a wide sum.

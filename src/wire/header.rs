@@ -179,6 +179,7 @@ pub struct SctpHeader {
 }
 
 /// The header at `offset`, if the bytes reach so far.
+#[inline]
 #[must_use]
 pub(crate) fn view<T: FromBytes + Immutable + KnownLayout + Unaligned>(
     bytes: &[u8],
@@ -189,6 +190,7 @@ pub(crate) fn view<T: FromBytes + Immutable + KnownLayout + Unaligned>(
 }
 
 /// The header at `offset`, to be changed.
+#[inline]
 #[must_use]
 pub(crate) fn view_mut<T: FromBytes + IntoBytes + KnownLayout + Unaligned>(
     bytes: &mut [u8],

@@ -9,6 +9,7 @@ use crate::wire::parse::{LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
 /// is zero; pushes or pops the four tag bytes where the frame's present header differs.
 /// `network` is where the IPv4 header begins now. Returns where it begins afterwards, or none if
 /// the frame has no headroom.
+#[inline]
 pub fn write_header<B: FrameBuffer>(
     frame: &mut B,
     network: u16,
@@ -31,6 +32,7 @@ pub fn write_header<B: FrameBuffer>(
 
 /// Writes the header, with a tag unless `vlan` is zero, over the first bytes of `frame`; returns its
 /// length.
+#[inline]
 pub(crate) fn write(frame: &mut [u8], destination: Mac, source: Mac, vlan: u16) -> Option<u16> {
     let ethernet: &mut EthernetHeader = view_mut(frame, 0)?;
     ethernet.destination = destination.0;

@@ -10,5 +10,6 @@ pub mod header;
 pub mod icmp;
 pub mod link;
 pub mod parse;
+pub mod plain;
 pub mod sctp;
 pub mod segment;
