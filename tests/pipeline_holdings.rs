@@ -107,6 +107,48 @@ fn who_only_sends_inbound_keeps_no_mapping_alive() {
 }
 
 #[test]
+fn filtering_by_address_asks_of_sessions_from_before_and_of_the_guest_alone() {
+    let filtering = |by: &str| {
+        let nat = format!(r#", "nat": {{"filtering_type": "{by}", "port_range": "2000-2000"}}"#);
+        rules(&nat, "")
+    };
+    let mut lab = Lab::new(&filtering("address-and-port-dependent"));
+    lab.send(GUEST, udp("10.1.1.5:4000", REMOTE));
+    // Another guest shares the port, to another remote.
+    lab.send(GUEST, udp("10.1.1.6:4000", "198.51.100.66:7000"));
+    lab.reload(&filtering("address-dependent"));
+    lab.pass(Duration::from_secs(1));
+    let verdict =
+        |lab: &mut Lab, remote| lab.send(PUBLIC, udp(remote, "203.0.113.10:2000")).verdict;
+    assert_eq!(verdict(&mut lab, "198.51.100.9:1"), Verdict::Forward(GUEST));
+    let refused = Verdict::Drop(DropReason::FirewallDenied);
+    assert_eq!(verdict(&mut lab, "198.51.100.66:1"), refused);
+    assert_eq!(verdict(&mut lab, "198.51.100.67:1"), refused);
+}
+
+#[test]
+fn a_balancer_whose_last_member_is_drained_keeps_its_sessions_and_opens_none() {
+    let balancer = |weight| {
+        rules(
+            "",
+            &format!(
+                r#", "firewall_rules": [{{"id": "f", "public_ip": "203.0.113.10", "protocol": "udp"}}],
+        "load_balancers": [{{"id": "l", "public_ip": "203.0.113.10", "protocol": "udp", "public_port": 53,
+            "network": "web", "members": [{{"guest_ip": "10.1.1.5", "guest_port": 53, "weight": {weight}}}]}}]"#
+            ),
+        )
+    };
+    let mut lab = Lab::new(&balancer(1));
+    let verdict = |lab: &mut Lab, remote| lab.send(PUBLIC, udp(remote, "203.0.113.10:53")).verdict;
+    assert_eq!(verdict(&mut lab, REMOTE), Verdict::Forward(GUEST));
+    lab.reload(&balancer(0));
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(verdict(&mut lab, REMOTE), Verdict::Forward(GUEST));
+    let detached = Verdict::Drop(DropReason::ForwardDetached);
+    assert_eq!(verdict(&mut lab, "198.51.100.9:7001"), detached);
+}
+
+#[test]
 fn the_broadcast_address_of_one_domain_may_be_a_guest_of_another() {
     let wide = r#"}, {"name": "wide", "interface": "eth0", "vlan": 7, "cidr": "10.1.0.0/16",
         "gateway": "10.1.0.1", "source_nat": ["203.0.113.10"]"#;

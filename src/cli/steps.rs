@@ -119,6 +119,9 @@ fn decide(before: &mut Before, shared: &Shared, policy: &Policy, question: Quest
     match decision {
         Decision::EchoReply => before.decision.push("the router answers itself".to_owned()),
         Decision::Host(_) => before.decision.push("it is for the router's own kernel".to_owned()),
+        Decision::Open(plan) if plan.is_detached() => {
+            before.refused = Some(DropReason::ForwardDetached);
+        }
         Decision::Open(plan) => {
             let rule = rule_name(plan.rule, policy);
             before.decision.push(format!("a session is opened under {rule}"));

@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::mappings::Mappings;
+use crate::pipeline::contacts::Contacts;
 pub use crate::pipeline::plan::{Plan, Source, Target};
 use crate::pipeline::queries::{self, ECHO_REQUEST};
-use crate::pipeline::shared::Contacts;
 pub use crate::pipeline::witness::{FilterName, Step, Witness};
 use crate::policy::filter::Probe;
 use crate::policy::{Network, Policy, PublicAddress, Service};
@@ -254,10 +254,8 @@ impl<'p> Decider<'p, '_> {
                     self.admission(question, public, balancer.network, None, witness).and_then(
                         |by| welcome(&balancer.sources, question, balancer.rule).map(|()| by),
                     );
-                let detached = balancer.members.iter().all(|(_, weight)| *weight == 0);
                 match admitted {
                     Err(refusal) => Decision::Refuse(refusal),
-                    Ok(_) if detached => refuse(DropReason::ForwardDetached, balancer.rule),
                     Ok(by) => {
                         self.inbound(question, (balancer.rule, by), Target::Balanced(balancer))
                     }
@@ -365,7 +363,7 @@ impl<'p> Decider<'p, '_> {
         let lets_in = match network.filtering {
             FilteringBehavior::EndpointIndependent => true,
             FilteringBehavior::AddressDependent => {
-                self.contacts.knows(key.protocol, key.destination, key.source.address)
+                self.contacts.knows(key.protocol, key.destination, key.realm, key.source.address)
             }
             FilteringBehavior::AddressAndPortDependent => false,
         };

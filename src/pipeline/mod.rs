@@ -6,6 +6,7 @@
 mod admit;
 mod arp;
 pub mod batch;
+pub mod contacts;
 pub mod decide;
 mod errors;
 mod fast;

@@ -12,7 +12,6 @@ use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
-use crate::rules::set::FilteringBehavior;
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::InsertError;
 use crate::time::Tick;
@@ -57,7 +56,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let target = choose_target(plan, key, shared, context.policy)?;
         // First of all, so that a guest over its limit leaves no ports resting for others.
         shared.enter_guest(key, guest_limits(ready.attachment, context.policy), now)?;
-        let opened = self.open_entered(ready, key, plan, target, context);
+        let opened = self.open_entered(key, plan, target, context);
         if opened != Ok(Opened::Here) {
             shared.leave_guest(key);
         }
@@ -67,7 +66,6 @@ impl<F: FrameBuffer> Pipeline<F> {
     /// Opens a session whose guest was counted.
     fn open_entered<S>(
         &mut self,
-        ready: &Ready,
         key: &FlowKey,
         plan: &Plan<'_>,
         target: (Realm, Endpoint),
@@ -79,7 +77,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             let translated = self.translate(key, plan, target, was_taken, context)?;
             let opened = self
                 .planned(key, plan, target, &translated, context)
-                .and_then(|session| self.remember(ready, &session, plan, context));
+                .and_then(|session| self.remember(&session, plan, context));
             let Err(reason) = opened else { return Ok(Opened::Here) };
             translated.release(key.protocol, shared, now);
             match reason {
@@ -100,8 +98,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// Puts a session into the table and counts it.
     fn remember<S>(
-        &mut self,
-        ready: &Ready,
+        &self,
         session: &NewSession,
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
@@ -123,11 +120,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if matches!(plan.target, Target::Balanced(_)) {
             shared.balance.enter(session);
         }
-        if let Attachment::Guest(network) = ready.attachment
-            && policy.network(network).filtering == FilteringBehavior::AddressDependent
-        {
-            shared.contacts.enter(session);
-        }
+        shared.contacts.enter_if_asked(session, policy);
         Ok(())
     }
 

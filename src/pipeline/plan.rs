@@ -25,6 +25,17 @@ pub struct Plan<'p> {
     pub through_mapping: bool,
 }
 
+impl Plan<'_> {
+    /// Whether nobody is there for a new session. Drained members keep those that they have.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        match self.target {
+            Target::Balanced(balancer) => balancer.members.iter().all(|(_, weight)| *weight == 0),
+            Target::External(_) | Target::Guest { .. } => false,
+        }
+    }
+}
+
 /// What becomes of the source of a session's first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {

@@ -38,6 +38,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         match renewed(view, shared, policy) {
             Some(renewal) => {
+                enter_contacts(&view.session, shared, policy);
                 shared.sessions.confirm(view, policy.generation(), renewal.rule, renewal.next_hops);
                 true
             }
@@ -54,6 +55,15 @@ impl<F: FrameBuffer> Pipeline<F> {
             shared.settle(&last, now);
             self.counters.session_ended(how);
         }
+    }
+}
+
+/// Where the new rules filter by address, they ask of the sessions from before too.
+fn enter_contacts(session: &NewSession, shared: &Shared, policy: &Policy) {
+    let has_entered = shared.contacts.enter_if_asked(session, policy);
+    if has_entered && !shared.sessions.contains(&session.initiator) {
+        // Another worker ended it meanwhile, before it had entered.
+        shared.contacts.leave(session);
     }
 }
 

@@ -1,7 +1,6 @@
 //! What all workers share: the session table, mappings, guests, next hops, the policy in force.
 
 use std::hash::Hash;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -12,9 +11,9 @@ use crate::flow::{Endpoint, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::mappings::Mappings;
 use crate::next_hop::NextHops;
+use crate::pipeline::contacts::Contacts;
 use crate::policy::publish::Published;
 use crate::policy::{Policy, Service};
-use crate::rules::set::FilteringBehavior;
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::{SessionView, Table};
 use crate::session::timeout::Timeouts;
@@ -126,12 +125,7 @@ impl Shared {
             if let Service::Balancer(_) = policy.service(public.address, protocol, public.port) {
                 self.balance.enter(session);
             }
-            if let Realm::Internal(realm) = session.initiator.realm
-                && let Some(route) = policy.internal_route(realm, session.initiator.source.address)
-                && policy.network(route.network).filtering == FilteringBehavior::AddressDependent
-            {
-                self.contacts.enter(session);
-            }
+            self.contacts.enter_if_asked(session, policy);
         });
         count
     }
@@ -257,32 +251,6 @@ impl BalanceState {
     }
 }
 
-/// Who guests have sent to through which mapping: what address-dependent filtering asks
-/// (RFC 4787, section 5). The session table cannot tell, because its keys hold the remote port.
-#[derive(Default)]
-pub struct Contacts(Counts<(Protocol, Endpoint, Ipv4Addr)>);
-
-impl Contacts {
-    /// Whether a live session goes from the mapping at `external` to `remote`.
-    #[must_use]
-    pub fn knows(&self, protocol: Protocol, external: Endpoint, remote: Ipv4Addr) -> bool {
-        self.0.count(&(protocol, external, remote)) > 0
-    }
-
-    pub(super) fn enter(&self, session: &NewSession) {
-        self.0.enter(Self::key(session));
-    }
-
-    fn leave(&self, session: &NewSession) {
-        self.0.leave(&Self::key(session));
-    }
-
-    fn key(session: &NewSession) -> (Protocol, Endpoint, Ipv4Addr) {
-        let responder = &session.responder;
-        (responder.protocol, responder.destination, responder.source.address)
-    }
-}
-
 /// Counts of live sessions by some key, kept for the few sessions that need it. Leaving under a key
 /// that nobody entered is free: most sessions never did.
 struct Counts<K> {
@@ -314,11 +282,13 @@ impl<K: Eq + Hash> Counts<K> {
         if self.keys.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let gone = self.counts.get_mut(key).is_some_and(|mut count| {
-            *count -= 1;
+        // Rules may have made the session a balancer's while it lived: it may leave and never have
+        // entered.
+        let last = |_: &K, count: &mut u32| {
+            *count = count.saturating_sub(1);
             *count == 0
-        });
-        if gone && self.counts.remove_if(key, |_, count| *count == 0).is_some() {
+        };
+        if self.counts.remove_if_mut(key, last).is_some() {
             self.keys.fetch_sub(1, Ordering::Relaxed);
         }
     }

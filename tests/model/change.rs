@@ -3,7 +3,7 @@
 use natwerk::flow::Protocol;
 
 use crate::random::Random;
-use crate::world::{Forward, Line, Public, Static, World, ip, public};
+use crate::world::{Filtering, Forward, Line, Public, Static, World, ip, public};
 
 /// `world` after a few changes.
 pub fn changed(world: &World, random: &mut Random) -> World {
@@ -15,7 +15,7 @@ pub fn changed(world: &World, random: &mut Random) -> World {
 }
 
 fn change(world: &mut World, random: &mut Random) {
-    match random.below(15) {
+    match random.below(16) {
         0 => {
             let network = random.below(world.networks.len());
             let network = &mut world.networks[network];
@@ -57,8 +57,6 @@ fn change(world: &mut World, random: &mut Random) {
             rule.algorithm = random.pick(&["round-robin", "least-connections", "source"]);
             let member = random.below(rule.members.len());
             rule.members[member].1 = random.pick(&[0, 1, 3]);
-            // At least one serves.
-            rule.members[1 - member].1 = 1;
         }
         9 => {
             let pools = [
@@ -87,7 +85,12 @@ fn change(world: &mut World, random: &mut Random) {
             let network = &mut world.networks[network];
             network.endpoint_independent = !network.endpoint_independent;
         }
-        13 => toggle_forward(world, random),
+        13 => {
+            let network = random.below(world.networks.len());
+            world.networks[network].filtering =
+                random.pick(&[Filtering::Address, Filtering::AddressAndPort, Filtering::Nobody]);
+        }
+        14 => toggle_forward(world, random),
         _ => {
             let network = random.below(world.networks.len());
             world.networks[network].sessions_max = random.pick(&[3, 20, 40]);

@@ -1,5 +1,6 @@
 //! natwerk's own choices, a port or a member: taken over after checking that they were allowed.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use natwerk::flow::{Endpoint, Protocol};
@@ -41,6 +42,11 @@ impl Nat {
         query: u8,
         ask: Ask<'_>,
     ) -> Result<u64, Refused> {
+        let serving = plan.targets.iter().any(|(_, weight)| *weight > 0);
+        if !serving {
+            assert!(ask(flow).is_none(), "a drained member got a session");
+            return Err(Refused { told: false });
+        }
         if self.is_over_limit(flow) {
             assert!(ask(flow).is_none(), "a guest got a session over its limit");
             return Err(Refused { told: true });
@@ -55,7 +61,7 @@ impl Nat {
         if let (true, Side::Inside(domain)) = (holds_source, flow.side) {
             let owner = (domain, flow.source);
             let is_spare = !self.is_shared_by_remotes(plan, flow, external);
-            let new = Mapping { owner, is_spare, sessions: std::collections::BTreeSet::new() };
+            let new = Mapping { owner, is_spare, sessions: BTreeSet::new(), left: [0; 2] };
             self.mappings.entry((protocol, external)).or_insert(new);
             self.rests.remove(&(protocol, external));
         }

@@ -24,10 +24,14 @@ pub type Renumbered = HashMap<(Ipv4Addr, Ipv4Addr, Protocol, u16), u16>;
 type Frames = [(PortId, Vec<u8>)];
 
 impl Nat {
-    /// The frame of a packet from a guest network or the public side.
+    /// The frame of a packet from a guest network or the public side, from its sender's own link
+    /// address to the router's.
     pub fn frame(&self, arrival: &Arrival, packet: &Packet) -> Vec<u8> {
         let tag = arrival.network.map(|network| self.world.networks[network].vlan);
-        Packet { tag, ..packet.clone() }.frame()
+        let mut frame = Packet { tag, ..packet.clone() }.frame();
+        frame[0..6].copy_from_slice(&Lab::router_mac(side_port(arrival.side)).0);
+        frame[6..12].copy_from_slice(&Lab::neighbor_mac(packet.source).0);
+        frame
     }
 }
 
@@ -71,7 +75,7 @@ pub fn agree(
     }
 }
 
-fn side_port(side: Side) -> PortId {
+pub fn side_port(side: Side) -> PortId {
     if side == Side::Outside { PUBLIC } else { GUEST }
 }
 

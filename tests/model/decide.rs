@@ -215,8 +215,7 @@ impl Nat {
             .iter()
             .find(|rule| serves((rule.port, rule.port), rule.public, rule.protocol));
         if let Some(rule) = balancer {
-            let serving = rule.members.iter().any(|(_, weight)| *weight > 0);
-            return match serving && open(rule.network, to.port) {
+            return match open(rule.network, to.port) {
                 true => self.inward(flow, from, rule.network, rule.members.clone(), false),
                 false => DROP,
             };
@@ -238,7 +237,9 @@ impl Nat {
         let knows = |remote: Ipv4Addr| {
             self.sessions.values().any(|session| {
                 let back = &session.back;
-                (back.protocol, back.destination, back.source.address) == (protocol, to, remote)
+                (back.protocol, back.destination) == (protocol, to)
+                    && (back.side, back.source.address) == (flow.side, remote)
+                    && session.holds_source
             })
         };
         match self.world.networks[network].filtering {

@@ -7,7 +7,7 @@ use natwerk::flow::{Endpoint, Protocol};
 
 use crate::fragments::Datagrams;
 use crate::tcp::{self, Tcp};
-use crate::world::{DOMAINS, Domain, World};
+use crate::world::{DOMAINS, Domain, Filtering, World};
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -75,6 +75,8 @@ pub struct Mapping {
     /// or under rules that map by remote.
     pub is_spare: bool,
     pub sessions: BTreeSet<u64>,
+    /// When the last session that left it did so.
+    pub left: [u64; 2],
 }
 
 /// A public endpoint that nobody has any more: it rests before another guest gets it.
@@ -165,8 +167,12 @@ impl Nat {
         for at in [session.back.destination, session.there.destination] {
             let key = (protocol, at);
             let Some(mapping) = self.mappings.get_mut(&key) else { continue };
-            if mapping.sessions.remove(&id) && mapping.sessions.is_empty() {
-                let (domain, owner) = mapping.owner;
+            if !mapping.sessions.remove(&id) {
+                continue;
+            }
+            mapping.left = [0, 1].map(|end| mapping.left[end].max(freed[end]));
+            if mapping.sessions.is_empty() {
+                let (freed, (domain, owner)) = (mapping.left, mapping.owner);
                 self.mappings.remove(&key);
                 self.rests.insert(key, Rest { guest: (domain, owner.address), freed });
             }
@@ -205,7 +211,8 @@ impl Nat {
     }
 
     /// Time has passed: what is over ends, and what the rules refuse.
-    pub fn sweep(&mut self, now: u64) {
+    /// `lives` says whether natwerk still has a session.
+    pub fn sweep(&mut self, now: u64, lives: &dyn Fn(&Flow) -> bool) {
         let before = std::mem::replace(&mut self.now, now);
         // New rules are in force within the second.
         let stale: Vec<u64> = self
@@ -215,22 +222,38 @@ impl Nat {
             .map(|(id, _)| *id)
             .collect();
         for id in stale {
-            if !self.still_allowed(id) {
-                self.end(id, [before, before + LATENESS]);
+            let session = &self.sessions[&id];
+            if !self.hangs_on_others(id) {
+                if !self.still_allowed(id) {
+                    self.end(id, [before, before + LATENESS]);
+                }
+            } else if lives(&session.there) {
+                self.sessions.get_mut(&id).expect("a session").version = self.version;
+            } else {
+                // By the new rules, or in its own time.
+                self.end(id, [before, self.end_of(session) + LATENESS]);
             }
         }
-        let mut over: Vec<_> = self
+        let over: Vec<_> = self
             .sessions
             .iter()
             .map(|(id, session)| (*id, self.end_of(session)))
             .filter(|(_, end)| *end < now)
             .collect();
-        // A mapping is free when the last of its sessions ends.
-        over.sort_by_key(|(_, end)| *end);
         for (id, end) in over {
             self.end(id, [end, end + LATENESS]);
         }
         self.datagrams = Datagrams::default();
+    }
+
+    /// Whether new rules judge a session by another that they may end in the same moment: the guest's
+    /// own to a remote that filtering by address let in.
+    fn hangs_on_others(&self, id: u64) -> bool {
+        let session = &self.sessions[&id];
+        let Side::Inside(domain) = session.back.side else { return false };
+        let network = self.world.network_of(domain, session.back.source.address);
+        session.holds_target
+            && network.is_some_and(|n| self.world.networks[n].filtering == Filtering::Address)
     }
 
     /// Sessions that a guest has opened.
