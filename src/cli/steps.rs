@@ -140,6 +140,8 @@ fn sentence(step: &Step<'_>, policy: &Policy) -> String {
                 FilterName::AclIngress => "ingress ACL",
                 FilterName::Egress => "egress rules",
                 FilterName::Firewall => "firewall",
+                FilterName::InterfaceIn => "filter of the interface it came in by",
+                FilterName::InterfaceOut => "filter of the interface it leaves by",
             };
             let action = match decided.action {
                 Action::Allow => "allow",

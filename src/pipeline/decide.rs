@@ -68,13 +68,19 @@ impl<'p> Decider<'p, '_> {
         if is_query_reply(question) {
             return self.unasked_reply(question);
         }
-        match (question.key.realm, question.network) {
+        let decision = match (question.key.realm, question.network) {
             (Realm::Internal(realm), Some(network)) => {
                 self.guest_packet(question, realm, network, witness)
             }
             (Realm::External, _) | (Realm::Internal(_), None) => {
                 self.outside_packet(question, witness)
             }
+        };
+        match decision {
+            Decision::Open(plan) if self.policy.filters_interfaces() => {
+                self.passage(question, plan, witness)
+            }
+            decision => decision,
         }
     }
 

@@ -12,6 +12,7 @@ mod errors;
 mod fast;
 mod fragments;
 mod open;
+mod passage;
 pub mod plan;
 mod queries;
 pub mod review;

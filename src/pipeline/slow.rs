@@ -58,7 +58,9 @@ impl<F: FrameBuffer> Pipeline<F> {
                 }
                 Err(reason) => {
                     // RFC 5508, REQ-8; RFC 6888, REQ-11: the sender is told that it was refused.
-                    let tell = matches!(reason, DropReason::NoPort | DropReason::SessionLimit);
+                    // Strangers are not told how full we are.
+                    let tell = matches!(ready.attachment, Attachment::Guest(_))
+                        && matches!(reason, DropReason::NoPort | DropReason::SessionLimit);
                     let refusal = Refusal { reason, rule: plan.rule, tell };
                     Err(self.refuse(frame, port, ready, refusal, context))
                 }
@@ -129,7 +131,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             let bytes = u64::from(ready.packet.packet_length());
             context.shared.rules.refused(refusal.rule, bytes);
         }
-        if refusal.tell && matches!(ready.attachment, Attachment::Guest(_)) {
+        if refusal.tell {
             let error = IcmpError::AdministrativelyProhibited;
             self.answer(frame.bytes(), port, ready, error, context);
         }

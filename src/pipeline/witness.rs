@@ -41,6 +41,10 @@ pub enum FilterName {
     Egress,
     /// A public address's firewall.
     Firewall,
+    /// The filter of the interface that it came in by.
+    InterfaceIn,
+    /// The filter of the interface that it leaves by.
+    InterfaceOut,
 }
 
 /// Whoever wants to see the steps.

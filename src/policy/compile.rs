@@ -7,6 +7,7 @@
 mod addresses;
 mod filters;
 mod index;
+mod interfaces;
 mod networks;
 mod text;
 
@@ -83,6 +84,7 @@ pub fn compile_with(
         .iter()
         .map(|address| compiler.public_address(address, &mut services))
         .collect();
+    let interface_filters = compiler.interface_filters(rules);
     let (rule_infos, static_sources) = (compiler.rules, compiler.static_sources);
     let routes = named_routes(rules, &networks);
     let broadcasts = broadcasts(&networks, &public_addresses);
@@ -97,6 +99,7 @@ pub fn compile_with(
         ipv6: PolicyIpv6::new(index.public_ipv6.clone(), &prefixes),
         attachments: attachments(&index, &networks, &public_addresses),
         internal_routes: InternalRoutes::new(by_id(&networks), routes.into_iter()),
+        interface_filters,
         external_routes: ExternalRoutes::new(&public_addresses),
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),

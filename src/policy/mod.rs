@@ -52,6 +52,7 @@ pub struct Policy {
     routed_networks: PrefixMap<NetworkId>,
     guest_prefixes: PrefixMap<()>,
     ipv6: PolicyIpv6,
+    interface_filters: HashMap<(PortId, u16, InterfacePass), InterfaceFilter>,
     broadcasts: HashSet<(Realm, Ipv4Addr)>,
 }
 
@@ -182,6 +183,24 @@ pub struct Balancer {
     pub sources: Vec<Cidr>,
 }
 
+/// A filter of an interface, compiled.
+#[derive(Clone, Debug)]
+pub struct InterfaceFilter {
+    /// Its entries, with its default.
+    pub filter: Filter,
+    /// The rules that tell the sender what they refuse.
+    pub tells: HashSet<RuleId>,
+}
+
+/// How a packet passes an interface.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum InterfacePass {
+    /// It comes in.
+    In,
+    /// It leaves.
+    Out,
+}
+
 /// A static NAT seen from the guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct StaticSource {
@@ -285,6 +304,23 @@ impl Policy {
     #[must_use]
     pub fn rule(&self, rule: RuleId) -> Option<&RuleInfo> {
         self.rules.get(*self.rule_places.get(&rule)?)
+    }
+
+    /// The filter of an interface and VLAN, if it has one.
+    #[must_use]
+    pub fn interface_filter(
+        &self,
+        port: PortId,
+        vlan: u16,
+        pass: InterfacePass,
+    ) -> Option<&InterfaceFilter> {
+        self.interface_filters.get(&(port, vlan, pass))
+    }
+
+    /// Whether any interface has a filter.
+    #[must_use]
+    pub fn filters_interfaces(&self) -> bool {
+        !self.interface_filters.is_empty()
     }
 
     /// All load balancers.

@@ -33,6 +33,10 @@ pub enum RuleKind {
     Firewall,
     /// What happens to what no firewall rule of an address matches.
     FirewallDefault,
+    /// What happens to what no entry of an interface's filter matches.
+    InterfaceDefault,
+    /// An entry of an interface's filter.
+    InterfaceFilter,
     /// An IPv6 firewall rule.
     Ipv6Firewall,
     /// What happens to what no IPv6 firewall rule of a network matches.
@@ -58,6 +62,8 @@ impl RuleKind {
             Self::EgressDefault => "egress-default",
             Self::Firewall => "firewall",
             Self::FirewallDefault => "firewall-default",
+            Self::InterfaceDefault => "interface-default",
+            Self::InterfaceFilter => "interface-filter",
             Self::Ipv6Firewall => "ipv6-firewall",
             Self::Ipv6FirewallDefault => "ipv6-firewall-default",
             Self::LoadBalancer => "load-balancer",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::names::{RuleKind, RuleName};
-use super::set::{AclDirection, LocalService, NetworkAcl, RuleSet};
+use super::set::{AclDirection, InterfaceFilter, LocalService, NetworkAcl, RuleSet};
 
 /// The rules that differ between two rule sets. Moving a rule to another line or file is no change.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -67,6 +67,12 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
         (&old.ipv6_firewall_rules, &new.ipv6_firewall_rules),
         |rule| rule.id.clone(),
         |rule, other| rule.place.clone_from(&other.place),
+    );
+    diff.compare(
+        Kind::InterfaceFilter,
+        (&old.interface_filters, &new.interface_filters),
+        InterfaceFilter::name,
+        move_filter,
     );
     diff.compare(
         Kind::PortForward,
@@ -152,6 +158,13 @@ fn acl_id(acl: &NetworkAcl) -> String {
 fn move_acl(acl: &mut NetworkAcl, other: &NetworkAcl) {
     acl.place.clone_from(&other.place);
     for (entry, other) in acl.entries.iter_mut().zip(&other.entries) {
+        entry.place.clone_from(&other.place);
+    }
+}
+
+fn move_filter(filter: &mut InterfaceFilter, other: &InterfaceFilter) {
+    filter.place.clone_from(&other.place);
+    for (entry, other) in filter.entries.iter_mut().zip(&other.entries) {
         entry.place.clone_from(&other.place);
     }
 }

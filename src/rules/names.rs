@@ -12,6 +12,8 @@ pub enum RuleKind {
     EgressRule,
     /// `firewall_rules`.
     FirewallRule,
+    /// `interface_filters`.
+    InterfaceFilter,
     /// `ipv6_firewall_rules`.
     Ipv6FirewallRule,
     /// `load_balancers`.
@@ -39,6 +41,7 @@ impl fmt::Display for RuleKind {
         f.pad(match self {
             Self::EgressRule => "egress rule",
             Self::FirewallRule => "firewall rule",
+            Self::InterfaceFilter => "interface filter",
             Self::Ipv6FirewallRule => "IPv6 firewall rule",
             Self::LoadBalancer => "load balancer",
             Self::LocalService => "local service",

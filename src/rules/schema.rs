@@ -255,6 +255,13 @@ mod tests {
               "sources": ["2001:db8:5::/48"], "destinations": ["2001:db8:1::5"] },
             { "id": "i2", "network": "web", "protocol": "icmpv6", "icmp_type": 128, "icmp_code": 0 },
         ]);
+        all["interface_filters"] = json!([
+            { "interface": "eth2", "vlan": 5, "direction": "in", "default": "reject", "entries": [
+                { "id": "1", "action": "deny", "protocol": "tcp", "ports": 22,
+                  "sources": ["192.0.2.0/24"], "destinations": ["10.1.1.5"] },
+                { "id": "2", "action": "allow", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0 },
+            ] },
+        ]);
         let ipv6 = json!({ "cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1" });
         set(&mut all["networks"][0], json!({ "ipv6": ipv6 }));
         let ip = json!({ "vlan": 5, "ingress_default": "allow", "echo_reply": true });

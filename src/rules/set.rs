@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
+pub use crate::rules::interface_filters::*;
 pub use crate::rules::ipv6::{
     AnyCidr, FamilyPrefixes, Ipv6FirewallRule, NetworkIpv6, Prefixes, PublicIpv6,
 };
@@ -34,6 +35,9 @@ pub struct RuleSet {
     /// Who may open IPv6 sessions to guests, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ipv6_firewall_rules: Vec<Ipv6FirewallRule>,
+    /// Filters of interfaces.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interface_filters: Vec<InterfaceFilter>,
     /// Port forwards.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port_forwards: Vec<PortForward>,

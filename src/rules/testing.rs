@@ -12,10 +12,11 @@ use super::diagnostic::Place;
 use super::native::{self, Draft};
 use super::reader::Format;
 use super::set::{
-    AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilteringBehavior, FirewallRule,
-    Ipv6FirewallRule, Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp,
-    NatOptions, Network, NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes, PublicIp,
-    PublicIpv6, Route, RuleSet, StaticNat,
+    AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilterAction, FilteringBehavior,
+    FirewallRule, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry, Ipv6FirewallRule,
+    Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp, NatOptions, Network,
+    NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes, PublicIp, PublicIpv6, Route,
+    RuleSet, StaticNat,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -48,6 +49,10 @@ pub fn without_places(rules: &RuleSet) -> RuleSet {
     rules.firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.public_ipv6.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.ipv6_firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
+    for filter in &mut rules.interface_filters {
+        filter.place.clone_from(place);
+        filter.entries.iter_mut().for_each(|entry| entry.place.clone_from(place));
+    }
     rules.port_forwards.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.static_nats.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.load_balancers.iter_mut().for_each(|rule| rule.place.clone_from(place));
@@ -67,7 +72,7 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
         (vec(firewall_rule(), 0..3), vec(port_forward(), 0..3), vec(static_nat(), 0..3)),
         (vec(load_balancer(), 0..3), vec(network_acl(), 0..3)),
         (vec(route(), 0..3), vec(local_service(), 0..3)),
-        (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3)),
+        (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3), vec(interface_filter(), 0..3)),
     )
         .prop_map(|(first, second, third, fourth, fifth)| RuleSet {
             public_ips: first.0,
@@ -82,6 +87,7 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
             local_services: fourth.1,
             public_ipv6: fifth.0,
             ipv6_firewall_rules: fifth.1,
+            interface_filters: fifth.2,
         })
 }
 
@@ -284,6 +290,37 @@ fn ipv6_firewall_rule() -> impl Strategy<Value = Ipv6FirewallRule> {
             place: place(),
         },
     )
+}
+
+fn interface_filter() -> impl Strategy<Value = InterfaceFilter> {
+    let direction = prop_oneof![Just(InterfaceDirection::In), Just(InterfaceDirection::Out)];
+    (name(), 0_u16..4095, direction, filter_action(), vec(interface_entry(), 0..3)).prop_map(
+        |(interface, vlan, direction, default, entries)| InterfaceFilter {
+            interface,
+            vlan,
+            direction,
+            default,
+            entries,
+            place: place(),
+        },
+    )
+}
+
+fn interface_entry() -> impl Strategy<Value = InterfaceFilterEntry> {
+    (name(), filter_action(), matches(), vec(cidr(), 0..3), vec(cidr(), 0..3)).prop_map(
+        |(id, action, matches, sources, destinations)| InterfaceFilterEntry {
+            id,
+            action,
+            matches,
+            sources,
+            destinations,
+            place: place(),
+        },
+    )
+}
+
+fn filter_action() -> impl Strategy<Value = FilterAction> {
+    prop_oneof![Just(FilterAction::Allow), Just(FilterAction::Deny), Just(FilterAction::Reject)]
 }
 
 fn port_forward() -> impl Strategy<Value = PortForward> {

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod filters;
+mod interface_filters;
 mod ipv6;
 mod services;
 mod shadow;
@@ -36,6 +37,7 @@ pub fn check(draft: &Draft, sources: &[Source], config: Option<&Config>) -> Vec<
     filters::check_filters(&mut checker);
     filters::check_acls(&mut checker);
     filters::check_reach(&mut checker);
+    interface_filters::check_interface_filters(&mut checker);
     ipv6::check_ipv6(&mut checker);
     checker.faults
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod filters;
+mod interface_filters;
 mod ipv6;
 mod services;
 
@@ -10,6 +11,7 @@ use std::net::Ipv4Addr;
 
 pub use addresses::{NETWORK, PUBLIC_IP};
 pub use filters::{EGRESS_RULE, FIREWALL_RULE, NETWORK_ACL};
+pub use interface_filters::INTERFACE_FILTER;
 pub use ipv6::{IPV6_FIREWALL_RULE, PUBLIC_IPV6};
 pub use services::{LOAD_BALANCER, LOCAL_SERVICE, MEMBER, PORT_FORWARD, ROUTE, STATIC_NAT};
 
@@ -54,6 +56,12 @@ pub static RULE_FILE: Section = Section {
             Kind::List(&Kind::Table(&IPV6_FIREWALL_RULE)),
             "[]",
             "Who may open IPv6 sessions to guests.",
+        ),
+        optional(
+            "interface_filters",
+            Kind::List(&Kind::Table(&INTERFACE_FILTER)),
+            "[]",
+            "What may be forwarded through an interface.",
         ),
         optional(
             "port_forwards",
@@ -125,6 +133,8 @@ pub struct Spots {
     pub firewall_rules: SectionSpots,
     /// Of `ipv6_firewall_rules`.
     pub ipv6_firewall_rules: SectionSpots,
+    /// Of `interface_filters`.
+    pub interface_filters: SectionSpots,
     /// Of `port_forwards`.
     pub port_forwards: SectionSpots,
     /// Of `static_nats`.
@@ -187,6 +197,7 @@ fn read_root(root: &Node<'_>, draft: &mut Draft, faults: &mut Faults<'_>) {
     filters::read_egress_rules(fields.list("egress_rules", faults), draft, faults);
     filters::read_firewall_rules(fields.list("firewall_rules", faults), draft, faults);
     ipv6::read_firewall_rules(fields.list("ipv6_firewall_rules", faults), draft, faults);
+    interface_filters::read(fields.list("interface_filters", faults), draft, faults);
     services::read_port_forwards(fields.list("port_forwards", faults), draft, faults);
     services::read_static_nats(fields.list("static_nats", faults), draft, faults);
     services::read_load_balancers(fields.list("load_balancers", faults), draft, faults);

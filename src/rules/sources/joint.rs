@@ -42,6 +42,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
         egress_rules,
         firewall_rules,
         ipv6_firewall_rules,
+        interface_filters,
         port_forwards,
         static_nats,
         load_balancers,
@@ -55,6 +56,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
     set.egress_rules.extend(egress_rules);
     set.firewall_rules.extend(firewall_rules);
     set.ipv6_firewall_rules.extend(ipv6_firewall_rules);
+    set.interface_filters.extend(interface_filters);
     set.port_forwards.extend(port_forwards);
     set.static_nats.extend(static_nats);
     set.load_balancers.extend(load_balancers);
@@ -72,6 +74,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
         egress_rules,
         firewall_rules,
         ipv6_firewall_rules,
+        interface_filters,
         port_forwards,
         static_nats,
         load_balancers,
@@ -85,6 +88,10 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
     changed |= retain(egress_rules, places, |rule| &rule.place);
     changed |= retain(firewall_rules, places, |rule| &rule.place);
     changed |= retain(ipv6_firewall_rules, places, |rule| &rule.place);
+    changed |= retain(interface_filters, places, |rule| &rule.place);
+    for filter in interface_filters {
+        changed |= retain(&mut filter.entries, places, |entry| &entry.place);
+    }
     changed |= retain(port_forwards, places, |rule| &rule.place);
     changed |= retain(static_nats, places, |rule| &rule.place);
     changed |= retain(load_balancers, places, |rule| &rule.place);
