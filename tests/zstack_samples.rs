@@ -227,7 +227,10 @@ fn send(lab: &mut Lab, names: &[String], text: &str) -> String {
     let port = PortId(u8::try_from(port).expect("few interfaces"));
     let Outcome { verdict, sent, .. } = lab.send(port, packet_of(packet).frame());
     match (verdict, sent.as_slice()) {
-        (Verdict::Drop(reason), _) => reason.name().to_owned(),
+        (Verdict::Drop(reason), []) => reason.name().to_owned(),
+        (Verdict::Drop(reason), [(to, frame), ..]) => {
+            format!("{} {}: {}", reason.name(), names[to.index()], words(&frame[14..]))
+        }
         (Verdict::Host(reason), _) => format!("host {}", reason.name()),
         (_, [(to, frame), ..]) => {
             assert_eq!(wrong_checksums(&frame[14..]), Vec::<&str>::new(), "{text}");

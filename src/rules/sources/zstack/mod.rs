@@ -11,6 +11,7 @@ mod balancers;
 mod eips;
 mod elsewhere;
 mod firewall;
+mod firewall_rule;
 mod forwards;
 mod nics;
 mod reader;

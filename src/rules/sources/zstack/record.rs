@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use serde_json::json;
 
+use super::firewall::{ListKey, RuleList};
+use super::firewall_rule;
 use super::state::{Entry, State};
 
 /// The requests that lead to `state`, from a router that only has booted.
@@ -41,6 +43,9 @@ pub fn requests(state: &State) -> String {
     for listener in state.listeners.values() {
         line(&mut out, "/lb/refresh", "lbs", &listener.entry, "");
     }
+    for (key, list) in &state.firewall {
+        firewall(&mut out, *key, list);
+    }
     if !state.routes.is_empty() {
         let entries: Vec<_> =
             state.routes.values().map(|route| route.entry.json.as_str()).collect();
@@ -50,6 +55,20 @@ pub fn requests(state: &State) -> String {
         single(&mut out, "/flatnetworkprovider/eip/apply", "eip", &eip.entry);
     }
     out
+}
+
+fn firewall(out: &mut String, (mac, way): ListKey, list: &RuleList) {
+    let of = format!("\"mac\":\"{mac}\",\"forward\":\"{}\"", way.as_str());
+    if let Some((action, _)) = &list.default {
+        let action = firewall_rule::word(*action);
+        write_line(out, "/fw/update/ruleSet", &format!("{{{of},\"actionType\":\"{action}\"}}"));
+    }
+    for rule in list.rules.values() {
+        let state = if rule.is_on { "enable" } else { "disable" };
+        let rule = &rule.entry.json;
+        let body = format!("{{\"rule\":{rule},\"state\":\"{state}\",{of}}}");
+        write_line(out, "/fw/changeState/rule", &body);
+    }
 }
 
 /// A request whose list `field` has this one entry.

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::balancers::{Access, Listener};
+use super::firewall::Way;
+use super::firewall_rule::UserRule;
 use super::nics::{Category, Nic};
 use super::state::State;
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
 use crate::rules::set::{
-    AclDirection, AclEntry, Action, Cidr, FirewallRule, Limits, LoadBalancer, Match, NatOptions,
-    Network, NetworkAcl, PortForward, PortRange, Prefixes, PublicIp, Route, RuleSet, StaticNat,
+    AclDirection, AclEntry, Action, Cidr, FilterAction, FirewallRule, InterfaceFilter,
+    InterfaceFilterEntry, Limits, LoadBalancer, Match, NatOptions, Network, NetworkAcl,
+    PortForward, PortRange, Prefixes, PublicIp, Route, RuleSet, StaticNat,
 };
 use crate::rules::sources::Pending;
 
@@ -39,6 +42,7 @@ pub fn translate(state: &State) -> Translated {
     builder.forwards();
     builder.balancers();
     builder.routes();
+    builder.filters();
     builder.flat_eips();
     translated
 }
@@ -305,6 +309,36 @@ impl Builder<'_> {
         }
     }
 
+    /// The user's firewall: behind its rules, what is new and comes in is accepted.
+    fn filters(&mut self) {
+        for (&(mac, way), list) in &self.state.firewall {
+            let default = list.default.as_ref().filter(|_| way == Way::Out);
+            let action = default.map_or(FilterAction::Allow, |(action, _)| *action);
+            let rules = list.rules.iter().filter(|(_, rule)| rule.is_on && rule.is_about_new);
+            let entries: Vec<_> =
+                rules.flat_map(|(number, rule)| filter_entries(*number, rule)).collect();
+            let first = entries.first().map(|entry| entry.place.clone());
+            let place =
+                first.or_else(|| list.default.as_ref().map(|(_, entry)| entry.place.clone()));
+            let Some(place) = place else { continue };
+            if entries.is_empty() && action == FilterAction::Allow {
+                continue;
+            }
+            let Some(nic) = self.state.nics.get(&mac) else {
+                self.wait(format!("the firewall of {mac} {}", way.as_str()), &place, nic_of(mac));
+                continue;
+            };
+            self.out.set.interface_filters.push(InterfaceFilter {
+                interface: nic.interface.clone(),
+                vlan: 0,
+                direction: way.direction(),
+                default: action,
+                entries,
+                place,
+            });
+        }
+    }
+
     /// Flat networks: what the host's namespaces do today, one realm for each bridge.
     fn flat_eips(&mut self) {
         let mut bridges: BTreeMap<(&str, Cidr), String> = BTreeMap::new();
@@ -401,6 +435,21 @@ fn flat_network(name: &str, cidr: Cidr, gateway: Ipv4Addr, place: &Place) -> Net
         anti_spoofing: true,
         place: place.clone(),
     }
+}
+
+/// A rule of the user's firewall: an entry for each port or range that it lists.
+fn filter_entries(
+    number: i64,
+    rule: &UserRule,
+) -> impl Iterator<Item = InterfaceFilterEntry> + use<'_> {
+    (1..).zip(&rule.matches).map(move |(place, &matches)| InterfaceFilterEntry {
+        id: if place == 1 { number.to_string() } else { format!("{number}.{place}") },
+        action: rule.action,
+        matches,
+        sources: rule.sources.clone(),
+        destinations: rule.destinations.clone(),
+        place: rule.entry.place.clone(),
+    })
 }
 
 /// The ACL of a routed network: everything passes, as ZStack's router lets new forwarded traffic.

@@ -11,13 +11,14 @@ use serde_json::json;
 
 use super::balancers::{self, Listener};
 use super::eips::{self, Eip, FlatEip};
+use super::elsewhere;
+use super::firewall::{self, ListKey, RuleList};
 use super::forwards::{self, Forwards};
 use super::nics::{self, Category, Nic};
 use super::reader::{Note, Notes, Object};
 use super::routes::{self, StaticRoute};
 use super::snats::{self, Snat, SnatKey};
 use super::vips::{self, Vip};
-use super::{elsewhere, firewall};
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Place, Severity};
 use crate::rules::from_json;
@@ -47,6 +48,8 @@ pub struct State {
     pub snats: BTreeMap<SnatKey, Snat>,
     /// Static routes by destination.
     pub routes: BTreeMap<crate::rules::set::Cidr, StaticRoute>,
+    /// The user's firewall.
+    pub firewall: BTreeMap<ListKey, RuleList>,
     /// Load-balancer listeners by their uuid.
     pub listeners: BTreeMap<String, Listener>,
 }
