@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod bench;
 pub mod check;
+pub mod cloudstack;
 pub mod convert;
 pub mod doctor;
 pub mod explain;
@@ -74,9 +75,9 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Read rules from CloudStack. Not in this version.
-    #[command(name = "cloudstack")]
-    CloudStack(NotYet),
+    /// Answer what CloudStack's management server asks its virtual routers.
+    #[command(name = "cloudstack", subcommand)]
+    CloudStack(cloudstack::What),
     /// Print rules in another format.
     Convert(convert::Args),
     /// Look at the machine and the configuration for what would make trouble.
@@ -129,7 +130,7 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Capture(arguments) => trace::capture(arguments, common),
         Command::Check(args) => check::run(args, common),
         Command::Completions { shell } => completions(*shell),
-        Command::CloudStack(_) => Err(not_yet("cloudstack")),
+        Command::CloudStack(what) => cloudstack::run(what, common),
         Command::Convert(args) => convert::run(args),
         Command::Doctor => doctor::run(common),
         Command::Explain(arguments) => explain::run(arguments, common),

@@ -33,6 +33,8 @@ pub enum What {
     Mappings(MappingArguments),
     /// Next hops and their link addresses.
     Neighbors,
+    /// The rules in force as a native rule file.
+    Native,
     /// Guest networks.
     Networks,
     /// The compiled rules in short.
@@ -173,6 +175,10 @@ pub fn run(what: &What, common: &Common) -> Outcome {
         What::Neighbors => whole(common, &Request::ShowNeighbors, |rows: &Vec<NeighborRow>| {
             tables::neighbors(rows)
         }),
+        What::Native => {
+            let rules = ask::connect(common)?.ask::<Value>(&Request::ShowNative)?;
+            output::print_json(&rules)
+        }
         What::Networks => {
             whole(common, &Request::ShowNetworks, |rows: &Vec<NetworkRow>| tables::networks(rows))
         }

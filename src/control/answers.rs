@@ -18,6 +18,7 @@ use crate::nat::mappings::Mapping;
 use crate::next_hop::Resolution;
 use crate::pipeline::shared::Shared;
 use crate::policy::Policy;
+use crate::rules;
 use crate::session::table::SessionView;
 use crate::time::Tick;
 
@@ -48,6 +49,7 @@ impl Handler for Answers {
             Request::ShowDrops => reply.done(workers::drops(&workers::totals(&self.engine))),
             Request::ShowMappings(filter) => self.mappings(&filter, reply),
             Request::ShowNeighbors => reply.done(self.neighbors()),
+            Request::ShowNative => reply.done(rules::to_value(&self.engine.rules())),
             Request::ShowNetworks => reply.done(self.networks()),
             Request::ShowPolicy => reply.done(self.policy()),
             Request::ShowPools => reply.done(self.pools()),

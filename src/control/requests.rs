@@ -22,6 +22,8 @@ pub enum Request {
     ShowMappings(MappingFilter),
     /// Next hops and their link addresses.
     ShowNeighbors,
+    /// The rules in force as a native rule file.
+    ShowNative,
     /// Guest networks.
     ShowNetworks,
     /// The compiled rules in short.

@@ -165,6 +165,12 @@ pub struct InterfaceRow {
     pub transmitted_packets: u64,
     /// Their bytes.
     pub transmitted_bytes: u64,
+    /// Bytes of packets that came in here and left by another interface, without link headers.
+    #[serde(default)]
+    pub crossed_in_bytes: u64,
+    /// Bytes of packets that came in by another interface and left here.
+    #[serde(default)]
+    pub crossed_out_bytes: u64,
     /// What the XDP program and the sockets counted, by name.
     pub kernel: std::collections::BTreeMap<String, u64>,
 }

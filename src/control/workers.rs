@@ -55,6 +55,8 @@ fn interface(status: &InterfaceStatus, sum: &WorkerTotals, queues: &[QueueStatus
         received_bytes: counted.received_bytes,
         transmitted_packets: counted.forwarded_packets,
         transmitted_bytes: counted.forwarded_bytes,
+        crossed_in_bytes: counted.crossed_in_bytes,
+        crossed_out_bytes: counted.crossed_out_bytes,
         kernel,
     }
 }

@@ -65,7 +65,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             return self.unresolved(slot, port, ready, hop, Fate::Anew, context);
         };
         found.rewrite.apply_to_error(frame.bytes_mut(), packet, &quote, outer_source);
-        self.transmit(frame, packet, &link, destination, context)
+        self.transmit(port, frame, packet, &link, destination, context)
     }
 
     /// Who the error seems to come from on the other side. The quoted packet's receiver becomes

@@ -161,6 +161,6 @@ impl<F: FrameBuffer> Pipeline<F> {
             wire::fragment::set_identification(frame.bytes_mut(), packet, identification);
         }
         found.rewrite.apply(frame.bytes_mut(), packet);
-        self.transmit(frame, packet, &link, destination, context)
+        self.transmit(port, frame, packet, &link, destination, context)
     }
 }

@@ -300,7 +300,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             found.touch(packet.packet_length(), context.now.coarse());
         }
         found.rewrite.apply(frame.bytes_mut(), packet);
-        self.transmit(frame, packet, &link, destination, context)
+        self.transmit(port, frame, packet, &link, destination, context)
     }
 
     /// Follows the TCP state of a session; clamps the MSS of SYNs.

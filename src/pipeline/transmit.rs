@@ -1,6 +1,6 @@
 //! The last step of a frame's way: cut it if it must be, and write the link header.
 
-use crate::flow::Mac;
+use crate::flow::{Mac, PortId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::Link;
 use crate::pipeline::admit::network_of;
@@ -13,15 +13,17 @@ use crate::wire;
 use crate::wire::parse::Parsed;
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// Sends a rewritten packet to `destination` over `link`.
+    /// Sends a rewritten packet, which came in on `from`, to `destination` over `link`.
     pub(super) fn transmit<S: FrameSource<Frame = F>>(
         &self,
+        from: PortId,
         frame: &mut F,
         packet: &Parsed,
         link: &Link,
         destination: Mac,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
+        self.counters.crossed(from, link.port, packet.packet_length());
         if packet.packet_length() > link.mtu {
             return self.cut(frame, packet, link, destination, context);
         }

@@ -35,4 +35,4 @@ mod write;
 pub use diff::{Diff, diff};
 pub use load::{Loaded, load, load_text, load_translation, load_with_nics};
 pub use names::{RuleKind, RuleName};
-pub use write::{WriteError, to_json, to_toml};
+pub use write::{WriteError, to_json, to_toml, to_value};

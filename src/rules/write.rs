@@ -33,6 +33,13 @@ pub fn to_json(rules: &RuleSet) -> Result<String, WriteError> {
     Ok(text)
 }
 
+/// `rules` as the value of a native JSON file.
+#[must_use]
+pub fn to_value(rules: &RuleSet) -> serde_json::Value {
+    // Every key is text and every number finite, so there is nothing that JSON cannot say.
+    serde_json::to_value(RuleFile { version: 1, rules }).unwrap_or_default()
+}
+
 /// `rules` as a native TOML file.
 ///
 /// # Errors

@@ -70,6 +70,8 @@ struct PortCounters {
     received_bytes: Counter,
     forwarded_packets: Counter,
     forwarded_bytes: Counter,
+    crossed_in_bytes: Counter,
+    crossed_out_bytes: Counter,
 }
 
 /// A counter with a single writer.
@@ -135,6 +137,19 @@ impl WorkerCounters {
         if let Some(counters) = self.ports.get(port.index()) {
             counters.forwarded_packets.add(packets);
             counters.forwarded_bytes.add(bytes);
+        }
+    }
+
+    /// A packet of `bytes` bytes, link header not included, goes from one interface to another.
+    pub fn crossed(&self, from: PortId, to: PortId, bytes: u16) {
+        if from == to {
+            return;
+        }
+        if let Some(counters) = self.ports.get(from.index()) {
+            counters.crossed_in_bytes.add(u64::from(bytes));
+        }
+        if let Some(counters) = self.ports.get(to.index()) {
+            counters.crossed_out_bytes.add(u64::from(bytes));
         }
     }
 
@@ -211,6 +226,8 @@ impl WorkerCounters {
             received_bytes: counters.received_bytes.value(),
             forwarded_packets: counters.forwarded_packets.value(),
             forwarded_bytes: counters.forwarded_bytes.value(),
+            crossed_in_bytes: counters.crossed_in_bytes.value(),
+            crossed_out_bytes: counters.crossed_out_bytes.value(),
         };
         WorkerTotals {
             ports: self.ports.iter().map(port).collect(),
@@ -272,6 +289,11 @@ pub struct PortTotals {
     pub forwarded_packets: u64,
     /// Their bytes.
     pub forwarded_bytes: u64,
+    /// Bytes of packets that came in here and left by another interface; IP headers, not link headers,
+    /// are included.
+    pub crossed_in_bytes: u64,
+    /// Bytes of packets that came in by another interface and left here.
+    pub crossed_out_bytes: u64,
 }
 
 impl WorkerTotals {
@@ -285,6 +307,8 @@ impl WorkerTotals {
             mine.received_bytes += theirs.received_bytes;
             mine.forwarded_packets += theirs.forwarded_packets;
             mine.forwarded_bytes += theirs.forwarded_bytes;
+            mine.crossed_in_bytes += theirs.crossed_in_bytes;
+            mine.crossed_out_bytes += theirs.crossed_out_bytes;
         }
         add_each(&mut self.drops, &other.drops);
         add_each(&mut self.hosted, &other.hosted);
