@@ -3,13 +3,14 @@
 
 mod cloudstack {
     pub mod packets;
+    #[allow(dead_code, reason = "other tests use more of it")]
+    pub mod router;
 }
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use natwerk::config::{ChecksumMode, Config, Interface, Role};
 use natwerk::rules::set::RuleSet;
 use natwerk::rules::sources::Nics;
 use natwerk::rules::{self, Loaded};
@@ -143,19 +144,6 @@ fn each_malformed_file_is_told_by_name_and_the_good_ones_are_not() {
     }
 }
 
-/// A configuration with the interfaces that rules name.
-fn config(rules: &RuleSet) -> Config {
-    let public = rules.public_ips.iter().map(|ip| (ip.interface.clone(), Role::Public));
-    let guest = rules.networks.iter().map(|it| (it.interface.clone(), Role::Guest));
-    let mut interfaces: Vec<Interface> = Vec::new();
-    for (name, role) in public.chain(guest) {
-        if !interfaces.iter().any(|known| known.name == name) {
-            interfaces.push(Interface { name, role, checksum: ChecksumMode::DetectPartial });
-        }
-    }
-    Config { interfaces, icmp_errors_per_second: 0, ..Config::default() }
-}
-
 #[test]
 fn packets_pass_and_do_not_pass_as_the_routers_rules_meant() {
     let mut count = 0;
@@ -163,7 +151,12 @@ fn packets_pass_and_do_not_pass_as_the_routers_rules_meant() {
         let path = sample.join("expected/packets.txt");
         let Ok(table) = fs::read_to_string(&path) else { continue };
         let rules = load(&sample).rules;
-        count += cloudstack::packets::check(&table, &json(&rules), &config(&rules), &path);
+        count += cloudstack::packets::check(
+            &table,
+            &json(&rules),
+            &cloudstack::router::config(&rules),
+            &path,
+        );
     }
     assert!(count > 120, "{count} packets");
 }

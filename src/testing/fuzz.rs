@@ -12,6 +12,7 @@ use crate::wire::checksum::{ChecksumDelta, complete, is_partial};
 use crate::wire::parse::{Fragment, Kind, Parsed, macs, parse};
 use crate::wire::{arp, fragment, icmp, segment};
 
+pub use super::fuzz_cloudstack::cloudstack;
 pub use super::fuzz_region::session_region;
 pub use super::fuzz_rules::rule_file;
 pub use super::fuzz_zstack::zstack;
@@ -188,6 +189,11 @@ mod tests {
     #[test]
     fn icmp_errors_of_the_corpus_keep_every_promise() {
         over_corpus("icmp_error", icmp_error);
+    }
+
+    #[test]
+    fn cloudstack_files_of_the_corpus_keep_every_promise() {
+        over_corpus("cloudstack", cloudstack);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing of the engine uses this. It may panic: that is how a test fails.
 
 pub mod fuzz;
+pub mod fuzz_cloudstack;
 pub mod fuzz_region;
 pub mod fuzz_rules;
 pub mod fuzz_zstack;
