@@ -11,12 +11,15 @@ use crate::config::Config;
 use crate::control;
 use crate::control::requests::{AddressMatch, MappingFilter, Request, SessionFilter};
 use crate::control::rows::{
-    CountRow, DropRow, NeighborRow, NetworkRow, PolicyRow, PoolRow, RuleRow, Stats, Workers,
+    CountRow, DropRow, MemberRow, NeighborRow, NetworkRow, PolicyRow, PoolRow, RuleRow, Stats,
+    Workers,
 };
 
 /// What to show.
 #[derive(Debug, Subcommand)]
 pub enum What {
+    /// Load balancers' members: how many sessions each has, and whether it answers.
+    Balancers,
     /// The configuration in force, with every default written out.
     Config {
         /// Reads the configuration file instead of asking the engine.
@@ -159,6 +162,9 @@ impl MappingArguments {
 /// When the engine does not run or does not answer.
 pub fn run(what: &What, common: &Common) -> Outcome {
     match what {
+        What::Balancers => {
+            whole(common, &Request::ShowBalancers, |rows: &Vec<MemberRow>| tables::members(rows))
+        }
         What::Config { offline: false } => whole(common, &Request::ShowConfig, tables::config),
         What::Config { offline: true } => config_file(common),
         What::Drops { all } => {

@@ -7,8 +7,8 @@ use crate::cli::output::Column::{Number, Word};
 use crate::cli::output::{duration, magnitude, table};
 use crate::cli::show::ConfigAnswer;
 use crate::control::rows::{
-    DropRow, InterfaceRow, MappingRow, NeighborRow, NetworkRow, PolicyRow, PoolRow, ReloadRow,
-    RuleRow, SessionRow, Stats, WorkerRow, Workers,
+    DropRow, InterfaceRow, MappingRow, MemberRow, NeighborRow, NetworkRow, PolicyRow, PoolRow,
+    ReloadRow, RuleRow, SessionRow, Stats, WorkerRow, Workers,
 };
 
 /// The columns of `show sessions`.
@@ -76,6 +76,38 @@ pub fn drops(rows: &[DropRow]) -> String {
         rows.iter()
             .map(|row| vec![row.frames.to_string(), row.reason.clone(), row.meaning.clone()]),
     )
+}
+
+/// `show balancers`.
+#[must_use]
+pub fn members(rows: &[MemberRow]) -> String {
+    let columns = [
+        Word("BALANCER"),
+        Word("PROTO"),
+        Word("PUBLIC"),
+        Word("ALGORITHM"),
+        Word("MEMBER"),
+        Number("WEIGHT"),
+        Number("SESSIONS"),
+        Word("HEALTH"),
+    ];
+    let cells = |row: &MemberRow| {
+        let health = match row.why.as_str() {
+            "" => row.health.clone(),
+            why => format!("{} ({why})", row.health),
+        };
+        vec![
+            row.balancer.clone(),
+            row.protocol.clone(),
+            row.public.clone(),
+            row.algorithm.clone(),
+            row.member.clone(),
+            row.weight.to_string(),
+            row.sessions.to_string(),
+            health,
+        ]
+    };
+    table(&columns, rows.iter().map(cells))
 }
 
 /// `show pools`.

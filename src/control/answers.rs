@@ -11,7 +11,7 @@ use crate::control::rows::{
 };
 use crate::control::server::{Handler, Refusal, Reply};
 use crate::control::sessions::{self, Wanted};
-use crate::control::{config, pools, watch, workers};
+use crate::control::{balancers, config, pools, watch, workers};
 use crate::engine::handle::{EngineHandle, ReloadError, ReloadReport};
 use crate::flow::{Protocol, Realm};
 use crate::nat::mappings::Mapping;
@@ -45,6 +45,9 @@ impl Handler for Answers {
                     .bad_input())
             }
             Request::SessionsKill(filter) => reply.done(self.end(&filter)?),
+            Request::ShowBalancers => {
+                reply.done(balancers::rows(&self.engine.rules(), &self.shared))
+            }
             Request::ShowConfig => reply.done(config::json(self.engine.config())),
             Request::ShowDrops => reply.done(workers::drops(&workers::totals(&self.engine))),
             Request::ShowMappings(filter) => self.mappings(&filter, reply),

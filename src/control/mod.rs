@@ -13,6 +13,7 @@
 //! A reply with `"more":true` is followed by another one for the same request.
 
 pub mod answers;
+pub mod balancers;
 pub mod census;
 pub mod client;
 pub mod config;

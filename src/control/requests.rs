@@ -14,6 +14,8 @@ pub enum Request {
     SessionsFlush,
     /// Ends the sessions that match; at least one condition is needed.
     SessionsKill(SessionFilter),
+    /// Load balancers' members.
+    ShowBalancers,
     /// The configuration in force.
     ShowConfig,
     /// Frames not forwarded, by reason.

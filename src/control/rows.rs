@@ -76,6 +76,29 @@ pub struct PoolRow {
     pub used_percent: f64,
 }
 
+/// A member of a load balancer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MemberRow {
+    /// The balancer's id.
+    pub balancer: String,
+    /// The public endpoint.
+    pub public: String,
+    /// The protocol.
+    pub protocol: String,
+    /// How a member is chosen.
+    pub algorithm: String,
+    /// The member.
+    pub member: String,
+    /// Its weight; zero while it is drained.
+    pub weight: u16,
+    /// Sessions that it has through this balancer.
+    pub sessions: u32,
+    /// `up`, `down`, `unknown` or `not checked`.
+    pub health: String,
+    /// Why, if it is not up.
+    pub why: String,
+}
+
 /// A rule and what it carried.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RuleRow {

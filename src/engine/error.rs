@@ -23,6 +23,9 @@ pub enum StartError {
     /// The interfaces cannot be taken over.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    /// Members of load balancers cannot be checked.
+    #[error("no thread to check the members of load balancers: {0}")]
+    Health(io::Error),
     /// The kernel cannot be followed.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -60,6 +63,7 @@ impl StartError {
             Self::Check(_)
             | Self::Control(_)
             | Self::Dataplane(_)
+            | Self::Health(_)
             | Self::Host(_)
             | Self::Metrics(_)
             | Self::Punt(_)

@@ -12,6 +12,7 @@ mod error;
 #[cfg(feature = "af-xdp")]
 mod files;
 pub mod handle;
+mod health;
 #[cfg(feature = "af-xdp")]
 mod reload;
 #[cfg(feature = "af-xdp")]

@@ -20,6 +20,7 @@ use crate::engine::dataplane::{Crew, Dataplane};
 use crate::engine::error::StartError;
 use crate::engine::files::{FileWatch, fingerprint};
 use crate::engine::handle::{Command, EngineHandle, ReloadError, ReloadReport};
+use crate::engine::health::HealthChecks;
 use crate::engine::rules::Rules;
 use crate::engine::state;
 use crate::engine::steering::steering;
@@ -42,6 +43,7 @@ pub(super) struct Engine {
     commands: Receiver<Command>,
     /// None while a device is gone for good and has not come back.
     pub(super) dataplane: Option<Dataplane>,
+    _health: HealthChecks,
     _control: ControlServer,
     _metrics: Option<MetricsServer>,
     pub(super) files: Option<FileWatch>,
@@ -120,7 +122,10 @@ impl Engine {
         };
         let steering = steering(&config, &rules.current(), &host.view(), local_ports());
         let dataplane = Dataplane::start(&config, devices, steering, &crew)?;
+        let health = HealthChecks::start(Arc::clone(&shared), Arc::clone(&config))
+            .map_err(StartError::Health)?;
         let mut engine = Self {
+            _health: health,
             files: watch_files(&handle),
             fingerprint,
             untold: None,

@@ -3,6 +3,7 @@
 //! `io` does not know what a packet is. It hands out [`frame::Frame`]s, each the sole right to one
 //! chunk of frame memory, and takes them back; what happens in between is not its business.
 
+pub mod connecting;
 pub mod frame;
 pub mod memory;
 pub mod packet;

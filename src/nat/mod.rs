@@ -4,4 +4,5 @@
 pub mod balance;
 pub mod fragments;
 pub mod guests;
+pub mod health;
 pub mod mappings;

@@ -271,9 +271,10 @@ fn choose_target(
         Target::Balanced(balancer) => {
             let turn = shared.balance.turn(balancer.rule);
             let public = key.destination;
-            let member = balance::choose(balancer, key.source.address, turn, |member| {
-                shared.balance.sessions(key.protocol, public, member)
-            });
+            let sessions = |member| shared.balance.sessions(key.protocol, public, member);
+            let takes = |member| shared.balance.health.takes(balancer.rule, member);
+            let client = key.source.address;
+            let member = balance::choose(balancer, client, turn, sessions, takes);
             (realm_of(balancer.network), member.ok_or(DropReason::ForwardDetached)?)
         }
     })

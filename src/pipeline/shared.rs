@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
 use crate::flow::{Endpoint, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
+use crate::nat::health::Health;
 use crate::nat::mappings::Mappings;
 use crate::next_hop::NextHops;
 use crate::pipeline::contacts::Contacts;
@@ -221,6 +222,8 @@ fn shares_port(session: &NewSession) -> bool {
 #[derive(Default)]
 pub struct BalanceState {
     turns: DashMap<RuleId, u64, ahash::RandomState>,
+    /// How members are, where they are checked.
+    pub health: Health,
     sessions: Counts<(Protocol, Endpoint, Endpoint)>,
 }
 

@@ -24,7 +24,7 @@ use ahash::{HashMap, HashSet};
 use crate::flow::{Endpoint, Generation, NetworkId, PortId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
 use crate::nat::mappings::Pool;
-use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, MssClamp};
+use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, HealthCheck, MssClamp};
 use attachments::Attachments;
 use filter::Filter;
 use ipv6::{NetworkIpv6, PolicyIpv6};
@@ -179,6 +179,8 @@ pub struct Balancer {
     pub algorithm: Algorithm,
     /// Members with their weights.
     pub members: Vec<(Endpoint, u16)>,
+    /// How they are checked, if they are.
+    pub health_check: Option<HealthCheck>,
     /// Who may use it; empty means everybody.
     pub sources: Vec<Cidr>,
 }

@@ -159,6 +159,7 @@ pub(crate) fn balancer(
     member: &str,
 ) -> LoadBalancer {
     LoadBalancer {
+        health_check: None,
         id: id.to_owned(),
         public_ip: ip(public),
         protocol: Protocol::TCP,

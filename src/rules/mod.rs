@@ -13,6 +13,7 @@ mod diff;
 pub(crate) mod fields;
 mod from_json;
 pub(crate) mod from_toml;
+mod health_check;
 mod interface_filters;
 pub(crate) mod ipv6;
 pub(crate) mod load;

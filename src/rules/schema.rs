@@ -285,6 +285,9 @@ mod tests {
         all["egress_rules"].as_array_mut().unwrap().push(icmp);
         set(&mut all["firewall_rules"][0], json!({ "action": "deny" }));
         set(&mut all["port_forwards"][0], json!({ "sources": ["192.0.2.0/24"] }));
+        let check = json!({ "interval_seconds": 1, "timeout_seconds": 2, "healthy_after": 3,
+            "unhealthy_after": 4, "port": 80 });
+        set(&mut all["load_balancers"][0], json!({ "health_check": check }));
         set(&mut all["load_balancers"][0], json!({ "sources": ["192.0.2.0/24"] }));
         set(&mut all["local_services"][0], json!({ "sources": ["192.0.2.0/24"] }));
         let entry = json!({ "number": 20, "action": "deny", "protocol": "icmp", "icmp_type": -1,

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
+pub use crate::rules::health_check::HealthCheck;
 pub use crate::rules::interface_filters::*;
 pub use crate::rules::ipv6::{
     AnyCidr, FamilyPrefixes, Ipv6FirewallRule, NetworkIpv6, Prefixes, PublicIpv6,
@@ -285,6 +286,9 @@ pub struct LoadBalancer {
     pub algorithm: Algorithm,
     /// The members; may be empty.
     pub members: Vec<Member>,
+    /// How members are checked; none: they are taken to be well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// Who may use it; empty means everybody the firewall lets in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Cidr>,

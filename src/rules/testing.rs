@@ -13,10 +13,10 @@ use super::native::{self, Draft};
 use super::reader::Format;
 use super::set::{
     AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilterAction, FilteringBehavior,
-    FirewallRule, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry, Ipv6FirewallRule,
-    Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp, NatOptions, Network,
-    NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes, PublicIp, PublicIpv6, Route,
-    RuleSet, StaticNat,
+    FirewallRule, HealthCheck, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry,
+    Ipv6FirewallRule, Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp,
+    NatOptions, Network, NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes, PublicIp,
+    PublicIpv6, Route, RuleSet, StaticNat,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -355,9 +355,10 @@ fn load_balancer() -> impl Strategy<Value = LoadBalancer> {
         .prop_map(|(guest_ip, guest_port, weight)| Member { guest_ip, guest_port, weight });
     (
         (name(), address(), transport(), any::<NonZeroU16>(), name()),
-        (algorithm, vec(member, 0..3), vec(cidr(), 0..3)),
+        (algorithm, vec(member, 0..3), vec(cidr(), 0..3), of(health_check())),
     )
         .prop_map(|(first, second)| LoadBalancer {
+            health_check: second.3,
             id: first.0,
             public_ip: first.1,
             protocol: first.2,
@@ -368,6 +369,19 @@ fn load_balancer() -> impl Strategy<Value = LoadBalancer> {
             sources: second.2,
             place: place(),
         })
+}
+
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let number = |most| (1_u16..=most).prop_map(|number| NonZeroU16::new(number).unwrap());
+    (number(3600), number(3600), number(100), number(100), of(any::<NonZeroU16>())).prop_map(
+        |(interval_seconds, timeout_seconds, healthy_after, unhealthy_after, port)| HealthCheck {
+            interval_seconds,
+            timeout_seconds,
+            healthy_after,
+            unhealthy_after,
+            port,
+        },
+    )
 }
 
 fn network_acl() -> impl Strategy<Value = NetworkAcl> {

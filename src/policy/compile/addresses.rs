@@ -130,6 +130,7 @@ impl<'a> Compiler<'a> {
             network,
             algorithm: rule.algorithm,
             members: rule.members.iter().map(member).collect(),
+            health_check: rule.health_check,
             sources: rule.sources.clone(),
         };
         let port = rule.public_port.get();

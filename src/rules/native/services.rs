@@ -1,12 +1,14 @@
 //! What serves public addresses: port forwards, static NATs, load balancers, the router itself;
 //! and the static routes.
 
+use std::num::NonZeroU16;
+
 use super::{Draft, NAME};
 use crate::flow::Protocol;
 use crate::rules::fields::{Field, Kind, Presence, Section, optional, required};
 use crate::rules::reader::{Faults, Fields};
 use crate::rules::set::{
-    Algorithm, LoadBalancer, LocalService, Member, PortForward, Route, StaticNat,
+    Algorithm, HealthCheck, LoadBalancer, LocalService, Member, PortForward, Route, StaticNat,
 };
 use crate::rules::tree::Node;
 
@@ -65,6 +67,12 @@ pub static LOAD_BALANCER: Section = Section {
         ),
         required("members", Kind::List(&Kind::Table(&MEMBER)), "The members; may be empty."),
         optional(
+            "health_check",
+            Kind::Table(&HEALTH_CHECK),
+            "",
+            "How members are checked; left out, they are taken to be well.",
+        ),
+        optional(
             "sources",
             Kind::List(&Kind::Cidr),
             "[]",
@@ -72,6 +80,22 @@ pub static LOAD_BALANCER: Section = Section {
         ),
     ],
 };
+
+/// `load_balancers[].health_check`.
+pub static HEALTH_CHECK: Section = Section {
+    name: "a health check",
+    about: "The router connects to each member over TCP, now and then, and takes out who does not answer.",
+    fields: &[
+        optional("interval_seconds", SECONDS, "5", "Seconds between two checks of a member."),
+        optional("timeout_seconds", SECONDS, "2", "Seconds that a member has for its answer."),
+        optional("healthy_after", TIMES, "2", "Successes on end that bring a member back."),
+        optional("unhealthy_after", TIMES, "3", "Failures on end that take it out."),
+        optional("port", Kind::Port, "", "The port that is connected to; left out, the member's."),
+    ],
+};
+
+const SECONDS: Kind = Kind::Integer(1, 3600);
+const TIMES: Kind = Kind::Integer(1, 100);
 
 /// `load_balancers[].members[]`.
 pub static MEMBER: Section = Section {
@@ -226,6 +250,8 @@ fn load_balancer(
     let public_port = fields.port("public_port", faults);
     let network = fields.text("network", faults);
     let algorithm = fields.choice("algorithm", &ALGORITHMS, faults);
+    let health_check = fields.table("health_check", faults);
+    let health_check = health_check.map(|fields| read_health_check(&fields, faults));
     let sources = fields.cidrs("sources", faults);
     Some(LoadBalancer {
         id: id?.to_owned(),
@@ -235,9 +261,25 @@ fn load_balancer(
         network: network?.to_owned(),
         algorithm: algorithm.unwrap_or(Algorithm::RoundRobin),
         members: members.iter().map(|&(member, _)| member).collect(),
+        health_check,
         sources,
         place: faults.source().place(fields.at),
     })
+}
+
+fn read_health_check(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> HealthCheck {
+    let mut number = |name, default| {
+        let read = fields.integer(name, faults).and_then(NonZeroU16::new);
+        read.or_else(|| NonZeroU16::new(default)).unwrap_or(NonZeroU16::MIN)
+    };
+    let [interval, timeout, healthy, unhealthy] = HealthCheck::DEFAULTS;
+    HealthCheck {
+        interval_seconds: number("interval_seconds", interval),
+        timeout_seconds: number("timeout_seconds", timeout),
+        healthy_after: number("healthy_after", healthy),
+        unhealthy_after: number("unhealthy_after", unhealthy),
+        port: fields.port("port", faults),
+    }
 }
 
 fn member(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<Member> {

@@ -104,6 +104,7 @@ impl Translator<'_> {
             return;
         };
         self.set.load_balancers.push(LoadBalancer {
+            health_check: None,
             id: format!("{} tcp {}", listener.address, listener.port),
             public_ip: listener.address,
             protocol: Protocol::TCP,

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
 use super::forwards::uuid;
+use super::listener_check;
 use super::nics::Category;
 use super::reader::{Notes, Object, cidr, quoted};
 use super::state::{Call, Entry, State};
 use crate::flow::{Mac, Protocol};
-use crate::rules::set::{Algorithm, Cidr, Member};
+use crate::rules::set::{Algorithm, Cidr, HealthCheck, Member};
 
 /// A listener.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Listener {
     pub algorithm: Algorithm,
     /// The members.
     pub members: Vec<Member>,
+    /// How members are checked, if they are.
+    pub health_check: Option<HealthCheck>,
     /// Who may come, or who may not.
     pub access: Access,
     /// As it was sent.
@@ -82,7 +85,14 @@ fn read<'a>(
         notes.error(at, "natwerk does not redirect by HTTP host or path", HTTP_HINT);
         return None;
     }
+    for name in ["connectionIdleTimeout", "maxConnection"] {
+        if let Some((at, _)) = parameter(&parameters, name) {
+            let what = format!("{name} does nothing: natwerk has one for all rules");
+            notes.warning(at, what, "see timeouts and sessions in the configuration");
+        }
+    }
     let algorithm = algorithm(&parameters, notes);
+    let health_check = listener_check::read(&parameters, protocol, notes);
     let members = addresses(object, notes)?;
     let private_mac = network_of(state, &members, object, notes)?;
     let (guest_port, algorithm, weights) = (guest_port?, algorithm?, weights?);
@@ -99,6 +109,7 @@ fn read<'a>(
         private_mac,
         algorithm: algorithm.0,
         members,
+        health_check: health_check?,
         access: access?,
         entry: call.entry(object),
     };
@@ -123,7 +134,7 @@ fn protocol(object: &Object<'_>, notes: &mut Notes) -> Option<Protocol> {
 }
 
 /// The parameters, which are written `name::value`; one may occur several times.
-type Parameters<'a> = Vec<(u32, &'a str, &'a str)>;
+pub type Parameters<'a> = Vec<(u32, &'a str, &'a str)>;
 
 fn parameters<'a>(object: &Object<'a>, notes: &mut Notes) -> Parameters<'a> {
     let mut parameters = Vec::new();
@@ -145,7 +156,7 @@ fn parameters<'a>(object: &Object<'a>, notes: &mut Notes) -> Parameters<'a> {
     parameters
 }
 
-fn parameter<'a>(parameters: &Parameters<'a>, name: &str) -> Option<(u32, &'a str)> {
+pub fn parameter<'a>(parameters: &Parameters<'a>, name: &str) -> Option<(u32, &'a str)> {
     let found = parameters.iter().find(|(_, known, _)| *known == name);
     found.map(|(at, _, value)| (*at, *value))
 }

@@ -13,6 +13,7 @@ mod elsewhere;
 mod firewall;
 mod firewall_rule;
 mod forwards;
+mod listener_check;
 mod nics;
 mod reader;
 pub mod record;

@@ -250,6 +250,7 @@ impl Builder<'_> {
                 network,
                 algorithm: listener.algorithm,
                 members,
+                health_check: listener.health_check,
                 sources,
                 place: place.clone(),
             });
