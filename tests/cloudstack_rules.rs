@@ -352,6 +352,39 @@ fn nothing_usable_is_refused_and_something_usable_is_not() {
     assert!(Router::new(VPC).try_load(Some(&Config::default())).is_ok());
 }
 
+#[test]
+fn lists_of_both_families_are_told_apart_where_a_tier_has_both() {
+    let dual = tier("eth2", "10.2.1.1").replace(
+        "\"mtu\"",
+        r#""router_guest_ip6":"2001:db8:71::1","router_guest_ip6_gateway":"2001:db8:71::1",
+           "router_guest_ip6_cidr":"2001:db8:71::/64","router_ip6":"2001:db8:ff::20",
+           "router_ip6_gateway":"2001:db8:ff::1","router_ip6_cidr":"2001:db8:ff::/64","mtu""#,
+    );
+    let ingress = r#"{"type":"icmp","icmp_type":8,"icmp_code":-1,"cidr":"0.0.0.0/0","allowed":true},
+        {"type":"icmp","icmp_type":128,"icmp_code":-1,"cidr":"::/0","allowed":true},
+        {"type":"tcp","first_port":80,"last_port":80,"cidr":"192.0.2.0/24,2001:db8:9::/48","allowed":true},
+        {"type":"tcp","first_port":81,"last_port":81,"cidr":"0.0.0.0/0,::/0","allowed":true}"#;
+    let router =
+        Router::vpc().send(&dual).send(&acl("eth2", ingress, "")).send(&acl("eth3", ingress, ""));
+    let loaded = router.load();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert_eq!(loaded.rules.public_ipv6[0].interface, "eth1");
+    let said = |network: &str| {
+        let acl = loaded.rules.network_acls.iter().find(|acl| acl.network == network).expect("it");
+        let entries = acl.entries.iter().map(|entry| {
+            let cidrs: Vec<String> = entry.cidrs.iter().map(|cidr| cidr.to_string()).collect();
+            format!("{} {}", entry.matches.protocol.expect("one"), cidrs.join(","))
+        });
+        entries.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said("eth2"),
+        ["icmp 0.0.0.0/0", "icmpv6 ::/0", "tcp 192.0.2.0/24,2001:db8:9::/48", "tcp "]
+    );
+    // A tier of IPv4 alone has no use for the rest.
+    assert_eq!(said("eth3"), ["icmp ", "tcp 192.0.2.0/24", "tcp "]);
+}
+
 /// Commands that do not depend on each other's order: each has a key of its own.
 fn commands() -> Vec<String> {
     let mut commands = vec![

@@ -2,7 +2,7 @@
 
 use super::devices::{Device, Devices};
 use super::record::{Notes, Read, Record};
-use super::values::{Prefixes, matches, ports_or_all};
+use super::values::{Ends, matches, ports_or_all};
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{Action, Match};
@@ -29,7 +29,7 @@ pub struct AclRule {
     /// What it matches.
     pub matches: Match,
     /// The other end.
-    pub ends: Prefixes,
+    pub ends: Ends,
     /// Where it was written.
     pub place: Place,
 }
@@ -105,7 +105,7 @@ impl AclRule {
         Ok(Self {
             action: if allowed { Action::Allow } else { Action::Deny },
             matches: matches(record, protocol, ports)?,
-            ends: Prefixes::read(record, "cidr")?,
+            ends: Ends::read(record, "cidr")?,
             place: record.place(),
         })
     }

@@ -1,15 +1,16 @@
 //! Addresses (`ip_associations.json`, `ip_aliases.json`, bag `ips`) and the tiers of a VPC
 //! (`guest_network.json`, bag `guestnetwork`).
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::bags::Bags;
 use super::command_line::{CommandLine, RouterKind};
 use super::devices::{Device, Devices};
 use super::record::{Read, Record};
-use super::values::prefix_length;
+use super::values::{ipv6_prefix, prefix_length};
 use crate::rules::diagnostic::Place;
-use crate::rules::set::Cidr;
+use crate::rules::scalars::shown;
+use crate::rules::set::{Cidr, NetworkIpv6};
 
 /// An address of the router.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,14 +59,23 @@ pub struct Tier {
     pub cidr: Cidr,
     /// Its MTU.
     pub mtu: Option<u16>,
-    /// Whether it also has IPv6.
-    pub has_ipv6: bool,
+    /// Its IPv6 side.
+    pub ipv6: Option<TierIpv6>,
     /// Where it was written.
     pub place: Place,
 }
 
 /// What native rules take for an MTU.
 pub const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
+
+/// The IPv6 side of a tier, and of the router towards the outside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TierIpv6 {
+    /// The tier's.
+    pub network: NetworkIpv6,
+    /// The router's address on the public side, the length of its prefix, and the upstream router.
+    pub public: Option<(Ipv6Addr, u8, Option<Ipv6Addr>)>,
+}
 
 /// The fields of an address.
 pub const ADDRESS_FIELDS: &[&str] = &[
@@ -189,6 +199,31 @@ impl Address {
     }
 }
 
+impl TierIpv6 {
+    fn read(record: &Record<'_, '_>) -> Read<Option<Self>> {
+        let Some(cidr) = ipv6_cidr(record, "router_guest_ip6_cidr")? else { return Ok(None) };
+        let gateway = ipv6_address(record, "router_guest_ip6_gateway")?;
+        let gateway = gateway.or(ipv6_address(record, "router_guest_ip6")?);
+        let gateway = record.must("router_guest_ip6_gateway", gateway)?;
+        let length = ipv6_cidr(record, "router_ip6_cidr")?.map_or(64, |cidr| cidr.length());
+        let upstream = ipv6_address(record, "router_ip6_gateway")?;
+        let public = ipv6_address(record, "router_ip6")?.map(|address| (address, length, upstream));
+        Ok(Some(Self { network: NetworkIpv6 { cidr, gateway }, public }))
+    }
+}
+
+fn ipv6_address(record: &Record<'_, '_>, name: &str) -> Read<Option<Ipv6Addr>> {
+    let Some(text) = record.text(name)? else { return Ok(None) };
+    let wrong = || record.wrong(name, format!("\"{}\" is not an IPv6 address", shown(&text)));
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
+fn ipv6_cidr(record: &Record<'_, '_>, name: &str) -> Read<Option<Cidr<Ipv6Addr>>> {
+    let Some(text) = record.text(name)? else { return Ok(None) };
+    let wrong = || record.wrong(name, format!("\"{}\" is not an IPv6 prefix", shown(&text)));
+    ipv6_prefix(&text).map(Some).ok_or_else(wrong)
+}
+
 impl Tier {
     /// Reads a tier. Returns it, and whether it is there rather than withdrawn.
     ///
@@ -208,7 +243,7 @@ impl Tier {
                 .integer("mtu", 0, 65_535)?
                 .and_then(|mtu| u16::try_from(mtu).ok())
                 .filter(|mtu| MTU.contains(mtu)),
-            has_ipv6: record.field("router_guest_ip6").is_some(),
+            ipv6: TierIpv6::read(record)?,
             place: record.place(),
         };
         Ok((tier, record.must("add", add)?))

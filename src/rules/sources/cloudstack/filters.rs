@@ -3,9 +3,12 @@
 use super::acl::{Acl, AclRule};
 use super::firewall::FirewallEntry;
 use super::translate::Translator;
+use super::values::{Ends, Families};
+use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{
-    AclDirection, AclEntry, Action, Cidr, EgressRule, FirewallRule, Match, NetworkAcl, Prefixes,
+    AclDirection, AclEntry, Action, Cidr, EgressRule, FirewallRule, Match, Network, NetworkAcl,
+    Prefixes,
 };
 
 /// Everything.
@@ -32,6 +35,7 @@ impl Translator<'_> {
         for network in &mut self.set.networks {
             network.egress_default = policy.unwrap_or(Action::Deny);
         }
+        self.ipv6_firewall();
         if policy.is_none() {
             let networks = self.set.networks.iter();
             let networks: Vec<_> = networks.map(|it| (it.name.clone(), it.place.clone())).collect();
@@ -73,65 +77,66 @@ impl Translator<'_> {
     }
 
     fn egress_rule(&mut self, entry: &FirewallEntry) {
-        if !entry.sources.has_v4 || !entry.destinations.has_v4 {
-            return;
-        }
-        let sources = &entry.sources.v4;
-        let concerns =
-            |cidr: Cidr| sources.is_empty() || sources.iter().any(|it| it.overlaps(&cidr));
-        let networks: Vec<String> = self
-            .set
-            .networks
-            .iter()
-            .filter(|network| concerns(network.cidr))
-            .map(|network| network.name.clone())
-            .collect();
-        for (index, network) in networks.into_iter().enumerate() {
+        let ends = &entry.sources.v4;
+        let concerns = |cidr: Cidr| ends.is_empty() || ends.iter().any(|it| it.overlaps(&cidr));
+        let networks = self.set.networks.iter().filter(|network| concerns(network.cidr));
+        let networks: Vec<(String, Families)> =
+            networks.map(|network| (network.name.clone(), ipv4_of(network))).collect();
+        for (index, (network, families)) in networks.into_iter().enumerate() {
             let id = match index {
                 0 => entry.id.to_string(),
                 _ => format!("{} of {network}", entry.id),
             };
-            self.set.egress_rules.push(EgressRule {
-                id,
-                network,
-                action: entry.action(),
-                matches: entry.matches,
-                sources: sources.clone().into(),
-                destinations: entry.destinations.v4.clone().into(),
-                place: entry.place.clone(),
-            });
+            self.push_egress_rule(id, &network, entry, families);
         }
+    }
+
+    /// An egress rule for some families, if it is about them.
+    pub fn push_egress_rule(
+        &mut self,
+        id: String,
+        network: &str,
+        entry: &FirewallEntry,
+        families: Families,
+    ) {
+        let sources = entry.sources.prefixes(families);
+        let Some((sources, destinations)) = sources.zip(entry.destinations.prefixes(families))
+        else {
+            return;
+        };
+        self.set.egress_rules.push(EgressRule {
+            id,
+            network: network.to_owned(),
+            action: entry.action(),
+            matches: entry.matches,
+            sources,
+            destinations,
+            place: entry.place.clone(),
+        });
     }
 
     /// The firewall of a routed network: both directions end in what no rule matches.
     fn routed_firewall(&mut self, entries: &[&FirewallEntry], policy: Action) {
-        let networks = self.set.networks.clone();
-        for network in networks {
-            let list = |is_egress: bool| {
-                let entries = entries.iter().filter(move |entry| {
-                    let has_v4 = entry.sources.has_v4 && entry.destinations.has_v4;
-                    entry.is_egress == is_egress && !entry.is_default() && has_v4
-                });
-                (1..).zip(entries).map(move |(number, entry)| {
-                    let (guests, ends) = match is_egress {
-                        true => (&entry.sources, &entry.destinations),
-                        false => (&entry.destinations, &entry.sources),
-                    };
-                    AclEntry {
-                        number,
-                        action: entry.action(),
-                        matches: entry.matches,
-                        guests: guests.v4.clone().into(),
-                        cidrs: ends.v4.clone().into(),
-                        place: entry.place.clone(),
-                    }
-                })
-            };
-            let ingress: Vec<AclEntry> = list(false).collect();
-            let mut egress: Vec<AclEntry> = list(true).collect();
-            if policy == Action::Allow {
-                push_allow(&mut egress, &network.place);
+        let ipv6: Vec<&FirewallEntry> = self.bags.ipv6_firewall.values().collect();
+        let ipv6_policy = ipv6.iter().find(|entry| entry.is_default());
+        let ipv6_policy = ipv6_policy.map_or(Action::Deny, |entry| entry.egress_policy);
+        for network in self.set.networks.clone() {
+            let mut lists = [Vec::new(), Vec::new()];
+            for (is_egress, list) in [false, true].into_iter().zip(&mut lists) {
+                for entry in entries {
+                    push_entry(list, entry, is_egress, ipv4_of(&network));
+                }
+                if is_egress && policy == Action::Allow {
+                    push_allow(list, ipv4_of(&network), &network.place);
+                }
+                for entry in ipv6.iter().filter(|_| network.ipv6.is_some()) {
+                    push_entry(list, entry, is_egress, Families::Ipv6OfBoth);
+                }
+                if is_egress && ipv6_policy == Action::Allow && network.ipv6.is_some() {
+                    push_allow(list, Families::Ipv6OfBoth, &network.place);
+                }
             }
+            let [ingress, egress] = lists;
             self.push_acl(&network.name, &network.place, ingress, egress);
         }
     }
@@ -147,11 +152,11 @@ impl Translator<'_> {
             let Some(acl) = bags.acls.get(&network.name) else {
                 // Nobody said what may leave; what comes in waits for its list.
                 let mut egress = Vec::new();
-                push_allow(&mut egress, &network.place);
+                push_allow(&mut egress, ipv4_of(network), &network.place);
                 self.push_acl(&network.name, &network.place, Vec::new(), egress);
                 continue;
             };
-            self.acl(&network.name, acl);
+            self.acl(network, acl);
         }
         for (device, acl) in &bags.acls {
             if !networks.iter().any(|network| network.name == *device) {
@@ -165,16 +170,17 @@ impl Translator<'_> {
         self.wait(what, &acl.place, &format!("a network on {device}"));
     }
 
-    fn acl(&mut self, network: &str, acl: &Acl) {
-        let entries = |rules: &[AclRule]| -> Vec<AclEntry> {
-            let rules = (1..).zip(rules).filter(|(_, rule)| rule.ends.has_v4);
-            rules.map(|(number, rule)| rule.entry(number)).collect()
+    fn acl(&mut self, network: &Network, acl: &Acl) {
+        let entries = |rules: &[AclRule]| {
+            let mut entries = Vec::with_capacity(rules.len());
+            rules.iter().for_each(|rule| rule.push(&mut entries, network.ipv6.is_some()));
+            entries
         };
         let (ingress, mut egress) = (entries(&acl.ingress), entries(&acl.egress));
         if self.options.unmatched_vpc_egress == Action::Allow && !self.is_routed() {
-            push_allow(&mut egress, &acl.place);
+            push_allow(&mut egress, ipv4_of(network), &acl.place);
         }
-        self.push_acl(network, &acl.place, ingress, egress);
+        self.push_acl(&network.name, &acl.place, ingress, egress);
     }
 
     fn push_acl(
@@ -193,28 +199,77 @@ impl Translator<'_> {
     }
 }
 
+/// IPv4 in this network.
+fn ipv4_of(network: &Network) -> Families {
+    if network.ipv6.is_some() { Families::Ipv4OfBoth } else { Families::Ipv4 }
+}
+
 /// Lets pass what no entry before matched.
-fn push_allow(entries: &mut Vec<AclEntry>, place: &Place) {
-    let number = entries.last().map_or(1, |last| last.number.saturating_add(1));
+fn push_allow(entries: &mut Vec<AclEntry>, families: Families, place: &Place) {
+    let any = Ends { has_v4: true, has_v6: true, ..Ends::default() };
     entries.push(AclEntry {
-        number,
+        number: next_number(entries),
         action: Action::Allow,
         matches: ANYTHING,
         guests: Prefixes::default(),
-        cidrs: Prefixes::default(),
+        cidrs: any.prefixes(families).unwrap_or_default(),
         place: place.clone(),
     });
 }
 
+/// A firewall rule of a routed network as an entry, if it is about this direction and these families.
+fn push_entry(
+    entries: &mut Vec<AclEntry>,
+    entry: &FirewallEntry,
+    is_egress: bool,
+    families: Families,
+) {
+    if entry.is_egress != is_egress || entry.is_default() {
+        return;
+    }
+    let (guests, ends) = match is_egress {
+        true => (&entry.sources, &entry.destinations),
+        false => (&entry.destinations, &entry.sources),
+    };
+    let Some((guests, cidrs)) = guests.prefixes(families).zip(ends.prefixes(families)) else {
+        return;
+    };
+    entries.push(AclEntry {
+        number: next_number(entries),
+        action: entry.action(),
+        matches: entry.matches,
+        guests,
+        cidrs,
+        place: entry.place.clone(),
+    });
+}
+
+fn next_number(entries: &[AclEntry]) -> u32 {
+    entries.last().map_or(1, |last| last.number.saturating_add(1))
+}
+
 impl AclRule {
-    fn entry(&self, number: u32) -> AclEntry {
-        AclEntry {
-            number,
-            action: self.action,
-            matches: self.matches,
-            guests: Prefixes::default(),
-            cidrs: self.ends.v4.clone().into(),
-            place: self.place.clone(),
+    /// Adds what it says: one entry, or one for each family's ICMP.
+    fn push(&self, entries: &mut Vec<AclEntry>, has_ipv6: bool) {
+        let is_icmp = self.matches.protocol == Some(Protocol::ICMP);
+        let parts: &[_] = match (has_ipv6, is_icmp) {
+            (false, _) => &[(Families::Ipv4, Protocol::ICMP)],
+            (true, false) => &[(Families::Both, Protocol::ICMP)],
+            (true, true) => {
+                &[(Families::Ipv4OfBoth, Protocol::ICMP), (Families::Ipv6OfBoth, Protocol::ICMPV6)]
+            }
+        };
+        for (families, icmp) in parts {
+            let Some(cidrs) = self.ends.prefixes(*families) else { continue };
+            let protocol = if is_icmp { Some(*icmp) } else { self.matches.protocol };
+            entries.push(AclEntry {
+                number: next_number(entries),
+                action: self.action,
+                matches: Match { protocol, ..self.matches },
+                guests: Prefixes::default(),
+                cidrs,
+                place: self.place.clone(),
+            });
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::net::Ipv4Addr;
 
 use super::record::{Read, Record};
-use super::values::{Prefixes, matches, ports_or_all, protocol};
+use super::values::{Ends, matches, ports_or_all, protocol};
+use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{Action, Match};
 use crate::rules::tree::Value;
@@ -23,9 +24,9 @@ pub struct FirewallEntry {
     /// What it matches.
     pub matches: Match,
     /// Who sends.
-    pub sources: Prefixes,
+    pub sources: Ends,
     /// Who is sent to.
-    pub destinations: Prefixes,
+    pub destinations: Ends,
     /// Where it was written.
     pub place: Place,
 }
@@ -91,18 +92,21 @@ impl FirewallEntry {
                     );
                 }
             };
-        let protocol = protocol(record, "protocol")?;
-        let allows = record.boolean("default_egress_policy")?.unwrap_or(false);
         // Addresses of the other family are looked at by nobody here.
         let is_ipv6 = record.text("purpose")?.is_some_and(|purpose| purpose == "Ipv6Firewall");
+        let protocol = match protocol(record, "protocol")? {
+            Some(Protocol::ICMP) if is_ipv6 => Some(Protocol::ICMPV6),
+            protocol => protocol,
+        };
+        let allows = record.boolean("default_egress_policy")?.unwrap_or(false);
         Ok(Self {
             id,
             public_ip: if is_ipv6 { None } else { record.address("src_ip")? },
             is_egress,
             egress_policy: if allows { Action::Allow } else { Action::Deny },
             matches: matches(record, protocol, port_range(record)?)?,
-            sources: Prefixes::read(record, "source_cidr_list")?,
-            destinations: Prefixes::read(record, "dest_cidr_list")?,
+            sources: Ends::read(record, "source_cidr_list")?,
+            destinations: Ends::read(record, "dest_cidr_list")?,
             place: record.place(),
         })
     }

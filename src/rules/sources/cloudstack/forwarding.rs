@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::bags::Bags;
 use super::record::{Read, Record};
-use super::values::{Prefixes, colon_ports};
+use super::values::{Ends, colon_ports};
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::PortRange;
@@ -36,7 +36,7 @@ pub struct ForwardedPorts {
     /// The guest's.
     pub private: PortRange,
     /// Who may use it; none is anybody.
-    pub sources: Prefixes,
+    pub sources: Ends,
 }
 
 /// What tells port forwards of an address apart, as it was written: a faulty one can be revoked too.
@@ -202,7 +202,7 @@ impl ForwardedPorts {
                 record.wrong(names.private, format!("the range {public} cannot become {private}"))
             );
         }
-        let sources = Prefixes::read(record, "source_cidr_list")?;
+        let sources = Ends::read(record, "source_cidr_list")?;
         Ok(Self { key: Key::read(record, names)?, protocols, public, private, sources })
     }
 }

@@ -19,6 +19,7 @@ mod files;
 mod filters;
 mod firewall;
 mod forwarding;
+mod ipv6;
 mod merge;
 mod networks;
 mod record;

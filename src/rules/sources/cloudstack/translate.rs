@@ -60,6 +60,7 @@ impl<'a> Translator<'a> {
             RouterKind::Isolated | RouterKind::Services => self.guest_networks(),
         }
         self.source_nat();
+        self.ipv6_networks();
         match self.kind {
             RouterKind::Vpc => self.acls(),
             RouterKind::Isolated | RouterKind::Services => self.firewall(),
@@ -68,7 +69,6 @@ impl<'a> Translator<'a> {
         self.listeners();
         self.static_routes();
         self.vpns();
-        self.say_what_ipv6_is_left_out();
     }
 
     fn say_that_nothing_is_forwarded(&mut self) {
@@ -180,28 +180,6 @@ impl<'a> Translator<'a> {
     pub fn wait(&mut self, what: String, place: &Place, waits_for: &str) {
         let waits_for = waits_for.to_owned();
         self.pending.push(Pending { what, place: place.clone(), waits_for });
-    }
-
-    fn say_what_ipv6_is_left_out(&mut self) {
-        let line = &self.bags.command_line;
-        let mut places: Vec<(String, Place)> = Vec::new();
-        if let Some((cidr, place)) = line.value("eth0ip6").zip(line.place("eth0ip6")) {
-            places.push((format!("the IPv6 network of {cidr}"), place.clone()));
-        }
-        for tier in self.bags.tiers.values().filter(|tier| tier.has_ipv6) {
-            places.push((
-                format!("the IPv6 network of tier {}", tier.device.name),
-                tier.place.clone(),
-            ));
-        }
-        if let Some(first) = self.bags.ipv6_firewall.values().next() {
-            let count = self.bags.ipv6_firewall.len();
-            places.push((format!("the list of {count} IPv6 firewall rules"), first.place.clone()));
-        }
-        for (what, place) in places {
-            let what = format!("{what} stays with the kernel: IPv6 is not translated yet");
-            self.notes.warn(place, what, "keep CloudStack's own IPv6 rules on the router");
-        }
     }
 }
 

@@ -3,46 +3,62 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::record::{Read, Record};
-use crate::flow::Protocol;
+use crate::flow::{Family, Protocol};
 use crate::rules::scalars::{PROTOCOLS, shown};
-use crate::rules::set::{Cidr, Match, PortRange};
+use crate::rules::set::{Cidr, Match, PortRange, Prefixes};
 use crate::rules::tree::Value;
 
-/// The prefixes of a list.
+/// The prefixes of a list, of both families.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Prefixes {
+pub struct Ends {
     /// The IPv4 ones; none if any address is meant, or only IPv6 ones.
     pub v4: Vec<Cidr>,
+    /// The IPv6 ones; none if any address is meant, or only IPv4 ones.
+    pub v6: Vec<Cidr<Ipv6Addr>>,
     /// Whether any IPv4 address at all is meant.
     pub has_v4: bool,
-    /// Whether any IPv6 address is meant.
+    /// Whether any IPv6 address at all is meant.
     pub has_v6: bool,
 }
 
-impl Prefixes {
+impl Ends {
     /// The prefixes in `words`: of no words, anything.
     fn of<'w>(words: impl Iterator<Item = &'w str>) -> Result<Self, String> {
-        let mut prefixes = Self::default();
-        let mut is_any = false;
+        let mut ends = Self::default();
         for word in words.map(str::trim).filter(|word| !word.is_empty()) {
-            if is_v6_prefix(word) {
-                prefixes.has_v6 = true;
-                continue;
-            }
-            let cidr = cidr(word)?;
-            prefixes.has_v4 = true;
-            is_any |= cidr == Cidr::ANY;
-            if !prefixes.v4.contains(&cidr) {
-                prefixes.v4.push(cidr);
+            if let Some(cidr) = ipv6_prefix(word) {
+                ends.has_v6 = true;
+                ends.v6.push(cidr);
+            } else {
+                ends.has_v4 = true;
+                ends.v4.push(cidr(word)?);
             }
         }
-        if !prefixes.has_v4 && !prefixes.has_v6 {
-            return Ok(Self { v4: Vec::new(), has_v4: true, has_v6: true });
+        if !ends.has_v4 && !ends.has_v6 {
+            return Ok(Self { has_v4: true, has_v6: true, ..ends });
         }
-        if is_any {
-            prefixes.v4.clear();
+        settle(&mut ends.v4);
+        settle(&mut ends.v6);
+        Ok(ends)
+    }
+
+    /// What a rule says of them in a network: of a network of IPv4 alone, any is nothing; in one of both
+    /// families it is told apart. None if nothing of it concerns `families`.
+    #[must_use]
+    pub fn prefixes(&self, families: Families) -> Option<Prefixes> {
+        let v4 = || if self.v4.is_empty() { vec![Cidr::ANY] } else { self.v4.clone() };
+        let v6 = || if self.v6.is_empty() { vec![Cidr::ANY] } else { self.v6.clone() };
+        let is_any = self.v4.is_empty() && self.v6.is_empty();
+        match families {
+            Families::Both if self.has_v4 && self.has_v6 && is_any => Some(Prefixes::default()),
+            Families::Both => Some(Prefixes {
+                ipv4: if self.has_v4 { v4() } else { Vec::new() },
+                ipv6: if self.has_v6 { v6() } else { Vec::new() },
+            }),
+            Families::Ipv4 => self.has_v4.then(|| self.v4.clone().into()),
+            Families::Ipv4OfBoth => self.has_v4.then(|| v4().into()),
+            Families::Ipv6OfBoth => self.has_v6.then(|| Prefixes { ipv4: Vec::new(), ipv6: v6() }),
         }
-        Ok(prefixes)
     }
 
     /// The prefixes of a field: a list of them, or text with commas. Nothing is anything.
@@ -65,6 +81,32 @@ impl Prefixes {
     }
 }
 
+/// The families that a rule is about, in a network that has them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Families {
+    /// Both.
+    Both,
+    /// IPv4, and the network has nothing else.
+    Ipv4,
+    /// IPv4 alone of both.
+    Ipv4OfBoth,
+    /// IPv6 alone of both.
+    Ipv6OfBoth,
+}
+
+/// Drops what is there twice, and everything where one prefix is anything.
+fn settle<A: Family>(prefixes: &mut Vec<Cidr<A>>) {
+    if prefixes.contains(&Cidr::ANY) {
+        prefixes.clear();
+    }
+    let mut seen = Vec::new();
+    prefixes.retain(|cidr| {
+        let is_new = !seen.contains(cidr);
+        seen.push(*cidr);
+        is_new
+    });
+}
+
 /// The IPv4 prefix `text`; bits behind its length are dropped, as the kernel does.
 ///
 /// # Errors
@@ -77,10 +119,12 @@ pub fn cidr(text: &str) -> Result<Cidr, String> {
     Ok(Cidr::containing(address, length))
 }
 
-fn is_v6_prefix(text: &str) -> bool {
+/// The IPv6 prefix `text`; bits behind its length are dropped.
+#[must_use]
+pub fn ipv6_prefix(text: &str) -> Option<Cidr<Ipv6Addr>> {
     let (address, length) = text.split_once('/').unwrap_or((text, "128"));
-    let length = length.parse::<u8>().is_ok_and(|length| length <= 128);
-    address.parse::<Ipv6Addr>().is_ok() && length
+    let length = length.parse::<u8>().ok().filter(|length| *length <= 128)?;
+    Some(Cidr::containing(address.parse().ok()?, length))
 }
 
 /// A prefix length that is written as a netmask or as a number.
@@ -150,7 +194,7 @@ pub fn matches(
 ) -> Read<Match> {
     let mut matches = Match { protocol, ports: None, icmp_type: None, icmp_code: None };
     match protocol {
-        Some(Protocol::ICMP) => {
+        Some(protocol) if protocol.is_icmp() => {
             let byte = |value: Option<i64>| value.and_then(|value| u8::try_from(value).ok());
             matches.icmp_type = byte(record.integer("icmp_type", -1, 255)?);
             matches.icmp_code = byte(record.integer("icmp_code", -1, 255)?);
@@ -188,15 +232,27 @@ mod tests {
 
     #[test]
     fn a_list_without_prefixes_is_anything_and_one_of_the_other_family_is_nothing() {
-        let any = Prefixes::of([].into_iter()).unwrap();
+        let any = Ends::of([].into_iter()).unwrap();
         assert!(any.v4.is_empty() && any.has_v4 && any.has_v6);
-        let v6 = Prefixes::of(["2001:db8::/32"].into_iter()).unwrap();
+        let v6 = Ends::of(["2001:db8::/32"].into_iter()).unwrap();
         assert!(!v6.has_v4 && v6.has_v6);
-        let both = Prefixes::of(["0.0.0.0/0", "::/0"].into_iter()).unwrap();
+        let both = Ends::of(["0.0.0.0/0", "::/0"].into_iter()).unwrap();
         assert!(both.v4.is_empty() && both.has_v4 && both.has_v6);
-        let one = Prefixes::of(["10.1.1.5/24", "10.1.1.7/24"].into_iter()).unwrap();
+        let one = Ends::of(["10.1.1.5/24", "10.1.1.7/24"].into_iter()).unwrap();
         assert_eq!(one.v4, ["10.1.1.0/24".parse().unwrap()]);
-        assert!(Prefixes::of(["not-a-cidr"].into_iter()).is_err());
-        assert!(Prefixes::of(["10.0.0.0/33"].into_iter()).is_err());
+        assert!(Ends::of(["not-a-cidr"].into_iter()).is_err());
+        assert!(Ends::of(["10.0.0.0/33"].into_iter()).is_err());
+    }
+
+    #[test]
+    fn in_a_network_of_both_families_any_is_told_apart() {
+        let any = Ends::of([].into_iter()).unwrap();
+        assert_eq!(any.prefixes(Families::Ipv4), Some(Prefixes::default()));
+        assert_eq!(any.prefixes(Families::Both), Some(Prefixes::default()));
+        let everything: Prefixes = vec![Cidr::ANY].into();
+        assert_eq!(any.prefixes(Families::Ipv4OfBoth), Some(everything.clone()));
+        let v4 = Ends::of(["0.0.0.0/0"].into_iter()).unwrap();
+        assert_eq!(v4.prefixes(Families::Both), Some(everything));
+        assert_eq!(v4.prefixes(Families::Ipv6OfBoth), None);
     }
 }

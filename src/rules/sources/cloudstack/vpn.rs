@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use super::record::{Read, Record};
-use super::values::Prefixes;
+use super::values::Ends;
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::Cidr;
@@ -96,8 +96,8 @@ impl SiteToSite {
         record.must("peer_guest_cidr_list", record.field("peer_guest_cidr_list"))?;
         let tunnel = Self {
             local: record.must("local_public_ip", local)?,
-            local_networks: Prefixes::read(record, "local_guest_cidr")?.v4,
-            peer_networks: Prefixes::read(record, "peer_guest_cidr_list")?.v4,
+            local_networks: Ends::read(record, "local_guest_cidr")?.v4,
+            peer_networks: Ends::read(record, "peer_guest_cidr_list")?.v4,
             place: record.place(),
         };
         Ok((peer, Some(tunnel)))
