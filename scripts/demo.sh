@@ -126,6 +126,10 @@ serve() { # serve NS NAME PORT...
     in_ns "$ns" python3 scripts/lab-server.py "$@" >/dev/null 2>&1 &
 }
 
+cpu_ticks() { # what the engine has used, in hundredths of a second
+    sed 's/.*) //' "/proc/$engine/stat" | awk '{ print $12 + $13 }'
+}
+
 fetch_slowly() { # fetch_slowly FILE: 24 MB at 4 MB/s from guest 1, in the background
     in_ns nwlab-guest1 curl -sS --max-time 60 --limit-rate 4M -o "$1" http://198.51.100.9/bytes/25165824 &
     transfer=$!
@@ -211,6 +215,11 @@ check "the transfer went on through kill -9 and restart" "$wanted" "$(sha256sum 
 write_rules
 natwerk reload
 check "the port after its rule is gone" "*timed out*" "$(get nwlab-inet http://203.0.113.11:9000/ 2)"
+
+echo "== nothing to do"
+before=$(cpu_ticks)
+sleep 5
+check "the engine's CPU time in five idle seconds, in 1/100 s" "[0-4]" $(($(cpu_ticks) - before))
 
 echo "== what natwerk counted"
 natwerk show rules
