@@ -1,13 +1,14 @@
 //! Compiles the BPF programs with clang (feature `af-xdp`).
 //!
-//! `STEER_BPF_OBJ=path` and `PUNT_BPF_OBJ=path` take programs that were compiled elsewhere instead.
+//! `STEER_BPF_OBJ=path`, `PUNT_BPF_OBJ=path` and `GENERATE_BPF_OBJ=path` take programs that were compiled elsewhere instead.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Each program's source, its object in `OUT_DIR`, and the variable that names one made elsewhere.
-const PROGRAMS: [(&str, &str, &str); 2] = [
+const PROGRAMS: [(&str, &str, &str); 3] = [
+    ("src/io/generator/generate.bpf.c", "generate.bpf.o", "GENERATE_BPF_OBJ"),
     ("src/io/xdp/steer.bpf.c", "steer.bpf.o", "STEER_BPF_OBJ"),
     ("src/host/punt.bpf.c", "punt.bpf.o", "PUNT_BPF_OBJ"),
 ];

@@ -5,6 +5,8 @@
 
 pub mod connecting;
 pub mod frame;
+#[cfg(feature = "af-xdp")]
+pub mod generator;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
