@@ -1,6 +1,7 @@
 //! Compiles the BPF programs with clang (feature `af-xdp`).
 //!
-//! `STEER_BPF_OBJ=path`, `PUNT_BPF_OBJ=path` and `GENERATE_BPF_OBJ=path` take programs that were compiled elsewhere instead.
+//! `STEER_BPF_OBJ=path`, `PUNT_BPF_OBJ=path` and `GENERATE_BPF_OBJ=path` take programs that were
+//! compiled elsewhere instead.
 
 use std::env;
 use std::path::{Path, PathBuf};

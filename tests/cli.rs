@@ -105,15 +105,6 @@ fn bad_arguments_exit_with_2() {
 }
 
 #[test]
-fn what_this_version_does_not_have_it_says_in_one_sentence() {
-    for arguments in [&["generate"][..], &["generate", "a"]] {
-        let done = natwerk(arguments);
-        assert_eq!((done.exit, done.errors.lines().count()), (1, 1), "{arguments:?}");
-        assert!(done.errors.contains("does not have") && done.out.is_empty(), "{}", done.errors);
-    }
-}
-
-#[test]
 fn an_engine_that_does_not_run_is_one_sentence_and_exit_1() {
     for arguments in [
         &["show", "sessions"][..],

@@ -1,6 +1,6 @@
 //! The command line: one definition of every subcommand, and one module for each that has a body.
 //!
-//! A subcommand returns a [`Failure`] or nothing; only [`main`] turns that into an exit code and a
+//! A subcommand returns a [`output::Failure`] or nothing; only [`main`] turns that into an exit code and a
 //! sentence. Exit codes: 0 done, 1 failed while running, 2 bad arguments, configuration or rules.
 
 pub mod ask;
@@ -11,6 +11,8 @@ pub mod convert;
 pub mod doctor;
 pub mod explain;
 pub mod frame_text;
+#[cfg(feature = "af-xdp")]
+pub mod generate;
 pub mod listing;
 pub mod offline;
 pub mod output;
@@ -33,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use output::{Failure, Outcome};
+use output::Outcome;
 
 /// A NAT engine for cloud virtual routers, on AF_XDP.
 #[derive(Debug, Parser)]
@@ -84,7 +86,12 @@ enum Command {
     Doctor,
     /// Say what would happen to a packet, step by step, without a network.
     Explain(explain::Arguments),
-    /// Generate traffic to measure with. Not in this version.
+    /// Generate traffic to measure with, or count what arrives of it.
+    #[cfg(feature = "af-xdp")]
+    #[command(subcommand)]
+    Generate(generate::End),
+    /// Generate traffic to measure with. Not in a build without the feature `af-xdp`.
+    #[cfg(not(feature = "af-xdp"))]
     Generate(NotYet),
     /// Make the running engine read its rules again.
     Reload,
@@ -110,6 +117,7 @@ enum Command {
 }
 
 /// The arguments of a subcommand that this version does not have.
+#[cfg(not(feature = "af-xdp"))]
 #[derive(Debug, Args)]
 struct NotYet {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -134,6 +142,9 @@ fn run(command: &Command, common: &Common) -> Outcome {
         Command::Convert(args) => convert::run(args),
         Command::Doctor => doctor::run(common),
         Command::Explain(arguments) => explain::run(arguments, common),
+        #[cfg(feature = "af-xdp")]
+        Command::Generate(end) => generate::run(end, common),
+        #[cfg(not(feature = "af-xdp"))]
         Command::Generate(_) => Err(not_yet("generate")),
         Command::Reload => reload::run(common),
         Command::Replay(arguments) => replay::run(arguments, common),
@@ -153,8 +164,9 @@ fn completions(shell: clap_complete::Shell) -> Outcome {
     output::print_bytes(&script)
 }
 
-fn not_yet(subcommand: &str) -> Failure {
-    Failure::failed(format!("this version of natwerk does not have `{subcommand}` yet"))
+#[cfg(not(feature = "af-xdp"))]
+fn not_yet(subcommand: &str) -> output::Failure {
+    output::Failure::failed(format!("this build of natwerk does not have `{subcommand}`"))
 }
 
 #[cfg(test)]

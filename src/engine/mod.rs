@@ -12,6 +12,7 @@ mod error;
 #[cfg(feature = "af-xdp")]
 mod files;
 pub mod handle;
+#[cfg(feature = "af-xdp")]
 mod health;
 #[cfg(feature = "af-xdp")]
 mod reload;

@@ -17,6 +17,7 @@ use super::netlink::{Requests, list_requests};
 use super::view::View;
 use crate::flow::PortId;
 use crate::io::tap::Tap;
+use crate::io::xdp::program::chain;
 
 /// The way to the kernel, for every interface. Workers share it.
 pub struct Punt {
@@ -139,16 +140,4 @@ fn switch_on(interface: &str) -> RouteNetlinkMessage {
     message.header.change_mask = flags;
     message.attributes = vec![LinkAttribute::IfName(interface.to_owned())];
     RouteNetlinkMessage::SetLink(message)
-}
-
-/// An error and what is behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -50,6 +50,7 @@ impl Namespace {
     }
 
     /// Runs `act` in a thread inside; threads it starts are inside as well.
+    #[allow(dead_code, reason = "not every file of tests needs it")]
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -12,6 +12,7 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::flow::{Mac, Protocol};
+use crate::io::xdp::program::chain;
 
 /// The packets to send.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -216,7 +217,12 @@ impl Receiver {
 fn bucket_start(bucket: u32) -> u64 {
     let (top, behind) = (bucket >> BUCKET_BITS, u64::from(bucket & 15));
     let whole = 1_u64 << top;
-    whole + if top >= BUCKET_BITS { behind << (top - BUCKET_BITS) } else { behind >> (BUCKET_BITS - top) }
+    whole
+        + if top >= BUCKET_BITS {
+            behind << (top - BUCKET_BITS)
+        } else {
+            behind >> (BUCKET_BITS - top)
+        }
 }
 
 fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, GeneratorError> {
@@ -232,18 +238,6 @@ fn xdp<'p>(program: &'p mut Ebpf, name: &str) -> Result<&'p mut Xdp, GeneratorEr
 
 fn refused(error: ProgramError) -> GeneratorError {
     GeneratorError::Refused(chain(&error))
-}
-
-/// An error and what is behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// The kernel's `union bpf_attr` for BPF_PROG_TEST_RUN (linux/bpf.h).

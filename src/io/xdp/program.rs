@@ -250,7 +250,7 @@ fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), ProgramFault> {
 }
 
 /// An error with everything it was caused by, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut said = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
