@@ -9,4 +9,5 @@ pub mod fuzz_rules;
 pub mod fuzz_zstack;
 pub mod lab;
 pub mod packets;
+pub mod packets_ipv6;
 pub mod sessions;

@@ -18,8 +18,8 @@ pub fn span(frame: &[u8], parsed: &Parsed) -> (u16, u32, bool) {
 
 /// The identification of a packet.
 #[must_use]
-pub fn identification(frame: &[u8], parsed: &Parsed) -> u16 {
-    view::<Ipv4Header>(frame, parsed.network).map_or(0, |header| header.identification.get())
+pub fn identification(frame: &[u8], parsed: &Parsed) -> u32 {
+    view::<Ipv4Header>(frame, parsed.network).map_or(0, |header| header.identification.get().into())
 }
 
 /// Gives a packet another identification, so that fragments of two guests behind one address stay

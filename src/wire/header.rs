@@ -11,6 +11,8 @@ pub mod ether_type {
     pub const ARP: u16 = 0x0806;
     /// IPv4 (RFC 894).
     pub const IPV4: u16 = 0x0800;
+    /// IPv6 (RFC 2464).
+    pub const IPV6: u16 = 0x86dd;
     /// A customer VLAN tag (IEEE 802.1Q).
     pub const VLAN: u16 = 0x8100;
 }

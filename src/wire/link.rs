@@ -7,10 +7,22 @@ use crate::wire::parse::{LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
 
 /// Writes the link header of an outgoing frame: destination, source, and the tag `vlan` unless it
 /// is zero; pushes or pops the four tag bytes where the frame's present header differs.
-/// `network` is where the IPv4 header begins now. Returns where it begins afterwards, or none if
+/// `network` is where the IP header begins now. Returns where it begins afterwards, or none if
 /// the frame has no headroom.
 #[inline]
 pub fn write_header<B: FrameBuffer>(
+    frame: &mut B,
+    network: u16,
+    destination: Mac,
+    source: Mac,
+    vlan: u16,
+) -> Option<u16> {
+    write_header_of(ether_type::IPV4, frame, network, destination, source, vlan)
+}
+
+/// [`write_header`] of a frame that carries something else than IPv4.
+pub fn write_header_of<B: FrameBuffer>(
+    carried: u16,
     frame: &mut B,
     network: u16,
     destination: Mac,
@@ -26,7 +38,7 @@ pub fn write_header<B: FrameBuffer>(
     if !moved {
         return None;
     }
-    write(frame.bytes_mut(), destination, source, vlan)?;
+    write_of(carried, frame.bytes_mut(), destination, source, vlan)?;
     Some(length)
 }
 
@@ -34,17 +46,27 @@ pub fn write_header<B: FrameBuffer>(
 /// length.
 #[inline]
 pub(crate) fn write(frame: &mut [u8], destination: Mac, source: Mac, vlan: u16) -> Option<u16> {
+    write_of(ether_type::IPV4, frame, destination, source, vlan)
+}
+
+fn write_of(
+    carried: u16,
+    frame: &mut [u8],
+    destination: Mac,
+    source: Mac,
+    vlan: u16,
+) -> Option<u16> {
     let ethernet: &mut EthernetHeader = view_mut(frame, 0)?;
     ethernet.destination = destination.0;
     ethernet.source = source.0;
     if vlan == 0 {
-        ethernet.ether_type.set(ether_type::IPV4);
+        ethernet.ether_type.set(carried);
         return Some(LINK_LENGTH);
     }
     ethernet.ether_type.set(ether_type::VLAN);
     let tag: &mut VlanTag = view_mut(frame, LINK_LENGTH)?;
     tag.control.set(vlan & VLAN_MASK);
-    tag.ether_type.set(ether_type::IPV4);
+    tag.ether_type.set(carried);
     Some(LINK_LENGTH_TAGGED)
 }
 

@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod fragment;
 pub mod header;
 pub mod icmp;
+pub mod ipv6;
 pub mod link;
 pub mod parse;
 pub mod plain;

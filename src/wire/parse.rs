@@ -273,7 +273,11 @@ fn read_transport(packet: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> 
 }
 
 /// Judges the TCP header's length and flags.
-fn judge_tcp(tcp: &TcpHeader, length: u16, fragment: Fragment) -> Result<(), DropReason> {
+pub(super) fn judge_tcp(
+    tcp: &TcpHeader,
+    length: u16,
+    fragment: Fragment,
+) -> Result<(), DropReason> {
     let header_length = tcp.header_length();
     if header_length < TCP_LENGTH {
         return Err(DropReason::BadHeader);
