@@ -6,7 +6,7 @@
 
 mod hop;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
@@ -15,8 +15,8 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
 
 use self::hop::{
-    CONFIRMED, FAILED, Hop, PENDING, REACHABLE, USED, WANTED, interface_mtu, interface_word,
-    network_mtu, network_vlan, network_word, resolution, source_port, source_word,
+    CONFIRMED, FAILED, Hop, PENDING, REACHABLE, USED, WANTED, WideAddress, interface_mtu,
+    interface_word, network_mtu, network_vlan, network_word, resolution, source_port, source_word,
 };
 use crate::flow::{Mac, PortId};
 
@@ -32,7 +32,7 @@ pub struct Neighbor {
     /// The VLAN identifier; zero for untagged.
     pub vlan: u16,
     /// The neighbour's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 /// What a frame needs to reach a neighbour.
@@ -42,7 +42,7 @@ pub struct Link {
     pub port: PortId,
     /// The tag to transmit with; zero for none.
     pub vlan: u16,
-    /// The largest IPv4 packet the link takes, in bytes.
+    /// The largest IP packet the link takes, in bytes.
     pub mtu: u16,
     /// Our own address on the link.
     pub source: Mac,
@@ -64,6 +64,8 @@ pub enum Resolution {
 /// All next hops, shared by workers and the host thread.
 pub struct NextHops {
     hops: Box<[Hop]>,
+    /// The addresses of those that are IPv6, at the same places: nobody who sends needs them.
+    wide: Box<[WideAddress]>,
     /// Open addressing with linear probing; a place holds an id plus one, or zero. Never emptied.
     index: Box<[AtomicU32]>,
     hasher: RandomState,
@@ -92,6 +94,7 @@ impl NextHops {
         let index_length = (capacity * 2).next_power_of_two();
         Self {
             hops: (0..capacity).map(|_| Hop::unused()).collect(),
+            wide: (0..capacity).map(|_| WideAddress::default()).collect(),
             index: (0..index_length).map(|_| AtomicU32::new(0)).collect(),
             hasher: RandomState::new(),
             count: AtomicU32::new(0),
@@ -140,7 +143,7 @@ impl NextHops {
     /// Who this next hop is.
     #[must_use]
     pub fn neighbor(&self, id: NextHopId) -> Neighbor {
-        self.hop(id).map_or(Neighbor::NOBODY, Hop::neighbor)
+        self.hop(id).map_or(Neighbor::NOBODY, |hop| self.neighbor_of(id, hop))
     }
 
     /// How far the resolution of `id` has come. Unlike [`Self::link`] it does not count as use.
@@ -252,7 +255,11 @@ impl NextHops {
         let ids = (0..self.count.load(Ordering::Acquire)).map(NextHopId);
         ids.filter_map(|id| {
             let hop = self.hop(id)?;
-            Some((id, hop.neighbor(), resolution(hop.destination.load(Ordering::Acquire))))
+            Some((
+                id,
+                self.neighbor_of(id, hop),
+                resolution(hop.destination.load(Ordering::Acquire)),
+            ))
         })
         .collect()
     }
@@ -284,7 +291,10 @@ impl NextHops {
         let hop = self.hop(id)?;
         let Neighbor { port, vlan, address } = neighbor;
         let (source, mtu) = self.properties(port, vlan, &vlan_mtus);
-        hop.source.store(source_word(source, port), Ordering::Relaxed);
+        if let (IpAddr::V6(address), Some(place)) = (address, self.wide.get(id.0 as usize)) {
+            place.store(address);
+        }
+        hop.source.store(source_word(source, port, address), Ordering::Relaxed);
         hop.network.store(network_word(vlan, mtu, address), Ordering::Relaxed);
         hop.destination.store(PENDING, Ordering::Relaxed);
         self.count.store(count + 1, Ordering::Release);
@@ -299,13 +309,13 @@ impl NextHops {
     /// Gives every hop of `port` the link properties it should have now.
     fn refresh(&self, port: PortId, vlan_mtus: &[(PortId, u16, u16)]) {
         let count = self.count.load(Ordering::Acquire) as usize;
-        for hop in self.hops.iter().take(count) {
-            let neighbor = hop.neighbor();
+        for (id, hop) in (0..).map(NextHopId).zip(self.hops.iter().take(count)) {
+            let neighbor = self.neighbor_of(id, hop);
             if neighbor.port != port {
                 continue;
             }
             let (source, mtu) = self.properties(port, neighbor.vlan, vlan_mtus);
-            hop.source.store(source_word(source, port), Ordering::Relaxed);
+            hop.source.store(source_word(source, port, neighbor.address), Ordering::Relaxed);
             let network = network_word(neighbor.vlan, mtu, neighbor.address);
             hop.network.store(network, Ordering::Relaxed);
         }
@@ -321,6 +331,10 @@ impl NextHops {
 
     fn interface(&self, port: PortId) -> u64 {
         self.interfaces.get(port.index()).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn neighbor_of(&self, id: NextHopId, hop: &Hop) -> Neighbor {
+        hop.neighbor(|| self.wide.get(id.0 as usize).map_or(Ipv6Addr::UNSPECIFIED, |it| it.load()))
     }
 
     fn hop(&self, id: NextHopId) -> Option<&Hop> {
@@ -347,7 +361,8 @@ impl Link {
 }
 
 impl Neighbor {
-    const NOBODY: Self = Self { port: PortId(0), vlan: 0, address: Ipv4Addr::UNSPECIFIED };
+    const NOBODY: Self =
+        Self { port: PortId(0), vlan: 0, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
 }
 
 /// What an interface's MTU is taken for until `host` has said.

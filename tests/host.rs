@@ -68,7 +68,7 @@ fn plan(vlan: u16, addresses: &[Ipv4Addr]) -> Plan {
 }
 
 fn neighbor(vlan: u16, address: Ipv4Addr) -> Neighbor {
-    Neighbor { port: PortId(0), vlan, address }
+    Neighbor { port: PortId(0), vlan, address: address.into() }
 }
 
 /// The kernel's index of an interface.
@@ -120,7 +120,9 @@ fn the_kernel_resolves_untagged_neighbors_and_moves_are_followed() {
     assert!(lab.becomes(id, Resolution::Reachable(GUEST_MAC)), "resolved by the kernel");
     let link = lab.hops.link(id);
     assert_eq!((link.source, link.mtu), (ROUTER_MAC, 1400));
-    assert!(host.view().neighbors.keys().any(|&(_, address)| address == GUEST));
+    assert!(
+        host.view().neighbors.keys().any(|&(_, address)| address == std::net::IpAddr::V4(GUEST))
+    );
 
     // The kernel takes a second answer within a second for an attack.
     std::thread::sleep(Duration::from_millis(1100));

@@ -6,7 +6,7 @@
 mod veth;
 
 use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -170,6 +170,7 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
             tags: [0, 100].into(),
             local_addresses: [(0, Ipv4Addr::new(10, 1, 1, 1)), (100, Ipv4Addr::new(10, 1, 2, 1))]
                 .into(),
+            local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),
             kernel_ports: [
                 ((public, Protocol::TCP), ports.clone()),
                 ((public, Protocol::ESP), esp),
@@ -198,7 +199,7 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         let public = public.octets();
         let mut arp = ipv4(None, THERE, UDP, 1);
         arp[12..14].copy_from_slice(&[8, 6]);
-        expect(&arp, "passed_not_ipv4");
+        expect(&arp, "passed_not_ip");
         let mut group = ipv4(None, THERE, UDP, 67);
         group[0..6].fill(0xff);
         expect(&group, "passed_group");
@@ -248,6 +249,65 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         assert_eq!(counter(&program, "passed_service"), service + 1);
         assert_eq!(counter(&program, "dropped_no_socket"), dropped + 3);
         assert_eq!(counter(&program, "passed_tag"), 2);
+    });
+}
+
+/// The router's IPv6 address towards guests.
+const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
+/// An ICMPv6 message of `icmp_type` to `to`, as a frame.
+fn icmpv6(tag: Option<u16>, to: Ipv6Addr, icmp_type: u8, hop_limit: u8) -> Vec<u8> {
+    let mut frame = frame(tag, THERE, UDP, 1, 1);
+    let link = if tag.is_some() { 18 } else { 14 };
+    frame.truncate(link);
+    frame[link - 2..].copy_from_slice(&[0x86, 0xdd]);
+    frame.extend([0x60, 0, 0, 0, 0, 8, 58, hop_limit]);
+    frame.extend(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 5).octets());
+    frame.extend(to.octets());
+    frame.extend([icmp_type, 0, 0, 0, 0, 0, 0, 0]);
+    frame
+}
+
+#[test]
+fn ipv6_is_the_dataplanes_but_for_neighbour_discovery_and_the_routers_own() {
+    in_namespace(1, || {
+        let mut program = one_program();
+        let steering = Steering {
+            tags: [0, 100].into(),
+            local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),
+            ..Steering::default()
+        };
+        program.apply(&steering).expect("applied");
+        let device = Device::find("a0").expect("the device");
+        program.attach(&device, true).expect("attached");
+        let a = tap("a1");
+        let remote: Ipv6Addr = "2001:db8:51::9".parse().expect("an address");
+        let link_local: Ipv6Addr = "fe80::1".parse().expect("an address");
+        let group: Ipv6Addr = "ff02::1".parse().expect("an address");
+        // No socket is bound here, so what is the dataplane's is dropped.
+        let mut short = icmpv6(None, remote, 128, 64);
+        short.truncate(40);
+        for (frame, reason) in [
+            (icmpv6(None, remote, 128, 64), "dropped_no_socket"),
+            (icmpv6(None, GATEWAY_IPV6, 128, 64), "passed_local_address"),
+            (icmpv6(Some(100), GATEWAY_IPV6, 128, 64), "dropped_no_socket"),
+            (icmpv6(None, link_local, 128, 64), "passed_link_local"),
+            (icmpv6(None, group, 128, 64), "passed_link_local"),
+            (icmpv6(None, remote, 135, 255), "passed_neighbor_discovery"),
+            (icmpv6(Some(100), remote, 136, 255), "passed_neighbor_discovery"),
+            // Forwarded before, so it is none (RFC 4861, section 7.1).
+            (icmpv6(None, remote, 135, 254), "dropped_no_socket"),
+            (icmpv6(None, remote, 132, 255), "dropped_no_socket"),
+            (icmpv6(Some(7), remote, 128, 64), "passed_tag"),
+            (short, "dropped_no_socket"),
+        ] {
+            let before = counter(&program, reason);
+            send(&a, &frame);
+            let deadline = Instant::now() + Duration::from_secs(3);
+            while counter(&program, reason) == before {
+                assert!(Instant::now() < deadline, "not {reason}: {frame:x?}");
+            }
+        }
     });
 }
 

@@ -3,7 +3,7 @@
 //! Neighbours answer at once, with the address that was told of them or one made up from theirs.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::cli::output::Failure;
@@ -36,7 +36,7 @@ pub struct Router {
     pipeline: Pipeline<Frame>,
     batch: Batch<Frame>,
     frames: FramePool,
-    neighbors: HashMap<(PortId, Ipv4Addr), Mac>,
+    neighbors: HashMap<(PortId, IpAddr), Mac>,
 }
 
 /// What became of a frame.
@@ -71,7 +71,8 @@ impl Router {
         published.swap(compile(rules, config, &mut Registry::new(), generation));
         let table = Table::in_memory(sessions_max, SEED);
         let settings = Settings::new(config, 1, SEED);
-        let shared = Arc::new(Shared::new(table, next_hops, published, settings));
+        let wide = Table::in_memory(config.sessions.max_ipv6, SEED);
+        let shared = Arc::new(Shared::new(table, wide, next_hops, published, settings));
         let counters = Arc::new(WorkerCounters::new(config.interfaces.len()));
         let frames = FramePool::in_memory(FRAMES, CHUNK)
             .map_err(|error| Failure::failed(format!("no memory for frames: {error}")))?;
@@ -107,7 +108,7 @@ impl Router {
 
     /// Tells the link address of a neighbour.
     pub fn set_neighbor(&mut self, port: PortId, address: Ipv4Addr, mac: Mac) {
-        self.neighbors.insert((port, address), mac);
+        self.neighbors.insert((port, address.into()), mac);
     }
 
     /// Has a frame processed that came in by `port`.
@@ -218,9 +219,12 @@ pub fn faulty(faults: &[Diagnostic]) -> Failure {
 }
 
 /// A neighbour's link address where none is known.
-const fn made_up(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
-    Mac([2, 1, a, b, c, d])
+const fn made_up(address: IpAddr) -> Mac {
+    let (family, [a, b, c, d]) = match address {
+        IpAddr::V4(address) => (1, address.octets()),
+        IpAddr::V6(address) => (6, (address.to_bits() as u32).to_be_bytes()),
+    };
+    Mac([2, family, a, b, c, d])
 }
 
 /// The router's own link address where none is known.

@@ -1,7 +1,7 @@
 //! What of each interface's traffic is the kernel's: from the rules, and from what the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Config;
 use crate::flow::Protocol;
@@ -26,6 +26,7 @@ pub fn steering(
         .map(|interface| Steering {
             tags: tags(&interface.name, rules),
             local_addresses: local_addresses(&interface.name, rules, view),
+            local_addresses_ipv6: local_addresses_ipv6(&interface.name, rules, view),
             kernel_ports: kernel_ports.clone(),
         })
         .collect()
@@ -35,7 +36,13 @@ pub fn steering(
 fn tags(interface: &str, rules: &RuleSet) -> BTreeSet<u16> {
     let networks = rules.networks.iter().map(|network| (&network.interface, network.vlan));
     let public = rules.public_ips.iter().map(|public| (&public.interface, public.vlan));
-    networks.chain(public).filter(|(on, _)| *on == interface).map(|(_, vlan)| vlan).collect()
+    let ipv6 = rules.public_ipv6.iter().map(|public| (&public.interface, public.vlan));
+    networks
+        .chain(public)
+        .chain(ipv6)
+        .filter(|(on, _)| *on == interface)
+        .map(|(_, vlan)| vlan)
+        .collect()
 }
 
 /// The gateways that guests of an interface's networks reach, and the kernel's addresses on it that
@@ -50,7 +57,38 @@ fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u
     let index = view.index_of(interface);
     let own = view.addresses.iter().filter(|address| Some(address.interface_index) == index);
     let public: BTreeSet<_> = rules.public_ips.iter().map(|public| public.address).collect();
-    local.extend(own.map(|own| (0, own.address)).filter(|(_, own)| !public.contains(own)));
+    let own = own.filter_map(|own| match own.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    local.extend(own.map(|own| (0, own)).filter(|(_, own)| !public.contains(own)));
+    local
+}
+
+/// The same of IPv6. Tagged addresses are on VLAN interfaces of the kernel.
+fn local_addresses_ipv6(
+    interface: &str,
+    rules: &RuleSet,
+    view: &View,
+) -> BTreeSet<(u16, Ipv6Addr)> {
+    let mut local = BTreeSet::new();
+    for network in rules.networks.iter().filter(|network| network.interface == interface) {
+        let realm = rules.networks.iter().filter(|other| same_realm(network, other));
+        let gateways = realm.filter_map(|other| other.ipv6).map(|ipv6| ipv6.gateway);
+        local.extend(gateways.map(|gateway| (network.vlan, gateway)));
+    }
+    let public = rules.public_ipv6.iter().filter(|public| public.interface == interface);
+    local.extend(public.map(|public| (public.vlan, public.address)));
+    let Some(index) = view.index_of(interface) else { return local };
+    let vlan_of = |device: u32| match view.links.get(&device).and_then(|link| link.tag) {
+        _ if device == index => Some(0),
+        Some((lower, vlan)) if lower == index => Some(vlan),
+        Some(_) | None => None,
+    };
+    local.extend(view.addresses.iter().filter_map(|own| match own.address {
+        IpAddr::V6(address) => Some((vlan_of(own.interface_index)?, address)),
+        IpAddr::V4(_) => None,
+    }));
     local
 }
 
@@ -69,7 +107,7 @@ fn kernel_ports(
     if let Some(local) = local_ports {
         for public in &rules.public_ips {
             let address = public.address;
-            let is_kernels = view.addresses.iter().any(|own| own.address == address);
+            let is_kernels = view.addresses.iter().any(|own| own.address == IpAddr::V4(address));
             // All of a static NAT's address is the guest's.
             let is_guests = rules.static_nats.iter().any(|nat| nat.public_ip == address);
             if is_kernels && !is_guests {
@@ -157,6 +195,7 @@ mod tests {
             mac: crate::flow::Mac::default(),
             mtu: 1500,
             is_up: true,
+            tag: None,
         };
         view.links.insert(2, link("guest"));
         view.links.insert(3, link("public"));
@@ -169,7 +208,7 @@ mod tests {
         ] {
             view.addresses.insert(KernelAddress {
                 interface_index,
-                address: address.into(),
+                address: Ipv4Addr::from(address).into(),
                 prefix_length: 24,
                 is_managed: false,
             });

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 
 use super::plan::{Plan, Segment};
 use super::view::{KernelAddress, MANAGED, View};
@@ -32,22 +32,28 @@ pub fn changes(
     plan: &Plan,
     view: &View,
     interface_indexes: &[Option<u32>],
-    added: &HashSet<(u32, Ipv4Addr, u8)>,
+    added: &HashSet<(u32, IpAddr, u8)>,
 ) -> Vec<AddressChange> {
-    let wanted: Vec<KernelAddress> = plan
-        .segments
-        .iter()
-        .filter(|segment| segment.vlan == 0)
-        .filter_map(|segment| {
-            let interface_index = (*interface_indexes.get(segment.port.index())?)?;
-            Some(KernelAddress {
-                interface_index,
-                address: segment.address,
-                prefix_length: segment.prefix.length(),
-                is_managed: true,
-            })
+    let interface = |port: PortId| *interface_indexes.get(port.index())?;
+    let untagged = plan.segments.iter().filter(|segment| segment.vlan == 0);
+    let ipv4 = untagged.filter_map(|segment| {
+        Some(KernelAddress {
+            interface_index: interface(segment.port)?,
+            address: segment.address.into(),
+            prefix_length: segment.prefix.length(),
+            is_managed: true,
         })
-        .collect();
+    });
+    // Under a tag IPv6 is on a VLAN interface, if the operator made one.
+    let ipv6 = plan.ipv6.iter().filter_map(|segment| {
+        Some(KernelAddress {
+            interface_index: view.tagged(interface(segment.port)?, segment.vlan)?,
+            address: segment.address.into(),
+            prefix_length: segment.prefix_length,
+            is_managed: true,
+        })
+    });
+    let wanted: Vec<KernelAddress> = ipv4.chain(ipv6).collect();
     let wanted_keys: HashSet<_> = wanted.iter().map(key).collect();
     let is_ours = |address: &KernelAddress| address.is_managed || added.contains(&key(address));
     let present: HashSet<_> = view.addresses.iter().map(key).collect();
@@ -67,8 +73,13 @@ pub fn changes(
         .filter(|address| asked_for.insert(key(address)))
         .map(AddressChange::Add)
         .collect();
+    let is_on_ours = |index: u32| {
+        let lower = view.links.get(&index).and_then(|link| link.tag).map(|(lower, _)| lower);
+        interface_indexes.contains(&Some(index))
+            || lower.is_some_and(|lower| interface_indexes.contains(&Some(lower)))
+    };
     let is_old = |address: &&KernelAddress| {
-        interface_indexes.contains(&Some(address.interface_index))
+        is_on_ours(address.interface_index)
             && is_ours(address)
             && !wanted_keys.contains(&key(address))
     };
@@ -78,7 +89,7 @@ pub fn changes(
 
 /// What identifies an address to the kernel.
 #[must_use]
-pub fn key(address: &KernelAddress) -> (u32, Ipv4Addr, u8) {
+pub fn key(address: &KernelAddress) -> (u32, IpAddr, u8) {
     (address.interface_index, address.address, address.prefix_length)
 }
 
@@ -86,18 +97,26 @@ pub fn key(address: &KernelAddress) -> (u32, Ipv4Addr, u8) {
 #[must_use]
 pub fn message(address: &KernelAddress) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = match address.address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
     message.header.index = address.interface_index;
     message.header.prefix_len = address.prefix_length;
     message.attributes = vec![
-        AddressAttribute::Local(IpAddr::V4(address.address)),
-        AddressAttribute::Address(IpAddr::V4(address.address)),
+        AddressAttribute::Local(address.address),
+        AddressAttribute::Address(address.address),
         AddressAttribute::Protocol(MANAGED),
     ];
-    // A prefix of two addresses or one has no broadcast address (RFC 3021).
-    if address.prefix_length < 31 {
-        let prefix = Cidr::containing(address.address, address.prefix_length);
-        message.attributes.push(AddressAttribute::Broadcast(prefix.last()));
+    match address.address {
+        // A prefix of two addresses or one has no broadcast address (RFC 3021).
+        IpAddr::V4(own) if address.prefix_length < 31 => {
+            let prefix = Cidr::containing(own, address.prefix_length);
+            message.attributes.push(AddressAttribute::Broadcast(prefix.last()));
+        }
+        IpAddr::V4(_) => {}
+        // The control plane gives each address out once, and guests wait for this one.
+        IpAddr::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
     message
 }
@@ -193,7 +212,7 @@ mod tests {
         is_managed: bool,
     ) -> KernelAddress {
         let address = Ipv4Addr::new(203, 0, 113, last);
-        KernelAddress { interface_index, address, prefix_length, is_managed }
+        KernelAddress { interface_index, address: address.into(), prefix_length, is_managed }
     }
 
     fn view(addresses: &[KernelAddress]) -> View {

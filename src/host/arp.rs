@@ -1,7 +1,7 @@
 //! Our own ARP: asking, announcing, probing, listening, one socket an interface.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::plan::Segment;
@@ -45,7 +45,10 @@ impl ArpSocket {
         sender: Ipv4Addr,
         destination: Option<Mac>,
     ) -> io::Result<()> {
-        self.send(neighbor.vlan, sender, neighbor.address, destination.unwrap_or(Mac::BROADCAST))
+        let IpAddr::V4(address) = neighbor.address else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        self.send(neighbor.vlan, sender, address, destination.unwrap_or(Mac::BROADCAST))
     }
 
     /// Tells everybody on the link that the address of `segment` is ours (RFC 5227, section 2.3).

@@ -93,7 +93,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Follows links, neighbours, IPv4 addresses and routes. Never blocks.
+    /// Follows links, neighbours, addresses and IPv4 routes. Never blocks.
     ///
     /// # Errors
     ///
@@ -137,20 +137,29 @@ impl AsFd for Events {
     }
 }
 
-/// The four lists that a view is made of, in an order in which each refers to what came before.
+/// The lists that a view is made of, in an order in which each refers to what came before.
 #[must_use]
-pub fn list_requests() -> [RouteNetlinkMessage; 4] {
-    let mut address = AddressMessage::default();
-    address.header.family = AddressFamily::Inet;
-    let mut neighbor = NeighbourMessage::default();
-    neighbor.header.family = AddressFamily::Inet;
+pub fn list_requests() -> [RouteNetlinkMessage; 6] {
+    let addresses = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| {
+        let mut address = AddressMessage::default();
+        address.header.family = family;
+        RouteNetlinkMessage::GetAddress(address)
+    });
+    let neighbors = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| {
+        let mut neighbor = NeighbourMessage::default();
+        neighbor.header.family = family;
+        RouteNetlinkMessage::GetNeighbour(neighbor)
+    });
+    let ([ipv4, ipv6], [neighbors, neighbors_ipv6]) = (addresses, neighbors);
     let mut route = RouteMessage::default();
     route.header.address_family = AddressFamily::Inet;
     [
         RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        RouteNetlinkMessage::GetAddress(address),
+        ipv4,
+        ipv6,
         RouteNetlinkMessage::GetRoute(route),
-        RouteNetlinkMessage::GetNeighbour(neighbor),
+        neighbors,
+        neighbors_ipv6,
     ]
 }
 
@@ -191,8 +200,9 @@ const HEADER_BYTES: usize = 16;
 /// The kernel never puts more into one datagram of a list than this.
 const DATAGRAM_BYTES: usize = 64 * 1024;
 const RECEIVE_BUFFER_BYTES: u32 = 4 * 1024 * 1024;
-/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`.
-const GROUPS: [u32; 4] = [1, 3, 5, 7];
+/// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`,
+/// `RTNLGRP_IPV6_IFADDR`.
+const GROUPS: [u32; 5] = [1, 3, 5, 7, 9];
 
 #[cfg(test)]
 mod tests {
@@ -221,7 +231,7 @@ mod tests {
     fn no_bytes_make_the_reader_hang_or_panic() {
         let whole = datagram(&list_requests());
         for end in 0..whole.len() {
-            assert!(messages(&whole[..end]).count() <= 4);
+            assert!(messages(&whole[..end]).count() <= 6);
         }
         for length in [0_u32, 1, 15, u32::MAX] {
             let mut broken = whole.clone();

@@ -1,6 +1,6 @@
 //! What `host` has to know of the rules: where natwerk has addresses, and how large packets may be.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::flow::PortId;
 use crate::next_hop::Neighbor;
@@ -10,8 +10,10 @@ use crate::rules::set::Cidr;
 /// The rules as far as they concern links and addresses.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
-    /// Every address of the router: gateways and public addresses.
+    /// Every IPv4 address of the router: gateways and public addresses.
     pub segments: Vec<Segment>,
+    /// The same of IPv6.
+    pub ipv6: Vec<SegmentIpv6>,
     /// The MTU of networks that have one of their own, by interface and tag.
     pub mtus: Vec<(PortId, u16, u16)>,
     /// The upstream routers, each once.
@@ -29,6 +31,19 @@ pub struct Segment {
     pub address: Ipv4Addr,
     /// Who is on the link.
     pub prefix: Cidr,
+}
+
+/// An IPv6 address of the router. Its neighbours are the kernel's to find.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SegmentIpv6 {
+    /// The interface.
+    pub port: PortId,
+    /// The tag; zero for none. Under a tag it takes a VLAN interface of the kernel.
+    pub vlan: u16,
+    /// The router's address.
+    pub address: Ipv6Addr,
+    /// The length of its prefix.
+    pub prefix_length: u8,
 }
 
 impl Plan {
@@ -55,12 +70,38 @@ impl Plan {
             .public_addresses()
             .iter()
             .filter_map(|public| {
-                Some(Neighbor { port: public.port, vlan: public.vlan, address: public.gateway? })
+                Some(Neighbor {
+                    port: public.port,
+                    vlan: public.vlan,
+                    address: public.gateway?.into(),
+                })
             })
             .collect();
+        upstreams.extend(policy.ipv6().addresses().iter().filter_map(|public| {
+            Some(Neighbor { port: public.port, vlan: public.vlan, address: public.gateway?.into() })
+        }));
         upstreams.sort_unstable_by_key(|hop| (hop.port, hop.vlan, hop.address));
         upstreams.dedup();
-        Self { segments: gateways.chain(public).collect(), mtus: mtus.collect(), upstreams }
+        let gateways_ipv6 = policy.networks().iter().filter_map(|network| {
+            network.ipv6.as_ref().map(|ipv6| SegmentIpv6 {
+                port: network.port,
+                vlan: network.vlan,
+                address: ipv6.gateway,
+                prefix_length: ipv6.cidr.length(),
+            })
+        });
+        let public_ipv6 = policy.ipv6().addresses().iter().map(|public| SegmentIpv6 {
+            port: public.port,
+            vlan: public.vlan,
+            address: public.address,
+            prefix_length: public.segment.length(),
+        });
+        Self {
+            segments: gateways.chain(public).collect(),
+            ipv6: gateways_ipv6.chain(public_ipv6).collect(),
+            mtus: mtus.collect(),
+            upstreams,
+        }
     }
 
     /// The address of ours from which `target` is asked for: one of the prefix it is in.

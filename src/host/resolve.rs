@@ -1,14 +1,14 @@
 //! Who has to be asked for which link address, and when. No I/O and no clock in here: what is to be
 //! asked comes out as a list of [`Ask`]s, what was heard and what time it is come in.
 //!
-//! Untagged next hops are the kernel's business: it asks, it notices when a neighbour falls silent,
-//! and its neighbour table is the truth. Where it cannot, we ask ourselves: for tagged networks (it
-//! has no interface for them), and where it has no address in the neighbour's prefix.
+//! IPv6 next hops and untagged ones of IPv4 are the kernel's business: it asks, it notices when a neighbour falls silent,
+//! and its neighbour table is the truth. Where it cannot, we ask ourselves by ARP: for tagged networks
+//! (it needs no interface for them), and where it has no address in the neighbour's prefix.
 //!
 //! Either way one neighbour is asked for at most about once a second (RFC 1122, section 2.3.2.1).
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use netlink_packet_route::neighbour::NeighbourState;
@@ -53,7 +53,7 @@ pub enum Ask {
         /// The interface.
         interface_index: u32,
         /// Who is asked for.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
 }
 
@@ -138,10 +138,11 @@ impl Resolver {
         &mut self,
         around: Surroundings<'_>,
         index: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
         now: Tick,
     ) -> Option<Ask> {
-        let neighbor = Neighbor { port: around.port_of(index)?, vlan: 0, address };
+        let (port, vlan) = around.place_of(index)?;
+        let neighbor = Neighbor { port, vlan, address };
         let id = around.next_hops.find(neighbor)?;
         // A neighbour that the kernel forgot keeps its link address until somebody proves it wrong:
         // the kernel forgets what *it* does not use.
@@ -292,26 +293,42 @@ impl Resolver {
 }
 
 impl Surroundings<'_> {
-    /// The port of a kernel interface.
+    /// The port of a kernel interface, and the tag if it is a VLAN interface on one of ours.
     #[must_use]
-    pub fn port_of(&self, interface_index: u32) -> Option<PortId> {
-        let place = self.interface_indexes.iter().position(|&own| own == Some(interface_index))?;
-        u8::try_from(place).ok().map(PortId)
+    pub fn place_of(&self, interface_index: u32) -> Option<(PortId, u16)> {
+        let port = |index| {
+            let place = self.interface_indexes.iter().position(|&own| own == Some(index))?;
+            u8::try_from(place).ok().map(PortId)
+        };
+        if let Some(port) = port(interface_index) {
+            return Some((port, 0));
+        }
+        let (lower, vlan) = self.view.links.get(&interface_index)?.tag?;
+        Some((port(lower)?, vlan))
     }
 
     fn interface_index(&self, port: PortId) -> Option<u32> {
         self.interface_indexes.get(port.index()).copied().flatten()
     }
 
+    /// The kernel's interface towards `neighbor`. Tagged IPv4 is ours alone, tagged IPv6 the
+    /// kernel's.
+    fn device(&self, neighbor: Neighbor) -> Option<u32> {
+        let index = self.interface_index(neighbor.port)?;
+        match neighbor.address {
+            IpAddr::V4(_) => (neighbor.vlan == 0).then_some(index),
+            IpAddr::V6(_) => self.view.tagged(index, neighbor.vlan),
+        }
+    }
+
     /// The interface on which the kernel can resolve `neighbor`, if it can.
     fn kernel_index(&self, neighbor: Neighbor) -> Option<u32> {
-        let index = self.interface_index(neighbor.port)?;
-        let can_ask = neighbor.vlan == 0 && self.view.can_ask(index, neighbor.address);
-        can_ask.then_some(index)
+        let index = self.device(neighbor)?;
+        self.view.can_ask(index, neighbor.address).then_some(index)
     }
 
     fn kernel_neighbor(&self, neighbor: Neighbor) -> Option<KernelNeighbor> {
-        let index = self.interface_index(neighbor.port).filter(|_| neighbor.vlan == 0)?;
+        let index = self.device(neighbor)?;
         self.view.neighbors.get(&(index, neighbor.address)).copied()
     }
 
@@ -324,7 +341,9 @@ impl Surroundings<'_> {
     /// Our own request, the `count`th after the first.
     fn ask_ourselves(&self, id: NextHopId, count: u32) -> Option<Ask> {
         let neighbor = self.next_hops.neighbor(id);
-        let sender = self.plan.sender(neighbor.port, neighbor.vlan, neighbor.address)?;
+        // Neighbour discovery is the kernel's alone.
+        let IpAddr::V4(address) = neighbor.address else { return None };
+        let sender = self.plan.sender(neighbor.port, neighbor.vlan, address)?;
         let destination = match self.next_hops.resolution(id) {
             Resolution::Reachable(mac) if count < ASK_COUNT => Some(mac),
             Resolution::Reachable(_) | Resolution::Failed | Resolution::Pending => None,

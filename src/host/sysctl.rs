@@ -1,4 +1,4 @@
-//! Kernel settings under `/proc/sys/net/ipv4` that a natwerk router depends on.
+//! Kernel settings under `/proc/sys/net` that a natwerk router depends on.
 
 use std::fs;
 use std::io;
@@ -28,8 +28,21 @@ pub fn kernel_forwards() -> io::Result<bool> {
     Ok(read("ip_forward")?.trim() != "0")
 }
 
+/// The same of IPv6. What an interface's own `forwarding` says does not matter: the kernel forwards
+/// only if it does so everywhere.
+///
+/// # Errors
+///
+/// When the setting cannot be read; a kernel without IPv6 has none.
+pub fn kernel_forwards_ipv6() -> io::Result<bool> {
+    Ok(fs::read_to_string(path_ipv6("conf/all/forwarding"))?.trim() != "0")
+}
+
 /// The command that keeps the kernel from forwarding.
 pub const DISABLE_FORWARDING: &str = "sysctl -w net.ipv4.ip_forward=0";
+
+/// The same of IPv6.
+pub const DISABLE_FORWARDING_IPV6: &str = "sysctl -w net.ipv6.conf.all.forwarding=0";
 
 /// Makes the kernel behave on an interface whose addresses natwerk manages.
 ///
@@ -42,6 +55,27 @@ pub fn prepare_managed(interface: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Makes the kernel behave as the router on an interface whose IPv6 addresses natwerk manages.
+///
+/// # Errors
+///
+/// When a setting cannot be written.
+pub fn prepare_managed_ipv6(interface: &str) -> io::Result<()> {
+    for (name, value) in MANAGED_SETTINGS_IPV6 {
+        fs::write(path_ipv6(&format!("conf/{interface}/{name}")), value)?;
+    }
+    Ok(())
+}
+
+const MANAGED_SETTINGS_IPV6: [(&str, &str); 3] = [
+    // A router listens to no other: its addresses and routes come from the rules.
+    ("accept_ra", "0"),
+    ("accept_redirects", "0"),
+    // Neighbour advertisements say that this is a router, without which guests forget it as one
+    // (RFC 4861, section 7.2.5). It forwards nothing by this: see `kernel_forwards_ipv6`.
+    ("forwarding", "1"),
+];
 
 const MANAGED_SETTINGS: [(&str, &str); 3] = [
     // Answer for the addresses of this interface only: the gateway of one network is not to be
@@ -60,6 +94,10 @@ fn read(name: &str) -> io::Result<String> {
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net/ipv4").join(name)
+}
+
+fn path_ipv6(name: &str) -> PathBuf {
+    PathBuf::from("/proc/sys/net/ipv6").join(name)
 }
 
 fn parse_port_range(text: &str) -> Option<PortRange> {

@@ -1,11 +1,13 @@
-//! What the router's own kernel has: links, IPv4 addresses, routes, neighbours. Made from netlink
+//! What the router's own kernel has: links, addresses, IPv4 routes, neighbours. Made from netlink
 //! messages, no I/O here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -20,12 +22,12 @@ use crate::rules::set::Cidr;
 pub struct View {
     /// Interfaces by the kernel's index.
     pub links: BTreeMap<u32, KernelLink>,
-    /// IPv4 addresses of interfaces.
+    /// Addresses of interfaces.
     pub addresses: BTreeSet<KernelAddress>,
     /// IPv4 unicast routes.
     pub routes: BTreeSet<KernelRoute>,
-    /// IPv4 neighbours by interface index and address.
-    pub neighbors: BTreeMap<(u32, Ipv4Addr), KernelNeighbor>,
+    /// Neighbours by interface index and address.
+    pub neighbors: BTreeMap<(u32, IpAddr), KernelNeighbor>,
     /// Addresses of ours that another station claims as well.
     pub conflicts: BTreeSet<Conflict>,
 }
@@ -41,6 +43,8 @@ pub struct KernelLink {
     pub mtu: u32,
     /// Whether it is switched on and has a carrier.
     pub is_up: bool,
+    /// Of a VLAN interface: the one it is on, and the tag.
+    pub tag: Option<(u32, u16)>,
 }
 
 /// An address of an interface.
@@ -49,7 +53,7 @@ pub struct KernelAddress {
     /// The interface.
     pub interface_index: u32,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The length of its prefix.
     pub prefix_length: u8,
     /// Whether natwerk put it there, this one or one before it.
@@ -101,7 +105,7 @@ pub enum Change {
     /// An interface.
     Link(u32),
     /// A neighbour.
-    Neighbor(u32, Ipv4Addr),
+    Neighbor(u32, IpAddr),
     /// Nothing that we keep.
     Nothing,
     /// A route.
@@ -133,12 +137,27 @@ impl View {
     /// Whether the kernel, asking for `address` on an interface, would speak from an address of
     /// the same prefix: only then may it ask (many stations ignore strangers).
     #[must_use]
-    pub fn can_ask(&self, interface_index: u32, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|own| {
-            own.interface_index == interface_index
-                && own.address != address
-                && Cidr::containing(own.address, own.prefix_length).contains(address)
-        })
+    pub fn can_ask(&self, interface_index: u32, address: IpAddr) -> bool {
+        let is_near = |own: &KernelAddress| match (own.address, address) {
+            (IpAddr::V4(own_address), IpAddr::V4(address)) => {
+                own_address != address
+                    && Cidr::containing(own_address, own.prefix_length).contains(address)
+            }
+            // Whoever has IPv6 has a link-local address to ask from, which nobody takes amiss.
+            (IpAddr::V6(_), IpAddr::V6(_)) => own.address != address,
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        };
+        self.addresses.iter().any(|own| own.interface_index == interface_index && is_near(own))
+    }
+
+    /// The kernel's interface for frames under `vlan` of the one at `index`: itself without a tag.
+    #[must_use]
+    pub fn tagged(&self, index: u32, vlan: u16) -> Option<u32> {
+        if vlan == 0 {
+            return Some(index);
+        }
+        let place = Some((index, vlan));
+        self.links.iter().find(|(_, link)| link.tag == place).map(|(&index, _)| index)
     }
 
     /// Everything of one interface is gone with it.
@@ -207,16 +226,29 @@ fn link(message: &LinkMessage) -> KernelLink {
         mac: Mac::default(),
         mtu: 0,
         is_up: message.header.flags.contains(on_with_carrier),
+        tag: None,
     };
+    let (mut lower, mut vlan) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = mac(bytes).unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::LinkInfo(infos) => vlan = infos.iter().find_map(tag),
             _ => {}
         }
     }
+    link.tag = lower.zip(vlan);
     link
+}
+
+fn tag(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(infos)) = info else { return None };
+    infos.iter().find_map(|info| match info {
+        InfoVlan::Id(vlan) => Some(*vlan),
+        _ => None,
+    })
 }
 
 fn address(message: &AddressMessage) -> Option<KernelAddress> {
@@ -224,7 +256,11 @@ fn address(message: &AddressMessage) -> Option<KernelAddress> {
     let mut is_managed = false;
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
+            AddressAttribute::Local(address) => local = Some(*address),
+            // IPv6 has a local address of its own on point-to-point links only.
+            AddressAttribute::Address(address @ IpAddr::V6(_)) => {
+                local = local.or(Some(*address));
+            }
             AddressAttribute::Protocol(protocol) => is_managed = *protocol == MANAGED,
             _ => {}
         }
@@ -265,9 +301,14 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     Some(route)
 }
 
-fn neighbor_address(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+fn neighbor_address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+            Some(IpAddr::V4(*address))
+        }
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+            Some(IpAddr::V6(*address))
+        }
         _ => None,
     })
 }
@@ -398,8 +439,40 @@ mod tests {
             (4, [10, 1, 1, 5], false),
             (3, [10, 1, 1, 1], false),
         ] {
-            assert_eq!(view.can_ask(index, Ipv4Addr::from(address)), expected, "{address:?}");
+            assert_eq!(
+                view.can_ask(index, Ipv4Addr::from(address).into()),
+                expected,
+                "{address:?}"
+            );
         }
+    }
+
+    #[test]
+    fn whoever_has_ipv6_can_ask_for_any_of_it() {
+        let mut view = View::default();
+        let mut message = AddressMessage::default();
+        message.header.index = 3;
+        message.header.prefix_len = 64;
+        let own: IpAddr = "fe80::1".parse().unwrap();
+        // As the kernel says it: IPv6 has no local address beside the address.
+        message.attributes = vec![AddressAttribute::Address(own)];
+        let target: IpAddr = "2001:db8:1::5".parse().unwrap();
+        assert!(!view.can_ask(3, target));
+        view.apply(&RouteNetlinkMessage::NewAddress(message));
+        assert!(view.can_ask(3, target) && !view.can_ask(4, target) && !view.can_ask(3, own));
+        assert!(!view.can_ask(3, IpAddr::V4(ADDRESS)));
+    }
+
+    #[test]
+    fn a_tag_leads_to_its_vlan_interface() {
+        let mut view = View::default();
+        let mut message = link_message(AddressFamily::Unspec, "eth0.100", LinkFlags::Up);
+        message.header.index = 9;
+        let vlan = LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(100)]));
+        message.attributes.extend([LinkAttribute::Link(3), LinkAttribute::LinkInfo(vec![vlan])]);
+        view.apply(&RouteNetlinkMessage::NewLink(message));
+        assert_eq!([0, 100, 101].map(|vlan| view.tagged(3, vlan)), [Some(3), Some(9), None]);
+        assert_eq!(view.tagged(4, 100), None);
     }
 
     #[test]
@@ -407,7 +480,7 @@ mod tests {
         let mut view = View::default();
         let message = neighbor_message(NeighbourState::Stale);
         let change = view.apply(&RouteNetlinkMessage::NewNeighbour(message.clone()));
-        let address = Ipv4Addr::new(10, 1, 1, 5);
+        let address = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 5));
         assert_eq!(change, Change::Neighbor(3, address));
         let known = view.neighbors[&(3, address)];
         assert_eq!(known.mac, Some(Mac([2, 0, 0, 0, 0, 5])));

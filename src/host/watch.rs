@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub struct Watch {
     resolver: Resolver,
     announcements: Announcements,
     /// Addresses that this process put on interfaces.
-    added: HashSet<(u32, Ipv4Addr, u8)>,
+    added: HashSet<(u32, IpAddr, u8)>,
     conflicts: BTreeMap<Conflict, Tick>,
     next_freshening: Tick,
     started: Instant,
@@ -189,7 +189,7 @@ impl Watch {
         }
     }
 
-    fn follow_neighbor(&mut self, index: u32, address: Ipv4Addr) {
+    fn follow_neighbor(&mut self, index: u32, address: IpAddr) {
         let now = self.now();
         let ask = self.with_surroundings(|resolver, around| {
             resolver.kernel_said(around, index, address, now)
@@ -272,6 +272,9 @@ impl Watch {
         let (result, expected) = match change {
             AddressChange::Add(address) => {
                 self.added.insert(addresses::key(&address));
+                if address.address.is_ipv6() {
+                    self.prepare_ipv6(address.interface_index);
+                }
                 let message = RouteNetlinkMessage::NewAddress(addresses::message(&address));
                 (self.requests.carry_out(message, NLM_F_CREATE | NLM_F_EXCL), libc::EEXIST)
             }
@@ -285,6 +288,14 @@ impl Watch {
             // It is as it should be, only the event has not reached us yet.
             Err(error) if error.raw_os_error() == Some(expected) => Ok(()),
             result => result,
+        }
+    }
+
+    fn prepare_ipv6(&self, index: u32) {
+        let name = self.shared.view.lock().links.get(&index).map(|link| link.name.clone());
+        let Some(interface) = name else { return };
+        if let Err(error) = sysctl::prepare_managed_ipv6(&interface) {
+            tracing::warn!(interface, %error, "cannot set accept_ra and the like");
         }
     }
 
@@ -312,7 +323,7 @@ impl Watch {
             self.take_conflict(Conflict { port, address, mac });
             return;
         }
-        let neighbor = Neighbor { port, vlan: 0, address };
+        let neighbor = Neighbor { port, vlan: 0, address: address.into() };
         self.with_surroundings(|resolver, around| resolver.heard(around, neighbor, mac));
     }
 
@@ -454,13 +465,16 @@ fn want_upstreams(plan: &Plan, port: PortId, next_hops: &NextHops) {
 }
 
 /// As `ip neighbor replace … use` does: the kernel is to behave as if it had a packet for it.
-fn use_neighbor(interface_index: u32, address: Ipv4Addr) -> RouteNetlinkMessage {
+fn use_neighbor(interface_index: u32, address: IpAddr) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    let (family, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    message.header.family = family;
     message.header.ifindex = interface_index;
     message.header.state = NeighbourState::None;
     message.header.flags = NeighbourFlags::Use;
-    let destination = NeighbourAddress::Inet(address);
     message.attributes = vec![NeighbourAttribute::Destination(destination)];
     RouteNetlinkMessage::NewNeighbour(message)
 }

@@ -1,6 +1,6 @@
 //! One next hop as it lies in memory: three words, each true by itself, and how they are packed.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Neighbor, Resolution};
@@ -11,9 +11,11 @@ use crate::flow::{Mac, PortId};
 pub struct Hop {
     /// The neighbour's link address in the low 48 bits, and flags above.
     pub destination: AtomicU64,
-    /// Our own link address in the low 48 bits, the interface above.
+    /// Our own link address in the low 48 bits, the interface above (8 bits), and then a flag for
+    /// IPv6.
     pub source: AtomicU64,
-    /// From the top: tag (16 bits), MTU (16 bits), the neighbour's IPv4 address (32 bits).
+    /// From the top: tag (16 bits), MTU (16 bits), the neighbour's IPv4 address (32 bits; IPv6
+    /// addresses stand in a [`WideAddress`]).
     pub network: AtomicU64,
 }
 
@@ -27,16 +29,44 @@ impl Hop {
         }
     }
 
-    /// Who this is.
-    pub fn neighbor(&self) -> Neighbor {
+    /// Who this is; `wide` has the address of an IPv6 one.
+    pub fn neighbor(&self, wide: impl FnOnce() -> Ipv6Addr) -> Neighbor {
         let network = self.network.load(Ordering::Relaxed);
+        let source = self.source.load(Ordering::Relaxed);
         Neighbor {
-            port: source_port(self.source.load(Ordering::Relaxed)),
+            port: source_port(source),
             vlan: network_vlan(network),
-            address: Ipv4Addr::from_bits(network as u32),
+            address: match source & IPV6 {
+                0 => IpAddr::V4(Ipv4Addr::from_bits(network as u32)),
+                _ => IpAddr::V6(wide()),
+            },
         }
     }
 }
+
+/// An IPv6 address, written once before its hop is found.
+#[derive(Default)]
+pub struct WideAddress {
+    halves: [AtomicU64; 2],
+}
+
+impl WideAddress {
+    /// Writes the address.
+    pub fn store(&self, address: Ipv6Addr) {
+        let bits = address.to_bits();
+        self.halves[0].store((bits >> 64) as u64, Ordering::Relaxed);
+        self.halves[1].store(bits as u64, Ordering::Relaxed);
+    }
+
+    /// Reads the address.
+    pub fn load(&self) -> Ipv6Addr {
+        let [high, low] = self.halves.each_ref().map(|half| half.load(Ordering::Relaxed));
+        Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))
+    }
+}
+
+/// In [`Hop::source`]: the neighbour is an IPv6 one.
+const IPV6: u64 = 1 << 56;
 
 /// Flags in [`Hop::destination`], and the absence of the first two.
 pub const PENDING: u64 = 0;
@@ -59,16 +89,21 @@ pub const fn resolution(destination: u64) -> Resolution {
     }
 }
 
-pub const fn source_word(source: Mac, port: PortId) -> u64 {
-    (port.0 as u64) << 48 | source.as_bits()
+pub const fn source_word(source: Mac, port: PortId, address: IpAddr) -> u64 {
+    let family = if address.is_ipv6() { IPV6 } else { 0 };
+    family | (port.0 as u64) << 48 | source.as_bits()
 }
 
 pub const fn source_port(source: u64) -> PortId {
     PortId((source >> 48) as u8)
 }
 
-pub const fn network_word(vlan: u16, mtu: u16, address: Ipv4Addr) -> u64 {
-    (vlan as u64) << 48 | (mtu as u64) << 32 | address.to_bits() as u64
+pub const fn network_word(vlan: u16, mtu: u16, address: IpAddr) -> u64 {
+    let address = match address {
+        IpAddr::V4(address) => address.to_bits(),
+        IpAddr::V6(_) => 0,
+    };
+    (vlan as u64) << 48 | (mtu as u64) << 32 | address as u64
 }
 
 pub const fn network_vlan(network: u64) -> u16 {

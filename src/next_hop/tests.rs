@@ -12,7 +12,7 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 fn neighbor(port: u8, vlan: u16, last: u8) -> Neighbor {
-    Neighbor { port: PortId(port), vlan, address: Ipv4Addr::new(10, 1, 1, last) }
+    Neighbor { port: PortId(port), vlan, address: Ipv4Addr::new(10, 1, 1, last).into() }
 }
 
 #[test]

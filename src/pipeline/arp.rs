@@ -55,7 +55,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if arp.sender_mac.is_group() || arp.sender.is_unspecified() {
             return;
         }
-        let neighbor = Neighbor { port, vlan: arp.vlan, address: arp.sender };
+        let neighbor = Neighbor { port, vlan: arp.vlan, address: arp.sender.into() };
         context.shared.next_hops.set(neighbor, Resolution::Reachable(arp.sender_mac));
     }
 
@@ -75,7 +75,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             return;
         }
         let next_hops = &context.shared.next_hops;
-        let neighbor = Neighbor { port, vlan, address };
+        let neighbor = Neighbor { port, vlan, address: address.into() };
         let is_pending = next_hops
             .find(neighbor)
             .is_some_and(|hop| next_hops.link(hop).destination == Resolution::Pending);

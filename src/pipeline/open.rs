@@ -248,11 +248,11 @@ pub(super) fn next_hop(
         Realm::Internal(realm) => {
             let route = policy.internal_route(realm, address).ok_or(DropReason::NoRoute)?;
             let network = policy.network(route.network);
-            Neighbor { port: network.port, vlan: network.vlan, address: route.next_hop }
+            Neighbor { port: network.port, vlan: network.vlan, address: route.next_hop.into() }
         }
         Realm::External => {
             let route = policy.external_route(public, address).ok_or(DropReason::NoRoute)?;
-            Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop }
+            Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop.into() }
         }
     };
     shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)

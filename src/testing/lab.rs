@@ -1,5 +1,6 @@
 //! A router in memory: rules as text, two ports, one pipeline, a clock that only tests move.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,13 +78,16 @@ impl Lab {
             ..Config::default()
         };
         config.sessions.max = 4096;
+        config.sessions.max_ipv6 = 4096;
         change(&mut config);
         let seed = [0x6e61, 0x7477, 0x6572, 0x6b21];
         let next_hops = Arc::new(NextHops::new(4096));
         let published = Published::new(crate::policy::Policy::empty());
         let settings = Settings::new(&config, 1, seed);
         let table = Table::in_memory(config.sessions.max, seed);
-        let shared = Arc::new(Shared::new(table, Arc::clone(&next_hops), published, settings));
+        let wide = Table::in_memory(config.sessions.max_ipv6, seed);
+        let shared =
+            Arc::new(Shared::new(table, wide, Arc::clone(&next_hops), published, settings));
         for (index, _) in config.interfaces.iter().enumerate() {
             let port = PortId(u8::try_from(index).expect("few interfaces"));
             next_hops.set_interface(port, Self::router_mac(port), INTERFACE_MTU);
@@ -112,9 +116,12 @@ impl Lab {
 
     /// The address that a neighbour answers with.
     #[must_use]
-    pub const fn neighbor_mac(address: std::net::Ipv4Addr) -> Mac {
-        let [a, b, c, d] = address.octets();
-        Mac([2, 1, a, b, c, d])
+    pub fn neighbor_mac(address: impl Into<IpAddr>) -> Mac {
+        let (family, [a, b, c, d]) = match address.into() {
+            IpAddr::V4(address) => (1, address.octets()),
+            IpAddr::V6(address) => (6, (address.to_bits() as u32).to_be_bytes()),
+        };
+        Mac([2, family, a, b, c, d])
     }
 
     /// Puts new rules in force.

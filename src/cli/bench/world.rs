@@ -1,7 +1,7 @@
 //! The router that is measured: one network of many guests, enough public addresses, and rules
 //! that new sessions are held against.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,8 @@ impl World {
         published.swap(policy);
         let table = Table::in_memory(arguments.sessions, SEED);
         let settings = Settings::new(&config, usize::from(arguments.workers), SEED);
-        let shared = Arc::new(Shared::new(table, next_hops, published, settings));
+        let wide = Table::in_memory(config.sessions.max_ipv6, SEED);
+        let shared = Arc::new(Shared::new(table, wide, next_hops, published, settings));
         Ok(Self { shared, traffic, compile_time })
     }
 
@@ -158,11 +159,13 @@ fn next_hops(traffic: &Traffic) -> NextHops {
     for port in [GUEST, PUBLIC] {
         hops.set_interface(port, router_mac(port), 1500);
     }
-    let gateway = Neighbor { port: PUBLIC, vlan: 0, address: GATEWAY };
-    let guest = |number| Neighbor { port: GUEST, vlan: 0, address: traffic.guest(number) };
+    let gateway = Neighbor { port: PUBLIC, vlan: 0, address: GATEWAY.into() };
+    let guest = |number| Neighbor { port: GUEST, vlan: 0, address: traffic.guest(number).into() };
     for neighbor in std::iter::once(gateway).chain((0..guests).map(guest)) {
         hops.id(neighbor);
-        hops.set(neighbor, Resolution::Reachable(neighbor_mac(neighbor.address)));
+        if let IpAddr::V4(address) = neighbor.address {
+            hops.set(neighbor, Resolution::Reachable(neighbor_mac(address)));
+        }
     }
     hops.take_wanted();
     hops

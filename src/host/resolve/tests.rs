@@ -25,7 +25,7 @@ impl Router {
         if kernel_has_address {
             view.addresses.insert(KernelAddress {
                 interface_index: INDEX,
-                address: GATEWAY,
+                address: GATEWAY.into(),
                 prefix_length: 24,
                 is_managed: false,
             });
@@ -59,19 +59,22 @@ impl Router {
     }
 
     fn kernel_says(&mut self, state: NeighbourState, mac: Option<Mac>, ms: u64) -> Vec<Ask> {
-        self.view.neighbors.insert((INDEX, GUEST), KernelNeighbor { mac, state });
+        self.view.neighbors.insert((INDEX, GUEST.into()), KernelNeighbor { mac, state });
         self.run(|resolver, around| {
-            resolver.kernel_said(around, INDEX, GUEST, Tick::from_ms(ms)).into_iter().collect()
+            resolver
+                .kernel_said(around, INDEX, GUEST.into(), Tick::from_ms(ms))
+                .into_iter()
+                .collect()
         })
     }
 }
 
 fn guest(vlan: u16) -> Neighbor {
-    Neighbor { port: PortId(0), vlan, address: GUEST }
+    Neighbor { port: PortId(0), vlan, address: GUEST.into() }
 }
 
 fn kernel(id: NextHopId) -> Ask {
-    Ask::Kernel { id, interface_index: INDEX, address: GUEST }
+    Ask::Kernel { id, interface_index: INDEX, address: GUEST.into() }
 }
 
 fn arp(id: NextHopId, vlan: u16, destination: Option<Mac>) -> Ask {
@@ -125,9 +128,12 @@ fn a_claim_on_another_interface_changes_nothing() {
     let id = router.hops.id(guest(0)).expect("room");
     router.kernel_says(NeighbourState::Reachable, Some(MAC), 0);
     let claim = KernelNeighbor { mac: Some(MOVED), state: NeighbourState::Reachable };
-    router.view.neighbors.insert((INDEX + 1, GUEST), claim);
+    router.view.neighbors.insert((INDEX + 1, GUEST.into()), claim);
     router.run(|resolver, around| {
-        resolver.kernel_said(around, INDEX + 1, GUEST, Tick::from_ms(1)).into_iter().collect()
+        resolver
+            .kernel_said(around, INDEX + 1, GUEST.into(), Tick::from_ms(1))
+            .into_iter()
+            .collect()
     });
     assert_eq!(router.hops.resolution(id), Resolution::Reachable(MAC));
 }

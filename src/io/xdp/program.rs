@@ -1,7 +1,7 @@
 //! The XDP program of one interface: loaded, told what to go by, attached, counted.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
@@ -21,6 +21,7 @@ pub struct Program {
     sockets: XskMap<MapData>,
     tags: Array<MapData, u32>,
     local_addresses: HashMap<MapData, [u8; 8], u8>,
+    local_addresses_ipv6: HashMap<MapData, [u8; 20], u8>,
     kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
     counters: PerCpuArray<MapData, u64>,
     applied: Steering,
@@ -68,12 +69,14 @@ fn hint(said: &str) -> &'static str {
 }
 
 /// What the program counts, by name, in the order of `enum reason` in steer.bpf.c.
-pub const COUNTERS: [&str; 8] = [
+pub const COUNTERS: [&str; 10] = [
     "dropped_no_socket",
     "dropped_short",
     "passed_group",
+    "passed_link_local",
     "passed_local_address",
-    "passed_not_ipv4",
+    "passed_neighbor_discovery",
+    "passed_not_ip",
     "passed_service",
     "passed_tag",
     "redirected",
@@ -102,6 +105,7 @@ impl Program {
             sockets: take("xsks")?.try_into()?,
             tags: take("tags")?.try_into()?,
             local_addresses: take("local_addresses")?.try_into()?,
+            local_addresses_ipv6: take("local_addresses_ipv6")?.try_into()?,
             kernel_ports: take("kernel_ports")?.try_into()?,
             counters: take("counters")?.try_into()?,
             applied: Steering::default(),
@@ -121,6 +125,9 @@ impl Program {
         for local in &steering.local_addresses {
             self.local_addresses.insert(local_key(*local), 1, 0)?;
         }
+        for local in &steering.local_addresses_ipv6 {
+            self.local_addresses_ipv6.insert(local_key_ipv6(*local), 1, 0)?;
+        }
         for ((address, protocol), ports) in &steering.kernel_ports {
             if self.applied.kernel_ports.get(&(*address, *protocol)) == Some(ports) {
                 continue;
@@ -135,6 +142,10 @@ impl Program {
         }
         for local in self.applied.local_addresses.difference(&steering.local_addresses) {
             absent_is_fine(self.local_addresses.remove(&local_key(*local)))?;
+        }
+        let former = &self.applied.local_addresses_ipv6;
+        for local in former.difference(&steering.local_addresses_ipv6) {
+            absent_is_fine(self.local_addresses_ipv6.remove(&local_key_ipv6(*local)))?;
         }
         for ((address, protocol), ports) in &self.applied.kernel_ports {
             let now = steering.kernel_ports.get(&(*address, *protocol));
@@ -230,6 +241,15 @@ fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
 fn local_key((vlan, address): (u16, Ipv4Addr)) -> [u8; 8] {
     let ([a, b, c, d], [v, w]) = (address.octets(), vlan.to_ne_bytes());
     [a, b, c, d, v, w, 0, 0]
+}
+
+fn local_key_ipv6((vlan, address): (u16, Ipv6Addr)) -> [u8; 20] {
+    let mut key = [0; 20];
+    let (place, rest) = key.split_at_mut(16);
+    place.copy_from_slice(&address.octets());
+    let [v, w] = vlan.to_ne_bytes();
+    rest.copy_from_slice(&[v, w, 0, 0]);
+    key
 }
 
 fn page_key(address: Ipv4Addr, protocol: Protocol, page: u8) -> [u8; 8] {

@@ -11,6 +11,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -18,6 +19,8 @@
 #define FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
 #define HEADER_WORDS 0x0f
 #define QUEUES_MAX 256
+#define ND_FIRST 133 /* router solicitation */
+#define ND_LAST 137 /* redirect */
 
 struct tag {
 	__be16 control;
@@ -32,6 +35,13 @@ struct ports {
 /* An address that the kernel has under a tag (zero for none). */
 struct local_key {
 	__be32 address;
+	__u16 vlan;
+	__u16 zero;
+};
+
+/* The same of IPv6. */
+struct local_key_ipv6 {
+	struct in6_addr address;
 	__u16 vlan;
 	__u16 zero;
 };
@@ -54,8 +64,10 @@ enum reason {
 	DROPPED_NO_SOCKET,
 	DROPPED_SHORT,
 	PASSED_GROUP,
+	PASSED_LINK_LOCAL,
 	PASSED_LOCAL_ADDRESS,
-	PASSED_NOT_IPV4,
+	PASSED_NEIGHBOR_DISCOVERY,
+	PASSED_NOT_IP,
 	PASSED_SERVICE,
 	PASSED_TAG,
 	REDIRECTED,
@@ -84,6 +96,14 @@ struct {
 	__type(key, struct local_key);
 	__type(value, __u8);
 } local_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct local_key_ipv6);
+	__type(value, __u8);
+} local_addresses_ipv6 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -148,6 +168,34 @@ static __always_inline int is_service(struct iphdr *ip, void *end)
 	return page && page->bits[(port >> 6) & 3] >> (port & 63) & 1;
 }
 
+/*
+ * Neighbour discovery, link-local traffic and what is sent to the router itself are the kernel's;
+ * all other IPv6 is the dataplane's, so that the kernel never forwards any around the rules.
+ */
+static __always_inline int steer_ipv6(struct xdp_md *frame, struct ipv6hdr *ip, void *end, __u32 vlan)
+{
+	if ((void *)(ip + 1) > end)
+		return to_socket(frame);
+	/* fe80::/10 and ff00::/8 never leave their link. */
+	__u8 first = ip->daddr.s6_addr[0], second = ip->daddr.s6_addr[1];
+
+	if (first == 0xff || (first == 0xfe && (second & 0xc0) == 0x80))
+		return counted(XDP_PASS, PASSED_LINK_LOCAL);
+
+	struct local_key_ipv6 local = { .address = ip->daddr, .vlan = vlan };
+
+	if (bpf_map_lookup_elem(&local_addresses_ipv6, &local))
+		return counted(XDP_PASS, PASSED_LOCAL_ADDRESS);
+
+	__u8 *type = (void *)(ip + 1);
+
+	/* Only with the highest hop limit has it not been forwarded (RFC 4861, section 7.1). */
+	if (ip->nexthdr == IPPROTO_ICMPV6 && ip->hop_limit == 255 && (void *)(type + 1) <= end &&
+	    *type >= ND_FIRST && *type <= ND_LAST)
+		return counted(XDP_PASS, PASSED_NEIGHBOR_DISCOVERY);
+	return to_socket(frame);
+}
+
 SEC("xdp")
 int natwerk_steer(struct xdp_md *frame)
 {
@@ -178,8 +226,10 @@ int natwerk_steer(struct xdp_md *frame)
 	/* The kernel does not forward packets out of group frames. */
 	if (ethernet->h_dest[0] & 1)
 		return counted(XDP_PASS, PASSED_GROUP);
+	if (protocol == bpf_htons(ETH_P_IPV6))
+		return steer_ipv6(frame, next, end, vlan);
 	if (protocol != bpf_htons(ETH_P_IP))
-		return counted(XDP_PASS, PASSED_NOT_IPV4);
+		return counted(XDP_PASS, PASSED_NOT_IP);
 
 	struct iphdr *ip = next;
 

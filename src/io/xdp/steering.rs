@@ -4,7 +4,7 @@
 //! [`crate::io::xdp::program::Program::apply`] puts it into the maps of the XDP program.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use crate::flow::Protocol;
@@ -18,6 +18,8 @@ pub struct Steering {
     /// Addresses that are the kernel's alone, by the tag they are reached under: gateways of guest
     /// networks, management addresses. Never public addresses of the dataplane.
     pub local_addresses: BTreeSet<(u16, Ipv4Addr)>,
+    /// The same of IPv6, public addresses included: all that is sent to the router is the kernel's.
+    pub local_addresses_ipv6: BTreeSet<(u16, Ipv6Addr)>,
     /// Ports that the kernel serves (or sends from) on public addresses of the dataplane. A
     /// protocol without ports has port zero.
     pub kernel_ports: BTreeMap<(Ipv4Addr, Protocol), PortSet>,
