@@ -242,7 +242,12 @@ fn config() -> Config {
             checksum: ChecksumMode::DetectPartial,
         }],
         workers: Workers { count: None, mode: XdpMode::Auto, spin: false, frames: 4096 },
-        sessions: Sessions { max: 1024, per_guest: 0, on_rule_removal: OnRuleRemoval::End },
+        sessions: Sessions {
+            max: 1024,
+            max_ipv6: 1024,
+            per_guest: 0,
+            on_rule_removal: OnRuleRemoval::End,
+        },
         timeouts: Timeouts::default(),
         icmp_errors_per_second: 0,
     }

@@ -142,6 +142,8 @@ pub enum XdpMode {
 pub struct Sessions {
     /// Sessions the table holds.
     pub max: u32,
+    /// Sessions the table of IPv6 holds.
+    pub max_ipv6: u32,
     /// Sessions one guest may have; zero means no limit.
     pub per_guest: u32,
     /// What becomes of sessions whose rule is taken away.
@@ -150,7 +152,12 @@ pub struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { max: 1 << 20, per_guest: 1 << 16, on_rule_removal: OnRuleRemoval::End }
+        Self {
+            max: 1 << 20,
+            max_ipv6: 1 << 16,
+            per_guest: 1 << 16,
+            on_rule_removal: OnRuleRemoval::End,
+        }
     }
 }
 

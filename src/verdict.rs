@@ -32,7 +32,7 @@ pub enum DropReason {
     BadHeader,
     /// The packet quoted in an ICMP error is malformed or its header checksum is wrong (RFC 5508, REQ-3).
     BadIcmpQuote,
-    /// The IP options are malformed, or ask for source routing, which is refused (RFC 7126, section 4.3).
+    /// The IP options are malformed, or ask for source routing, which is refused (RFC 7126, section 4.3; RFC 5095 for IPv6).
     BadOptions,
     /// The TCP flags contradict each other, such as SYN with FIN.
     BadTcpFlags,
@@ -40,7 +40,7 @@ pub enum DropReason {
     EgressDenied,
     /// A guest sent to a public endpoint that no rule and no mapping serves.
     ExternalHairpinLoop,
-    /// The public address is closed for this packet: no firewall rule opens it.
+    /// The public address, or the guest of an IPv6 network, is closed for this packet: no firewall rule opens it.
     FirewallDenied,
     /// The rule that serves this public port has no guest at the moment.
     ForwardDetached,
@@ -66,11 +66,11 @@ pub enum DropReason {
     MacNotOurs,
     /// The source or destination can never be forwarded: loopback, multicast, broadcast, class E, or both the same (RFC 1812, section 5.3.7).
     MartianAddress,
-    /// The packet is larger than the next link and must not be fragmented; the sender was told (RFC 1191).
+    /// The packet is larger than the next link and must not be fragmented; the sender was told (RFC 1191, RFC 8201).
     MtuExceeded,
     /// Too many frames wait for the link address of a neighbour.
     NeighborQueueFull,
-    /// The next hop does not answer ARP.
+    /// The next hop does not answer ARP, or neighbour discovery.
     NeighborUnreachable,
     /// No external port is free on any address of the pool.
     NoPort,
@@ -78,7 +78,7 @@ pub enum DropReason {
     NoRoute,
     /// The network has no source-NAT address and the destination is outside its domain.
     NoSourceNat,
-    /// A link-local or non-IP frame that natwerk has no use for.
+    /// A frame that natwerk has no use for: neither IP nor ARP that it answers.
     NotForwardable,
     /// No free frame was left to build the packet in.
     OutOfFrames,
@@ -226,7 +226,7 @@ impl DropReason {
                 "The packet quoted in an ICMP error is malformed or its header checksum is wrong (RFC 5508, REQ-3)."
             }
             Self::BadOptions => {
-                "The IP options are malformed, or ask for source routing, which is refused (RFC 7126, section 4.3)."
+                "The IP options are malformed, or ask for source routing, which is refused (RFC 7126, section 4.3; RFC 5095 for IPv6)."
             }
             Self::BadTcpFlags => "The TCP flags contradict each other, such as SYN with FIN.",
             Self::EgressDenied => {
@@ -236,7 +236,7 @@ impl DropReason {
                 "A guest sent to a public endpoint that no rule and no mapping serves."
             }
             Self::FirewallDenied => {
-                "The public address is closed for this packet: no firewall rule opens it."
+                "The public address, or the guest of an IPv6 network, is closed for this packet: no firewall rule opens it."
             }
             Self::ForwardDetached => {
                 "The rule that serves this public port has no guest at the moment."
@@ -265,16 +265,20 @@ impl DropReason {
                 "The source or destination can never be forwarded: loopback, multicast, broadcast, class E, or both the same (RFC 1812, section 5.3.7)."
             }
             Self::MtuExceeded => {
-                "The packet is larger than the next link and must not be fragmented; the sender was told (RFC 1191)."
+                "The packet is larger than the next link and must not be fragmented; the sender was told (RFC 1191, RFC 8201)."
             }
             Self::NeighborQueueFull => "Too many frames wait for the link address of a neighbour.",
-            Self::NeighborUnreachable => "The next hop does not answer ARP.",
+            Self::NeighborUnreachable => {
+                "The next hop does not answer ARP, or neighbour discovery."
+            }
             Self::NoPort => "No external port is free on any address of the pool.",
             Self::NoRoute => "No network of the realm and no route leads to the destination.",
             Self::NoSourceNat => {
                 "The network has no source-NAT address and the destination is outside its domain."
             }
-            Self::NotForwardable => "A link-local or non-IP frame that natwerk has no use for.",
+            Self::NotForwardable => {
+                "A frame that natwerk has no use for: neither IP nor ARP that it answers."
+            }
             Self::OutOfFrames => "No free frame was left to build the packet in.",
             Self::ProtocolUnsupported => {
                 "The protocol cannot be translated by address alone here (no static NAT, or another guest uses it with this peer)."

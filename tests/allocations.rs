@@ -18,6 +18,7 @@ use natwerk::pipeline::Pipeline;
 use natwerk::pipeline::batch::Batch;
 use natwerk::testing::lab::{GUEST, Lab, PUBLIC};
 use natwerk::testing::packets::Packet;
+use natwerk::testing::packets_ipv6;
 use natwerk::time::Tick;
 use natwerk::verdict::{DropReason, Verdict};
 
@@ -252,6 +253,42 @@ fn icmp_errors_allocate_nothing() {
         bench.verdicts[1..4],
         [Verdict::Forward(GUEST), Verdict::Forward(GUEST), Verdict::Drop(DropReason::TtlExpired)]
     );
+}
+
+#[test]
+fn ipv6_allocates_nothing_whatever_becomes_of_it() {
+    let mut bench = Bench::new();
+    let at = |address: &str, port| Endpoint::new(address.parse().expect("an address"), port);
+    let (guest, remote) = ("2001:db8:1::5", "2001:db8:51::9");
+    let datagram = |hop_limit| {
+        let packet = packets_ipv6::Packet::udp(at(guest, 4000), at(remote, 53), &[7; 92]);
+        packets_ipv6::Packet { hop_limit, ..packet }
+    };
+    let syn = |port, to| packets_ipv6::Packet::tcp(at(guest, port), at(remote, to), 2, b"").frame();
+    let echo = packets_ipv6::Packet::echo(at(guest, 0).address, at(remote, 0).address, 128, 7);
+    let mut frames = vec![
+        (GUEST, datagram(64).frame()),
+        (PUBLIC, packets_ipv6::Packet::udp(at(remote, 53), at(guest, 4000), b"").frame()),
+        (PUBLIC, packets_ipv6::Packet::udp(at(remote, 53), at(guest, 4001), b"").frame()),
+        (GUEST, datagram(1).frame()),
+        (GUEST, syn(4000, 25)),
+        (GUEST, echo.frame()),
+    ];
+    for identification in 0..50 {
+        // The last piece first.
+        for start in [80, 40, 0] {
+            frames.push((GUEST, datagram(64).fragment(identification, start, 40).frame()));
+        }
+    }
+    frames.extend((5000..5200).map(|port| (GUEST, syn(port, 80))));
+    let allocated = bench.once_warm(|bench| {
+        bench.send(&frames);
+        bench.pass(Duration::from_secs(310));
+        assert_eq!(bench.lab.shared.sessions_ipv6.len(), 0);
+    });
+    assert_eq!(allocated, 0);
+    let forwarded = |verdict: &&Verdict| matches!(verdict, Verdict::Forward(_));
+    assert_eq!(bench.verdicts.iter().filter(forwarded).count(), 4 + 50 + 200);
 }
 
 #[test]

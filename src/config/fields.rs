@@ -85,6 +85,12 @@ pub static SESSIONS: Section = Section {
     fields: &[
         optional("max", Kind::Integer(1, 1 << 28), "1048576", "Sessions the table holds."),
         optional(
+            "max_ipv6",
+            Kind::Integer(1, 1 << 28),
+            "65536",
+            "Sessions the table of IPv6 holds; each takes twice the memory.",
+        ),
+        optional(
             "per_guest",
             Kind::Integer(0, 1 << 28),
             "65536",

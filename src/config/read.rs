@@ -195,6 +195,7 @@ fn sessions(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Sessions {
     let meanings = [("end", OnRuleRemoval::End), ("keep", OnRuleRemoval::Keep)];
     Sessions {
         max: fields.integer("max", faults).unwrap_or(default.max),
+        max_ipv6: fields.integer("max_ipv6", faults).unwrap_or(default.max_ipv6),
         per_guest: fields.integer("per_guest", faults).unwrap_or(default.per_guest),
         on_rule_removal: fields.choice("on_rule_removal", &meanings, faults).unwrap_or_default(),
     }
@@ -340,7 +341,12 @@ mod tests {
                 checksum: ChecksumMode::Incremental,
             }],
             workers: Workers { count: Some(4), mode: XdpMode::ZeroCopy, spin: true, frames: 8192 },
-            sessions: Sessions { max: 1000, per_guest: 0, on_rule_removal: OnRuleRemoval::Keep },
+            sessions: Sessions {
+                max: 1000,
+                max_ipv6: 1 << 16,
+                per_guest: 0,
+                on_rule_removal: OnRuleRemoval::Keep,
+            },
             timeouts: Timeouts {
                 tcp_established: seconds(1),
                 tcp_transitory: seconds(2),

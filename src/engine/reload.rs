@@ -13,6 +13,8 @@ use crate::host;
 use crate::host::plan::Plan;
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::{self, Loaded};
+use crate::session::shape::Shape;
+use crate::session::table::Table;
 use crate::telemetry::counters::Ended;
 
 impl Engine {
@@ -122,27 +124,31 @@ impl Engine {
     /// Waits until the workers' sweep has looked at every session under the rules in force.
     fn wait_for_review(&self, generation: Generation) {
         let deadline = Instant::now() + REVIEW_PATIENCE;
-        let sessions = &self.shared.sessions;
-        let mut cursor = 0;
-        let mut looked_at = 0;
-        while looked_at < sessions.slots() && Instant::now() < deadline {
-            let mut next = cursor;
-            let mut is_stale = false;
-            sessions.walk(&mut next, REVIEW_SLOTS, |view| {
-                is_stale |= view.session.generation != generation;
-            });
-            if is_stale {
-                std::thread::sleep(REVIEW_PAUSE);
-            } else {
-                cursor = next;
-                looked_at += REVIEW_SLOTS;
-            }
-        }
+        wait_for_table(&self.shared.sessions, generation, deadline);
+        wait_for_table(&self.shared.sessions_ipv6, generation, deadline);
     }
 
     fn sessions_removed(&self) -> u64 {
         let workers = self.handle.workers();
         workers.iter().map(|worker| worker.counters.totals().ended(Ended::Removed)).sum()
+    }
+}
+
+fn wait_for_table<A: Shape>(sessions: &Table<A>, generation: Generation, deadline: Instant) {
+    let mut cursor = 0;
+    let mut looked_at = 0;
+    while looked_at < sessions.slots() && Instant::now() < deadline {
+        let mut next = cursor;
+        let mut is_stale = false;
+        sessions.walk(&mut next, REVIEW_SLOTS, |view| {
+            is_stale |= view.session.generation != generation;
+        });
+        if is_stale {
+            std::thread::sleep(REVIEW_PAUSE);
+        } else {
+            cursor = next;
+            looked_at += REVIEW_SLOTS;
+        }
     }
 }
 

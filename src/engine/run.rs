@@ -71,7 +71,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     signals.close();
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    tracing::info!("stopping; {} sessions are kept", engine.shared.sessions.len());
+    let kept = engine.shared.sessions.len() + engine.shared.sessions_ipv6.len();
+    tracing::info!("stopping; {kept} sessions are kept");
     Ok(())
 }
 
@@ -88,8 +89,8 @@ impl Engine {
         warn_of(&devices, &rules);
 
         let seed = state::random_seed().map_err(StartError::Random)?;
-        let sessions = state::open_sessions(&config, seed, &mut rules)?;
-        let policy = rules.compile(&config, state::unused_generation(&sessions));
+        let (sessions, sessions_ipv6) = state::open_sessions(&config, seed, &mut rules)?;
+        let policy = rules.compile(&config, state::unused_generation(&sessions, &sessions_ipv6));
         state::save_registry(&config, &rules.registry);
         let plan = Plan::of(&policy);
         let next_hops = Arc::new(NextHops::new(NEXT_HOPS_MAX));
@@ -97,7 +98,8 @@ impl Engine {
         let ports: Vec<_> = ports.collect();
         let settings = Settings::new(&config, workers, seed);
         let published = Published::new(policy);
-        let shared = Shared::new(sessions, Arc::clone(&next_hops), published, settings);
+        let shared =
+            Shared::new(sessions, sessions_ipv6, Arc::clone(&next_hops), published, settings);
         let shared = Arc::new(shared);
         let adopted = shared.adopt(&shared.policy.load(), worker::now());
         tracing::info!(sessions = adopted, "session table ready");
@@ -317,6 +319,12 @@ fn warn_of(devices: &[(PortId, Device)], rules: &Rules) {
         tracing::warn!(
             "the kernel forwards by itself, so packets pass unfiltered whenever natwerk does not run: {}",
             sysctl::DISABLE_FORWARDING
+        );
+    }
+    if sysctl::kernel_forwards_ipv6().unwrap_or(false) {
+        tracing::warn!(
+            "the kernel forwards IPv6 by itself, so packets pass unfiltered whenever natwerk does not run: {}",
+            sysctl::DISABLE_FORWARDING_IPV6
         );
     }
     let current = rules.current();

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write};
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::engine::rules::Rules;
 use crate::flow::Generation;
 use crate::pipeline::shared::Shared;
 use crate::policy::registry::Registry;
-use crate::session::adoption::{Adoption, REGION_FILE};
+use crate::session::adoption::{Adoption, REGION_FILE, REGION_FILE_IPV6};
 use crate::session::table::Table;
 use crate::telemetry::prometheus::Server as MetricsServer;
 
@@ -32,7 +33,7 @@ pub(super) fn random_seed() -> Result<[u64; 4], String> {
     }))
 }
 
-/// Opens the session table, with the sessions of the process before; `rules` gets the numbers that
+/// Opens the session tables, with the sessions of the process before; `rules` gets the numbers that
 /// they name.
 ///
 /// # Errors
@@ -41,28 +42,35 @@ pub(super) fn open_sessions(
     config: &Config,
     seed: [u64; 4],
     rules: &mut Rules,
-) -> Result<Table, StartError> {
-    let path = config.state_dir.join(REGION_FILE);
+) -> Result<(Table, Table<Ipv6Addr>), StartError> {
+    let paths = [REGION_FILE, REGION_FILE_IPV6].map(|name| config.state_dir.join(name));
     match read_registry(&config.state_dir.join(REGISTRY_FILE)) {
         Ok(registry) => rules.registry = registry,
         Err(error) => {
-            if path.exists() {
+            for path in paths.iter().filter(|path| path.exists()) {
                 // Without it nobody knows which realms the sessions are in.
                 tracing::warn!("{error}; the sessions of the process before are forgotten");
                 // If it cannot be removed, opening it says why.
-                let _ = fs::remove_file(&path);
+                let _ = fs::remove_file(path);
             }
         }
     }
-    let (sessions, adoption) = Table::open(&path, config.sessions.max, seed)?;
+    let [path, path_ipv6] = &paths;
+    let (sessions, adoption) = Table::open(path, config.sessions.max, seed)?;
+    tell("IPv4", adoption);
+    let (sessions_ipv6, adoption) = Table::open(path_ipv6, config.sessions.max_ipv6, seed)?;
+    tell("IPv6", adoption);
+    Ok((sessions, sessions_ipv6))
+}
+
+fn tell(family: &str, adoption: Adoption) {
     match adoption {
         Adoption::Adopted { sessions, repaired, dropped, closed } => {
-            tracing::info!(sessions, repaired, dropped, closed, "sessions taken over");
+            tracing::info!(family, sessions, repaired, dropped, closed, "sessions taken over");
         }
         Adoption::Fresh => {}
         Adoption::Rebooted => tracing::info!("the sessions of an earlier boot are forgotten"),
     }
-    Ok(sessions)
 }
 
 fn read_registry(path: &Path) -> Result<Registry, String> {
@@ -90,10 +98,12 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A number for the first policy that no session was decided under: so each is looked at again,
 /// under these rules and with next hops of this process, before it is followed.
-pub(super) fn unused_generation(sessions: &Table) -> Generation {
+pub(super) fn unused_generation(sessions: &Table, sessions_ipv6: &Table<Ipv6Addr>) -> Generation {
     let mut used = HashSet::new();
-    let mut cursor = 0;
-    sessions.walk(&mut cursor, sessions.slots(), |view| {
+    sessions.walk(&mut 0, sessions.slots(), |view| {
+        used.insert(view.session.generation);
+    });
+    sessions_ipv6.walk(&mut 0, sessions_ipv6.slots(), |view| {
         used.insert(view.session.generation);
     });
     let unused = (1..=u16::MAX).map(Generation).find(|number| !used.contains(number));

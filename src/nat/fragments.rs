@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
-use crate::flow::{Protocol, Realm};
+use crate::flow::{Family, Protocol, Realm};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use age_list::{Ends, Links, NONE};
@@ -28,17 +28,17 @@ use waiting::{Chain, Waiting};
 
 /// What the fragments of one datagram have in common.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct DatagramKey {
+pub struct DatagramKey<A: Family = Ipv4Addr> {
     /// Where it is seen.
     pub realm: Realm,
     /// The source address.
-    pub source: Ipv4Addr,
+    pub source: A,
     /// The destination address.
-    pub destination: Ipv4Addr,
+    pub destination: A,
     /// The IP protocol.
     pub protocol: Protocol,
     /// The identification.
-    pub identification: u16,
+    pub identification: u32,
 }
 
 /// The part of a datagram that a fragment carries, in bytes.
@@ -68,14 +68,14 @@ pub enum Step<P> {
 
 /// The datagrams in fragments that one worker knows; `P` is what the first fragment's judgement
 /// says to do with the others, `F` a frame that waits.
-pub struct Fragments<P, F> {
-    places: HashMap<DatagramKey, u32, RandomState>,
-    datagrams: Box<[Datagram<P>]>,
+pub struct Fragments<P, F, A: Family = Ipv4Addr> {
+    places: HashMap<DatagramKey<A>, u32, RandomState>,
+    datagrams: Box<[Datagram<P, A>]>,
     spans: Spans,
     /// The lists of all datagrams, by class.
     ages: [Ends; CLASSES],
     age_links: Links,
-    sources: HashMap<SourceKey, SourceUse, RandomState>,
+    sources: HashMap<SourceKey<A>, SourceUse, RandomState>,
     source_links: Links,
     /// Places without a datagram.
     free: Ends,
@@ -87,7 +87,7 @@ pub struct Fragments<P, F> {
     timeout: Duration,
 }
 
-type SourceKey = (Realm, Ipv4Addr);
+type SourceKey<A> = (Realm, A);
 
 /// The datagrams of one source.
 #[derive(Clone, Copy)]
@@ -98,8 +98,8 @@ struct SourceUse {
     frames: u32,
 }
 
-struct Datagram<P> {
-    key: DatagramKey,
+struct Datagram<P, A: Family> {
+    key: DatagramKey<A>,
     judgement: Judgement<P>,
     class: Class,
     /// When it came into its class.
@@ -134,7 +134,7 @@ const SHARE: usize = 16;
 /// Datagrams looked at for one whose waiting frames may go.
 const VICTIMS_MAX: usize = 8;
 
-impl<P: Clone, F> Fragments<P, F> {
+impl<P: Clone, F, A: Family> Fragments<P, F, A> {
     /// Room for `datagrams_max` datagrams and `frames_max` waiting frames, all allocated now.
     ///
     /// Up to `frames_max` further frames are held from the moment their datagram gave way until the
@@ -146,8 +146,8 @@ impl<P: Clone, F> Fragments<P, F> {
         let datagram = || Datagram {
             key: DatagramKey {
                 realm: Realm::External,
-                source: Ipv4Addr::UNSPECIFIED,
-                destination: Ipv4Addr::UNSPECIFIED,
+                source: A::UNSPECIFIED,
+                destination: A::UNSPECIFIED,
                 protocol: Protocol(0),
                 identification: 0,
             },
@@ -181,7 +181,7 @@ impl<P: Clone, F> Fragments<P, F> {
     }
 
     /// What to do with the fragment `span` of `key`.
-    pub fn step(&mut self, key: &DatagramKey, span: Span, now: Tick) -> Step<P> {
+    pub fn step(&mut self, key: &DatagramKey<A>, span: Span, now: Tick) -> Step<P> {
         let known = self.find(key, span, now);
         if spans::is_bad(key.protocol, span) {
             // Nothing good comes of the rest of it.
@@ -213,7 +213,7 @@ impl<P: Clone, F> Fragments<P, F> {
     /// `release` gets the frames that waited, in the order they came, with that plan to follow.
     pub fn judged(
         &mut self,
-        key: &DatagramKey,
+        key: &DatagramKey<A>,
         plan: Result<P, DropReason>,
         now: Tick,
         release: impl FnMut(F),
@@ -235,7 +235,7 @@ impl<P: Clone, F> Fragments<P, F> {
     ///
     /// # Errors
     /// The frame, and why it cannot wait.
-    pub fn keep(&mut self, key: &DatagramKey, frame: F) -> Result<(), (F, DropReason)> {
+    pub fn keep(&mut self, key: &DatagramKey<A>, frame: F) -> Result<(), (F, DropReason)> {
         let place = self.places.get(key).copied();
         let place = place.filter(|place| self.datagrams[*place as usize].class == Class::Waiting);
         let Some(place) = place else { return Err((frame, DropReason::FragmentTableFull)) };
@@ -269,7 +269,7 @@ impl<P: Clone, F> Fragments<P, F> {
     }
 
     /// The place of a datagram that is still in time.
-    fn find(&mut self, key: &DatagramKey, span: Span, now: Tick) -> Option<u32> {
+    fn find(&mut self, key: &DatagramKey<A>, span: Span, now: Tick) -> Option<u32> {
         let place = *self.places.get(key)?;
         // A first fragment after the whole datagram is the first of another one.
         let is_another = self.datagrams[place as usize].class == Class::Whole && span.start == 0;
@@ -298,7 +298,7 @@ impl<P: Clone, F> Fragments<P, F> {
     }
 
     /// A place for a new datagram.
-    fn admit(&mut self, key: &DatagramKey, now: Tick) -> Option<u32> {
+    fn admit(&mut self, key: &DatagramKey<A>, now: Tick) -> Option<u32> {
         if self.free.oldest == NONE {
             let victim = self.victim(key)?;
             self.forget(victim);
@@ -318,7 +318,7 @@ impl<P: Clone, F> Fragments<P, F> {
     }
 
     /// The datagram that gives way to a new one of `key`.
-    fn victim(&self, key: &DatagramKey) -> Option<u32> {
+    fn victim(&self, key: &DatagramKey<A>) -> Option<u32> {
         let share = (self.datagrams.len() / SHARE).max(1);
         let own = self.sources.get(&key.source_key());
         let own = own.filter(|source| source.datagrams as usize >= share);
@@ -417,8 +417,8 @@ impl SourceUse {
     const NONE: Self = Self { ages: [Ends::EMPTY; CLASSES], datagrams: 0, frames: 0 };
 }
 
-impl DatagramKey {
-    const fn source_key(&self) -> SourceKey {
+impl<A: Family> DatagramKey<A> {
+    const fn source_key(&self) -> SourceKey<A> {
         (self.realm, self.source)
     }
 }

@@ -4,7 +4,7 @@
 //! has recovered too, so memory follows the guests that are there.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -38,8 +38,8 @@ struct Uses {
     idle: VecDeque<GuestKey>,
 }
 
-/// `address << 16 | realm`.
-type GuestKey = u64;
+/// A guest of either family.
+type GuestKey = (Realm, IpAddr);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct GuestUse {
@@ -68,11 +68,11 @@ impl Guests {
     pub fn enter(
         &self,
         realm: Realm,
-        guest: Ipv4Addr,
+        guest: impl Into<IpAddr>,
         limits: GuestLimits,
         now: Tick,
     ) -> Result<(), DropReason> {
-        let key = guest_key(realm, guest);
+        let key = (realm, guest.into());
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
         let mut uses = self.shard(key).lock();
         uses.forget_idle(now_ns);
@@ -86,8 +86,8 @@ impl Guests {
     }
 
     /// Counts one session less.
-    pub fn leave(&self, realm: Realm, guest: Ipv4Addr) {
-        let key = guest_key(realm, guest);
+    pub fn leave(&self, realm: Realm, guest: impl Into<IpAddr>) {
+        let key = (realm, guest.into());
         let mut uses = self.shard(key).lock();
         let uses = &mut *uses;
         let Some(guest) = uses.guests.get_mut(&key) else { return };
@@ -106,8 +106,8 @@ impl Guests {
 
     /// Sessions a guest has now.
     #[must_use]
-    pub fn sessions(&self, realm: Realm, guest: Ipv4Addr) -> u32 {
-        let key = guest_key(realm, guest);
+    pub fn sessions(&self, realm: Realm, guest: impl Into<IpAddr>) -> u32 {
+        let key = (realm, guest.into());
         self.shard(key).lock().guests.get(&key).map_or(0, |guest| guest.sessions)
     }
 
@@ -156,10 +156,6 @@ impl GuestUse {
     }
 }
 
-fn guest_key(realm: Realm, guest: Ipv4Addr) -> GuestKey {
-    u64::from(guest.to_bits()) << 16 | u64::from(realm.as_raw())
-}
-
 const SHARDS: usize = 256;
 /// Idle guests looked at with each new session: more than one, so that the queue empties.
 const FORGET_BURST: u32 = 2;
@@ -168,6 +164,8 @@ const NS_PER_S: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const GUEST: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 5);

@@ -191,7 +191,7 @@ impl ErrorLimit {
         Self { per_second, tokens_milli: u64::from(per_second) * 1000, filled: Tick::ZERO }
     }
 
-    fn take(&mut self, now: Tick) -> bool {
+    pub(super) fn take(&mut self, now: Tick) -> bool {
         if self.per_second == 0 {
             return true;
         }

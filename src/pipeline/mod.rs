@@ -11,6 +11,7 @@ pub mod decide;
 mod errors;
 mod fast;
 mod fragments;
+pub mod ipv6;
 mod open;
 mod passage;
 pub mod plan;
@@ -23,6 +24,7 @@ mod transmit;
 mod waiting;
 pub mod witness;
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use crate::config::{ChecksumMode, Role};
@@ -33,6 +35,7 @@ use crate::next_hop::Resolution;
 use crate::policy::publish::Reader;
 use crate::policy::{Attachment, Policy};
 use crate::prefetch::prefetch;
+use crate::session::shape::Shape;
 use crate::session::table::{Found, Hash};
 use crate::session::tcp::{self, Judgement};
 use crate::telemetry::counters::WorkerCounters;
@@ -41,7 +44,7 @@ use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::parse::{Fragment, Kind, Parsed};
 use crate::wire::segment::{self, Segment, flags};
-use batch::{BATCH_MAX, Batch};
+use batch::{BATCH_MAX, Batch, Slot};
 use errors::ErrorLimit;
 use fast::Glance;
 use fragments::FragmentPlan;
@@ -55,8 +58,11 @@ pub struct Pipeline<F> {
     counters: Arc<WorkerCounters>,
     /// What the first pass of a batch found out about each frame.
     looks: Vec<Look>,
+    /// What it found out about those that are IPv6, with their places in the batch.
+    parsed_ipv6: Vec<(usize, Result<ipv6::Ready, DropReason>)>,
     waiting: Waiting<F>,
     fragments: Fragments<FragmentPlan, (PortId, F)>,
+    fragments_ipv6: Fragments<ipv6::FragmentPlan, (PortId, F), Ipv6Addr>,
     /// The identification of the next datagram that is translated in fragments.
     identification: u16,
     /// Frames that came out of waiting and have yet to be processed.
@@ -105,6 +111,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         Self {
             policy: shared.policy.reader(),
             looks: Vec::with_capacity(BATCH_MAX),
+            parsed_ipv6: Vec::with_capacity(BATCH_MAX),
             waiting: Waiting::new(),
             fragments: Fragments::new(
                 FRAGMENT_DATAGRAMS_MAX,
@@ -112,9 +119,15 @@ impl<F: FrameBuffer> Pipeline<F> {
                 settings.timeouts.fragment,
                 settings.seed,
             ),
+            fragments_ipv6: Fragments::new(
+                FRAGMENT_DATAGRAMS_MAX,
+                FRAGMENT_FRAMES_MAX,
+                settings.timeouts.fragment,
+                settings.seed,
+            ),
             identification: settings.seed[0] as u16,
-            released: Vec::with_capacity(FRAGMENT_FRAMES_MAX + WAITING_MAX),
-            released_before: Vec::with_capacity(FRAGMENT_FRAMES_MAX + WAITING_MAX),
+            released: Vec::with_capacity(2 * FRAGMENT_FRAMES_MAX + WAITING_MAX),
+            released_before: Vec::with_capacity(2 * FRAGMENT_FRAMES_MAX + WAITING_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
             sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
@@ -133,6 +146,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let policy = Arc::clone(self.policy.current());
         let shared = Arc::clone(&self.shared);
 
+        self.parsed_ipv6.clear();
         for slot in &batch.slots {
             if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
                 prefetch(header);
@@ -150,8 +164,12 @@ impl<F: FrameBuffer> Pipeline<F> {
                 }
                 None => Look::General(Err(DropReason::Truncated)),
             };
-            if let Look::Fast(Glance { hash, .. }) | Look::General(Ok(Ready { hash, .. })) = look {
-                shared.sessions.prefetch_index(hash);
+            match look {
+                Look::Fast(Glance { hash, .. }) | Look::General(Ok(Ready { hash, .. })) => {
+                    shared.sessions.prefetch_index(hash);
+                }
+                Look::General(Err(DropReason::NotForwardable)) => self.look_aside(slot, &policy),
+                Look::General(Err(_)) => {}
             }
             self.looks.push(look);
         }
@@ -162,15 +180,24 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Look::General(Err(_)) => {}
             }
         }
+        for ready in self.parsed_ipv6.iter().flat_map(|(_, ready)| ready) {
+            shared.sessions_ipv6.prefetch_entry(ready.hash);
+        }
 
         let Batch { slots, extra, host } = batch;
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
+        let mut next_ipv6 = 0;
         for (index, slot) in slots.iter_mut().enumerate() {
             let look = self.looks.get(index);
             if let Some(Look::Fast(glance)) = look
                 && let Some(verdict) = self.fast(&mut slot.frame, glance, &context)
             {
                 slot.verdict = verdict;
+            } else if let Some((place, ready)) = self.parsed_ipv6.get(next_ipv6).copied()
+                && place == index
+            {
+                next_ipv6 += 1;
+                slot.verdict = self.judged_ipv6(slot, ready, &mut context);
             } else {
                 let look = look.copied().unwrap_or(Look::General(Err(DropReason::Truncated)));
                 slot.verdict = self.general(&mut slot.frame, slot.port, look, &mut context);
@@ -196,6 +223,29 @@ impl<F: FrameBuffer> Pipeline<F> {
         match ready {
             Ok(ready) => self.forward(slot, port, &ready, context),
             Err(reason) => self.unparsed(slot, port, reason, context),
+        }
+    }
+
+    /// First pass over a frame that is not IPv4: notes it if it is IPv6.
+    fn look_aside(&mut self, slot: &Slot<F>, policy: &Policy) {
+        let Some(frame) = &slot.frame else { return };
+        let Some(ready) = self.look_ipv6(frame, slot.port, policy) else { return };
+        if let Ok(ready) = &ready {
+            self.shared.sessions_ipv6.prefetch_index(ready.hash);
+        }
+        // Its own look comes next.
+        self.parsed_ipv6.push((self.looks.len(), ready));
+    }
+
+    fn judged_ipv6<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Slot<F>,
+        ready: Result<ipv6::Ready, DropReason>,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        match ready {
+            Ok(ready) => self.forward_ipv6(&mut slot.frame, slot.port, &ready, context),
+            Err(reason) => Verdict::Drop(reason),
         }
     }
 
@@ -252,9 +302,9 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// Whether a session can be followed without another look at it: decided under the rules in
     /// force, and surely not expired.
-    fn is_current<S>(
+    fn is_current<A: Shape, S>(
         &self,
-        found: &Found<'_>,
+        found: &Found<'_, A>,
         protocol: Protocol,
         context: &Context<'_, F, S>,
     ) -> bool {

@@ -1,13 +1,14 @@
 //! What all workers share: the session table, mappings, guests, next hops, the policy in force.
 
 use std::hash::Hash;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
 use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
-use crate::flow::{Endpoint, FlowKey, Protocol, Realm, RuleId};
+use crate::flow::{Endpoint, Family, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::health::Health;
 use crate::nat::mappings::Mappings;
@@ -26,6 +27,8 @@ use crate::verdict::DropReason;
 pub struct Shared {
     /// What we remember of sessions.
     pub sessions: Table,
+    /// The same of IPv6.
+    pub sessions_ipv6: Table<Ipv6Addr>,
     /// External endpoints and who has them.
     pub mappings: Mappings,
     /// What guests use.
@@ -80,10 +83,11 @@ impl Settings {
 }
 
 impl Shared {
-    /// The state around a session table; nothing else is remembered yet.
+    /// The state around the session tables; nothing else is remembered yet.
     #[must_use]
     pub fn new(
         sessions: Table,
+        sessions_ipv6: Table<Ipv6Addr>,
         next_hops: Arc<NextHops>,
         policy: Published,
         settings: Settings,
@@ -93,6 +97,7 @@ impl Shared {
             mappings: Mappings::new(capacity, settings.seed),
             guests: Guests::new(settings.seed),
             sessions,
+            sessions_ipv6,
             next_hops,
             policy,
             rules: RuleCounters::default(),
@@ -128,6 +133,11 @@ impl Shared {
             }
             self.contacts.enter_if_asked(session, policy);
         });
+        self.sessions_ipv6.walk(&mut 0, self.sessions_ipv6.slots(), |view| {
+            count += 1;
+            let initiator = &view.session.initiator;
+            let _unlimited = self.enter_guest(initiator, GuestLimits::default(), now);
+        });
         count
     }
 
@@ -154,9 +164,9 @@ impl Shared {
     ///
     /// # Errors
     /// When the guest may not have another one.
-    pub(super) fn enter_guest(
+    pub(super) fn enter_guest<A: Family>(
         &self,
-        initiator: &FlowKey,
+        initiator: &FlowKey<A>,
         limits: GuestLimits,
         now: Tick,
     ) -> Result<(), DropReason> {
@@ -169,7 +179,7 @@ impl Shared {
     }
 
     /// Takes back what [`Self::enter_guest`] counted.
-    pub(super) fn leave_guest(&self, initiator: &FlowKey) {
+    pub(super) fn leave_guest<A: Family>(&self, initiator: &FlowKey<A>) {
         if let realm @ Realm::Internal(_) = initiator.realm {
             self.guests.leave(realm, initiator.source.address);
         }
@@ -190,6 +200,18 @@ impl Shared {
         self.contacts.leave(session);
         self.rules.add(
             session.rule,
+            view.initiator.packets + view.responder.packets,
+            view.initiator.bytes + view.responder.bytes,
+        );
+    }
+}
+
+impl Shared {
+    /// Gives back everything that an IPv6 session which was removed from the table held.
+    pub fn settle_ipv6(&self, view: &SessionView<Ipv6Addr>) {
+        self.leave_guest(&view.session.initiator);
+        self.rules.add(
+            view.session.rule,
             view.initiator.packets + view.responder.packets,
             view.initiator.bytes + view.responder.bytes,
         );

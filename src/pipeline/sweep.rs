@@ -64,14 +64,14 @@ impl Sweep {
         match protocol {
             Protocol::TCP => self.shortest.tcp,
             Protocol::UDP => self.shortest.udp,
-            Protocol::ICMP => self.shortest.icmp,
+            Protocol::ICMP | Protocol::ICMPV6 => self.shortest.icmp,
             _ => self.shortest.other,
         }
     }
 
     /// The slots to look at now, and whether more are due already.
     fn share(&mut self, shared: &Shared, generation: Generation, now: Tick) -> (u32, bool) {
-        let slots = u64::from(shared.sessions.slots());
+        let slots = u64::from(shared.sessions.slots()) + u64::from(shared.sessions_ipv6.slots());
         let workers = u64::try_from(shared.settings.workers.max(1)).unwrap_or(1);
         if generation != self.generation {
             self.generation = generation;
@@ -110,21 +110,39 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Batch { extra, host, .. } = batch;
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
         self.release_waiting(&mut context);
-        let Self { fragments, counters, .. } = self;
-        fragments.expire(now, |(_, frame)| {
+        let Self { fragments, fragments_ipv6, counters, .. } = self;
+        let mut give_up = |(_, frame)| {
             counters.dropped(DropReason::FragmentTimeout);
             context.frames.release(frame);
-        });
+        };
+        fragments.expire(now, &mut give_up);
+        fragments_ipv6.expire(now, &mut give_up);
 
         let (share, more) = self.sweep.share(&shared, policy.generation(), now);
         if share == 0 {
             return more;
         }
-        let slots = shared.sessions.slots();
-        let mut cursor = shared.sweep_cursor.fetch_add(share, Ordering::Relaxed) % slots.max(1);
-        shared.sessions.walk(&mut cursor, share, |view| {
-            self.review(&view, &shared, &policy, now);
-        });
+        // One table lies behind the other; a share that crosses an end goes on in the next.
+        let (first, second) = (shared.sessions.slots(), shared.sessions_ipv6.slots());
+        let mut place = shared.sweep_cursor.fetch_add(share, Ordering::Relaxed) % (first + second);
+        let mut left = share;
+        while left > 0 {
+            let (count, mut cursor) = match place.checked_sub(first) {
+                None => (left.min(first - place), place),
+                Some(place) => (left.min(second - place), place),
+            };
+            if place < first {
+                shared.sessions.walk(&mut cursor, count, |view| {
+                    self.review(&view, &shared, &policy, now);
+                });
+            } else {
+                shared.sessions_ipv6.walk(&mut cursor, count, |view| {
+                    self.review_ipv6(&view, &shared, &policy, now);
+                });
+            }
+            left -= count;
+            place = (place + count) % (first + second);
+        }
         more
     }
 }

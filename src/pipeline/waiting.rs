@@ -4,7 +4,7 @@ use crate::flow::PortId;
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::{Link, NextHopId, NextHops, Resolution};
 use crate::pipeline::fragments::FragmentPlan;
-use crate::pipeline::{Context, Pipeline, Ready};
+use crate::pipeline::{Context, Pipeline, Ready, ipv6};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::IcmpError;
@@ -47,6 +47,8 @@ pub(super) enum Fate {
     Drop(DropReason),
     /// It is a fragment that was counted already and follows this plan.
     Follow(FragmentPlan),
+    /// The same of IPv6.
+    FollowIpv6(ipv6::FragmentPlan),
 }
 
 impl<F> Waiting<F> {
@@ -100,11 +102,25 @@ impl<F: FrameBuffer> Pipeline<F> {
         fate: Fate,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
+        if link.destination == Resolution::Failed
+            && let Some(frame) = slot
+        {
+            self.answer(frame.bytes(), port, ready, IcmpError::HostUnreachable, context);
+        }
+        self.wait(slot, port, (next_hop, link), fate, context)
+    }
+
+    /// Has a frame wait for its next hop, if anybody may still answer.
+    pub(super) fn wait<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        (next_hop, link): (NextHopId, &Link),
+        fate: Fate,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
         context.shared.next_hops.want(next_hop);
         if link.destination == Resolution::Failed {
-            if let Some(frame) = slot {
-                self.answer(frame.bytes(), port, ready, IcmpError::HostUnreachable, context);
-            }
             return Verdict::Drop(DropReason::NeighborUnreachable);
         }
         if !self.waiting.has_room(next_hop) {
@@ -140,6 +156,32 @@ impl<F: FrameBuffer> Pipeline<F> {
         self.released_before = released;
     }
 
+    /// The way of a released frame, as if it came now.
+    fn go_on<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        fate: Fate,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let Some(frame) = slot.as_ref() else { return Verdict::Hold };
+        match (self.look(frame, port, context.policy), fate) {
+            (_, Fate::Drop(reason)) => Verdict::Drop(reason),
+            (Ok(ready), Fate::Follow(plan)) => self.follow(slot, port, &ready, plan, context),
+            (Ok(ready), Fate::Anew | Fate::FollowIpv6(_)) => {
+                self.forward(slot, port, &ready, context)
+            }
+            (Err(reason), _) => match (self.look_ipv6(frame, port, context.policy), fate) {
+                (Some(Ok(ready)), Fate::FollowIpv6(plan)) => {
+                    self.follow_ipv6(slot, port, &ready, plan, context)
+                }
+                (Some(Ok(ready)), _) => self.forward_ipv6(slot, port, &ready, context),
+                (Some(Err(reason)), _) => Verdict::Drop(reason),
+                (None, _) => Verdict::Drop(reason),
+            },
+        }
+    }
+
     /// Processes one frame outside a batch.
     fn process_released<S: FrameSource<Frame = F>>(
         &mut self,
@@ -148,13 +190,8 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) {
         // Where it is cut, its other pieces get in line behind the first.
         let place = context.extra.len();
-        let looked = self.look(&frame, port, context.policy);
         let mut slot = Some(frame);
-        let mut verdict = match (looked, fate) {
-            (_, Fate::Drop(reason)) | (Err(reason), _) => Verdict::Drop(reason),
-            (Ok(ready), Fate::Anew) => self.forward(&mut slot, port, &ready, context),
-            (Ok(ready), Fate::Follow(plan)) => self.follow(&mut slot, port, &ready, plan, context),
-        };
+        let mut verdict = self.go_on(&mut slot, port, fate, context);
         if let Some(frame) = slot {
             match verdict {
                 Verdict::Forward(to) if context.extra.len() < context.extra.capacity() => {

@@ -45,6 +45,8 @@ pub enum FilterName {
     InterfaceIn,
     /// The filter of the interface that it leaves by.
     InterfaceOut,
+    /// A network's IPv6 firewall.
+    Ipv6Firewall,
 }
 
 /// Whoever wants to see the steps.

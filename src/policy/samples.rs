@@ -32,7 +32,12 @@ pub(crate) fn config() -> Config {
         sources: crate::rules::sources::Options::default(),
         interfaces: vec![interface("eth0", Role::Guest), interface("eth2", Role::Public)],
         workers: Workers { count: None, mode: XdpMode::Auto, spin: false, frames: 4096 },
-        sessions: Sessions { max: 1024, per_guest: 77, on_rule_removal: OnRuleRemoval::End },
+        sessions: Sessions {
+            max: 1024,
+            max_ipv6: 1024,
+            per_guest: 77,
+            on_rule_removal: OnRuleRemoval::End,
+        },
         timeouts: Timeouts::default(),
         icmp_errors_per_second: 0,
     }

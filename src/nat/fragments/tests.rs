@@ -14,7 +14,7 @@ fn tracker(datagrams_max: usize, frames_max: usize) -> Tracker {
     Fragments::new(datagrams_max, frames_max, TIMEOUT, [1, 2, 3, 4])
 }
 
-fn key(source: u8, identification: u16) -> DatagramKey {
+fn key(source: u8, identification: u32) -> DatagramKey {
     DatagramKey {
         realm: Realm::from_raw(1),
         source: Ipv4Addr::new(10, 1, 1, source),
@@ -255,7 +255,7 @@ proptest! {
             match action {
                 Action::Wait { ms } => now = now.after(Duration::from_millis(ms)),
                 Action::Fragment { source, identification, start, length, more } => {
-                    let key = key(source, identification);
+                    let key = key(source, identification.into());
                     let end = u32::from(start + length) * 8;
                     let span = Span { start: start * 8, end, more };
                     let frame = spans.len() as u32;

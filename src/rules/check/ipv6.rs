@@ -59,10 +59,11 @@ fn check_networks(checker: &mut Checker<'_>) {
     for (index, network) in set.networks.iter().enumerate() {
         let Some(ipv6) = network.ipv6 else { continue };
         prefixes.push((ipv6.cidr, index));
-        let Some(wrong) = wrong_with(&ipv6) else { continue };
+        let Some(wrong) = wrong_with(&ipv6, network.mtu) else { continue };
         let spot: Spot<'_> = (&checker.spots.networks, &NETWORK, index);
         let place = checker.at(spot, "ipv6", &network.place);
-        checker.error(place, wrong, "write them like 2001:db8:1::/64 and 2001:db8:1::1");
+        let hint = "write prefix and gateway like 2001:db8:1::/64 and 2001:db8:1::1, and no mtu below 1280";
+        checker.error(place, wrong, hint);
     }
     // Sorted, a prefix that overlaps anything overlaps the widest one that is still open.
     prefixes.sort_unstable_by_key(|&(cidr, index)| (cidr, index));
@@ -99,8 +100,11 @@ fn overlap(checker: &mut Checker<'_>, one: &Network, other: &Network, index: usi
     checker.error(place, what, "use another prefix");
 }
 
-fn wrong_with(ipv6: &NetworkIpv6) -> Option<String> {
+fn wrong_with(ipv6: &NetworkIpv6, mtu: Option<u16>) -> Option<String> {
     let NetworkIpv6 { cidr, gateway } = *ipv6;
+    if let Some(mtu) = mtu.filter(|mtu| *mtu < MTU_MIN) {
+        return Some(format!("an MTU of {mtu} is too small for IPv6, which needs {MTU_MIN}"));
+    }
     if !(16..=127).contains(&cidr.length()) {
         return Some(format!("{cidr} is no prefix for guests: its length is not from 16 to 127"));
     }
@@ -114,6 +118,9 @@ fn wrong_with(ipv6: &NetworkIpv6) -> Option<String> {
     let anycast = gateway == cidr.first() && cidr.length() < 127;
     anycast.then(|| format!("gateway {gateway} is the subnet-router anycast address of {cidr}"))
 }
+
+/// RFC 8200, section 5.
+const MTU_MIN: u16 = 1280;
 
 fn check_firewall(checker: &mut Checker<'_>) {
     let (set, spots) = (checker.set, checker.spots);
