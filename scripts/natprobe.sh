@@ -17,11 +17,6 @@ fi
 need_root || exit 77
 export NATWERK=${NATWERK:-$PWD/target/release/natwerk}
 [ -x "$NATWERK" ] || { echo "there is no program at $NATWERK: run 'cargo build --release' first" >&2; exit 1; }
-ids=()
-if ! grep -qE '(^| )[A-Z0-9]{3}(-[0-9]+)?( |$)' <<<"$*"; then
-    # IPv6 is left to the kernel in this version (docs/conformance.md), so its scenarios are not asked.
-    mapfile -t ids < <(/usr/bin/python3 "$runner" --list "$@" | awk '/^[A-Z0-9]+-[0-9]+ / && !/\(needs [^)]*ipv6/ { print $1 }')
-fi
 # Two cores, two topologies: the scenarios mostly wait.
 exec /usr/bin/python3 "$runner" --driver-file tests/natprobe/natwerk.py --driver natwerk -j "${NATPROBE_JOBS:-2}" \
-    --speed "${NATPROBE_SPEED:-2}" "$@" "${ids[@]}"
+    --speed "${NATPROBE_SPEED:-2}" "$@"

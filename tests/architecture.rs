@@ -70,7 +70,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("rules", &["config"]),
     ("session", &["next_hop", "prefetch", "rewrite", "wire"]),
     // Traces and captures say what they saw, and match packets by prefix.
-    ("telemetry", &["rules::set", "wire::parse"]),
+    ("telemetry", &["rules::set", "wire::ipv6", "wire::parse"]),
     ("wire", &[]),
     ("worker", &["io", "pipeline", "telemetry"]),
 ];

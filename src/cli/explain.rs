@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::offline::{self, Passed, Router};
 use crate::cli::output::{self, Failure, Outcome};
+use crate::cli::packet_ipv6;
 use crate::cli::packet_text::PacketText;
 use crate::cli::{Common, DEFAULT_CONFIG, frame_text, steps};
 use crate::config::{Config, Interface, Role};
@@ -120,9 +121,10 @@ fn load(arguments: &Arguments, common: &Common) -> Result<(Config, Loaded), Fail
 /// A configuration with the interfaces that the rules name.
 fn fitting(loaded: &Loaded) -> Config {
     let public = loaded.rules.public_ips.iter().map(|ip| (&ip.interface, Role::Public));
+    let public_ipv6 = loaded.rules.public_ipv6.iter().map(|ip| (&ip.interface, Role::Public));
     let guest = loaded.rules.networks.iter().map(|network| (&network.interface, Role::Guest));
     let mut config = Config::default();
-    for (name, role) in public.chain(guest) {
+    for (name, role) in public.chain(public_ipv6).chain(guest) {
         if config.interfaces.iter().all(|interface| interface.name != *name) {
             config.interfaces.push(Interface {
                 name: name.clone(),
@@ -140,6 +142,9 @@ fn frame(text: &str, router: &Router, port: PortId, vlan: u16) -> Result<Vec<u8>
             "packets read like `tcp 10.1.1.5:40000 > 198.51.100.9:443 [syn]` or `icmp 198.51.100.9 > 203.0.113.12 echo-request`",
         )
     };
+    if let Some(frame) = packet_ipv6::frame(text, SENDER, router.mac(port), vlan) {
+        return frame.map_err(refused);
+    }
     let packet: PacketText = text.parse().map_err(refused)?;
     packet.frame(SENDER, router.mac(port), vlan).map_err(refused)
 }
@@ -155,12 +160,12 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
     let (verdict, reason, meaning) = verdict(&passed);
     let sent = passed.sent.iter().map(|(to, frame)| Sent {
         interface: port_name(*to, config),
-        vlan: wire::parse::parse(frame).map_or(0, |packet| packet.vlan),
+        vlan: vlan(frame),
         packet: frame_text::describe(frame),
     });
     Explanation {
         interface: port_name(port, config),
-        vlan: wire::parse::parse(frame).map_or(0, |packet| packet.vlan),
+        vlan: vlan(frame),
         packet: frame_text::describe(frame),
         steps,
         verdict,
@@ -168,6 +173,11 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
         meaning,
         sent: sent.collect(),
     }
+}
+
+fn vlan(frame: &[u8]) -> u16 {
+    let ipv4 = wire::parse::parse(frame).ok().map(|packet| packet.vlan);
+    ipv4.or_else(|| packet_ipv6::vlan(frame)).unwrap_or(0)
 }
 
 fn verdict(passed: &Passed) -> (&'static str, Option<&'static str>, Option<&'static str>) {
@@ -225,10 +235,14 @@ mod tests {
 }"#;
 
     fn explained(interface: &str, packet: &str, after: &[&str]) -> Explanation {
+        explained_by(RULES, interface, packet, after)
+    }
+
+    fn explained_by(rules: &str, interface: &str, packet: &str, after: &[&str]) -> Explanation {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules.json");
-        std::fs::write(&path, RULES).unwrap();
-        let loaded = rules::load(&[path.to_str().unwrap().to_owned()], None).unwrap();
+        std::fs::write(&path, rules).unwrap();
+        let loaded = crate::rules::load(&[path.to_str().unwrap().to_owned()], None).unwrap();
         let config = fitting(&loaded);
         let mut router = Router::new(&config, &loaded.rules, SESSIONS_MAX).unwrap();
         for before in after {
@@ -273,6 +287,33 @@ mod tests {
             explanation.sent[0].packet.starts_with("tcp 203.0.113.11:2222 > 198.51.100.9:5000")
         );
         assert!(explanation.steps.iter().any(|step| step.contains("session")), "{explanation:?}");
+    }
+
+    #[test]
+    fn ipv6_is_explained_by_the_same_rules() {
+        let rules = RULES.replace(
+            "\"source_nat\"",
+            "\"ipv6\": {\"cidr\": \"2001:db8:1::/64\", \"gateway\": \"2001:db8:1::1\"}, \"source_nat\"",
+        );
+        let public = r#""public_ipv6": [{"address": "2001:db8:ff::1", "prefix_len": 64,
+            "interface": "eth2", "gateway": "2001:db8:ff::fe"}], "networks""#;
+        let rules = rules.replace("\"networks\"", public);
+        let guest = "[2001:db8:1::5]:40000 > [2001:db8:51::9]";
+        let out = explained_by(&rules, "eth0.100", &format!("tcp {guest}:443"), &[]);
+        let sent = "tcp [2001:db8:1::5]:40000 > [2001:db8:51::9]:443 [syn] ttl 63 length 60";
+        assert_eq!((out.verdict, &*out.sent[0].packet), ("forward", sent));
+        let refused = explained_by(&rules, "eth0.100", &format!("tcp {guest}:25"), &[]);
+        assert_eq!(refused.reason, Some("egress_denied"));
+        let step = refused.steps.last().unwrap();
+        assert!(step.contains("e1") && step.contains("rules.json:"), "{step}");
+        let stranger = "tcp [2001:db8:51::9]:443 > [2001:db8:1::5]:22";
+        let refused = explained_by(&rules, "eth2", stranger, &[]);
+        assert_eq!(refused.reason, Some("firewall_denied"));
+        assert!(refused.steps.last().unwrap().contains("IPv6 firewall of web: deny"));
+        let reply = "tcp [2001:db8:51::9]:443 > [2001:db8:1::5]:40000 [syn,ack]";
+        let first = format!("eth0.100=tcp {guest}:443");
+        let back = explained_by(&rules, "eth2", reply, &[&first]);
+        assert_eq!((back.verdict, back.sent[0].vlan), ("forward", 100));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::cli::packet_ipv6;
 use crate::cli::packet_text::{TCP_FLAGS, icmp_name};
 use crate::flow::Protocol;
 use crate::wire::parse::{self, Fragment, Kind, Parsed};
@@ -12,6 +13,9 @@ use crate::wire::{arp, icmp};
 pub fn describe(frame: &[u8]) -> String {
     if let Some(arp) = arp::parse(frame) {
         return format!("arp of {} for {}", arp.sender, arp.target);
+    }
+    if let Some(line) = packet_ipv6::describe(frame) {
+        return line;
     }
     match parse::parse(frame) {
         Ok(packet) => packet_line(frame, &packet),
@@ -65,7 +69,7 @@ fn packet_line(frame: &[u8], packet: &Parsed) -> String {
     line
 }
 
-fn flags(octet: u8) -> String {
+pub(super) fn flags(octet: u8) -> String {
     let names: Vec<_> =
         TCP_FLAGS.iter().filter(|(_, bit)| octet & bit != 0).map(|(name, _)| *name).collect();
     names.join(",")

@@ -59,6 +59,9 @@ pub enum PacketTextError {
     /// An address was expected.
     #[error("`{0}` is not an IPv4 address")]
     Address(String),
+    /// An IPv6 address was expected.
+    #[error("`{0}` is not an IPv6 address")]
+    Ipv6Address(String),
     /// The text ends too early.
     #[error("the packet ends where {0} was expected")]
     Ends(&'static str),
@@ -78,7 +81,7 @@ pub enum PacketTextError {
     PortWithout(String),
     /// Not a protocol.
     #[error(
-        "`{0}` is not a protocol: tcp, udp, icmp, sctp, dccp, udplite, gre, esp, ah, or a number from 0 to 255"
+        "`{0}` is not a protocol: tcp, udp, icmp (IPv6: icmpv6), sctp, dccp, udplite, gre, esp, ah, or a number from 0 to 255"
     )]
     Protocol(String),
     /// An error message without the packet it is about.

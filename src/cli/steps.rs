@@ -1,5 +1,6 @@
 //! What natwerk looks at on a packet's way, as sentences.
 
+use crate::cli::steps_ipv6;
 use crate::config::Config;
 use crate::control::sessions::rule_name;
 use crate::control::workers::port_name;
@@ -15,11 +16,11 @@ use crate::wire::parse::{self, Kind, Parsed};
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Before {
     /// Where it comes from.
-    arrival: Vec<String>,
+    pub(super) arrival: Vec<String>,
     /// What the rules, or its session, say of it.
-    decision: Vec<String>,
+    pub(super) decision: Vec<String>,
     /// Why the rules refuse it, if they do.
-    refused: Option<DropReason>,
+    pub(super) refused: Option<DropReason>,
 }
 
 /// Looks at a packet as the pipeline will.
@@ -32,7 +33,9 @@ pub fn before(
     frame: &[u8],
 ) -> Before {
     let mut before = Before::default();
-    let Ok(packet) = parse::parse(frame) else { return before };
+    let Ok(packet) = parse::parse(frame) else {
+        return steps_ipv6::before(shared, policy, config, port, frame);
+    };
     let network = match policy.attachment(port, packet.vlan) {
         None => return before,
         Some(Attachment::Public) => None,
@@ -130,7 +133,7 @@ fn decide(before: &mut Before, shared: &Shared, policy: &Policy, question: Quest
     }
 }
 
-fn sentence(step: &Step<'_>, policy: &Policy) -> String {
+pub(super) fn sentence(step: &Step<'_>, policy: &Policy) -> String {
     let called = |id: NetworkId| policy.network(id).name.clone();
     match step {
         Step::Exempt => "the destination is exempt from translation".to_owned(),
@@ -142,6 +145,7 @@ fn sentence(step: &Step<'_>, policy: &Policy) -> String {
                 FilterName::Firewall => "firewall",
                 FilterName::InterfaceIn => "filter of the interface it came in by",
                 FilterName::InterfaceOut => "filter of the interface it leaves by",
+                FilterName::Ipv6Firewall => "IPv6 firewall",
             };
             let action = match decided.action {
                 Action::Allow => "allow",

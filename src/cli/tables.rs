@@ -187,8 +187,8 @@ pub fn networks(rows: &[NetworkRow]) -> String {
             row.domain.clone(),
             row.interface.clone(),
             vlan(row.vlan),
-            row.cidr.clone(),
-            row.gateway.clone(),
+            with_ipv6(&row.cidr, row.ipv6_cidr.as_ref()),
+            with_ipv6(&row.gateway, row.ipv6_gateway.as_ref()),
             row.mtu.map_or_else(dash, |mtu| mtu.to_string()),
             some_or_dash(row.source_nat.join(",")),
             row.egress.clone(),
@@ -196,6 +196,11 @@ pub fn networks(rows: &[NetworkRow]) -> String {
         ]
     };
     table(&columns, rows.iter().map(cells))
+}
+
+/// What a network has of IPv4, and what it has of IPv6.
+fn with_ipv6(ipv4: &str, ipv6: Option<&String>) -> String {
+    ipv6.map_or_else(|| ipv4.to_owned(), |ipv6| format!("{ipv4},{ipv6}"))
 }
 
 /// `show neighbors`.
@@ -298,7 +303,11 @@ pub fn stats(row: &Stats) -> String {
             format!("{} sent, {} withheld", row.icmp_errors_sent, row.icmp_errors_limited),
         ),
         ("sessions", format!("{} of {} ({full}%)", row.sessions, row.sessions_max)),
-        ("session memory", format!("{} bytes", row.sessions_memory_bytes)),
+        ("IPv6 sessions", format!("{} of {}", row.sessions_ipv6, row.sessions_ipv6_max)),
+        (
+            "session memory",
+            format!("{} bytes", row.sessions_memory_bytes + row.sessions_ipv6_memory_bytes),
+        ),
         ("sessions created", row.sessions_created.to_string()),
         ("sessions ended", some_or_dash(pairs(&row.sessions_ended))),
         ("policy", format!("generation {}", row.generation)),
@@ -430,6 +439,8 @@ PACKETS  BYTES  SESSIONS  KIND      ID  OF            RULE                      
             vlan: 0,
             cidr: "10.1.1.0/24".to_owned(),
             gateway: "10.1.1.1".to_owned(),
+            ipv6_cidr: None,
+            ipv6_gateway: None,
             mtu: None,
             source_nat: Vec::new(),
             egress: "allow".to_owned(),

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::control::census::{self, Census};
+use crate::control::census::Census;
+use crate::control::listing::{Listing, ROWS_PER_PART, visit};
 use crate::control::requests::{MappingFilter, Request, SessionFilter};
 use crate::control::rows::{
     CountRow, MappingRow, NeighborRow, NetworkRow, PolicyRow, ReloadRow, RuleRow, Stats,
@@ -19,7 +20,6 @@ use crate::next_hop::Resolution;
 use crate::pipeline::shared::Shared;
 use crate::policy::Policy;
 use crate::rules;
-use crate::session::table::SessionView;
 use crate::time::Tick;
 
 /// Answers for a running engine.
@@ -31,9 +31,6 @@ pub struct Answers {
 
 /// The kind of rules that are not in force yet.
 const PENDING: &str = "pending";
-
-/// Rows in one line of a long answer.
-const ROWS_PER_PART: usize = 1024;
 
 impl Handler for Answers {
     fn handle(&self, request: Request, reply: &mut Reply<'_>) -> Result<(), Refusal> {
@@ -103,12 +100,22 @@ impl Answers {
         let wanted = Wanted::new(filter, &policy)?;
         let now = monotonic();
         let mut count = 0;
-        self.visit(filter, |view| {
-            if !wanted.matches(&view) {
-                return Ok(());
+        let shared = &self.shared;
+        visit(&shared.sessions, filter, |view| {
+            let is_meant = wanted.matches(&view);
+            let key = &view.session.initiator;
+            if let Some(last) = is_meant.then(|| shared.sessions.remove(view.index, key)).flatten()
+            {
+                shared.settle(&last, now);
+                count += 1;
             }
-            if let Some(last) = self.shared.sessions.remove(view.index, &view.session.initiator) {
-                self.shared.settle(&last, now);
+            Ok(())
+        })?;
+        visit(&shared.sessions_ipv6, filter, |view| {
+            let (is_meant, key) = (wanted.matches(&view), &view.session.initiator);
+            let last = is_meant.then(|| shared.sessions_ipv6.remove(view.index, key));
+            if let Some(last) = last.flatten() {
+                shared.settle_ipv6(&last);
                 count += 1;
             }
             Ok(())
@@ -117,46 +124,19 @@ impl Answers {
         Ok(CountRow { count })
     }
 
-    /// Visits the session whose key `filter` has, or all; a share at a time, outside the table.
-    fn visit(
-        &self,
-        filter: &SessionFilter,
-        mut visit: impl FnMut(SessionView) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let table = &self.shared.sessions;
-        if let Some(key) = &filter.key {
-            let view = sessions::place(key).and_then(|place| table.view(place));
-            return view.map_or(Ok(()), visit);
-        }
-        let share = std::cell::RefCell::new(Vec::new());
-        census::walk(
-            table,
-            |view| share.borrow_mut().push(view),
-            || share.borrow_mut().drain(..).try_for_each(&mut visit),
-        )
-    }
-
     fn sessions(&self, filter: &SessionFilter, reply: &mut Reply<'_>) -> Result<(), Refusal> {
         let policy = self.shared.policy.load();
         let wanted = Wanted::new(filter, &policy)?;
         let timeouts = &self.shared.settings.timeouts;
         let now = monotonic();
-        let limit = filter.limit.unwrap_or(u64::MAX);
-        let (mut count, mut rows) = (0, Vec::new());
-        self.visit(filter, |view| {
-            if !wanted.matches(&view) || !filter.count && count >= limit {
-                return Ok(());
-            }
-            count += 1;
-            if filter.count {
-                return Ok(());
-            }
-            rows.push(sessions::row(&view, &policy, timeouts, now));
-            if rows.len() < ROWS_PER_PART {
-                return Ok(());
-            }
-            reply.part(std::mem::take(&mut rows))
+        let mut listing = Listing { filter, count: 0, rows: Vec::new(), reply };
+        visit(&self.shared.sessions, filter, |view| {
+            listing.take(&wanted, &view, || sessions::row(&view, &policy, timeouts, now))
         })?;
+        visit(&self.shared.sessions_ipv6, filter, |view| {
+            listing.take(&wanted, &view, || sessions::row(&view, &policy, timeouts, now))
+        })?;
+        let Listing { count, rows, reply, .. } = listing;
         if filter.count { reply.done(CountRow { count }) } else { reply.done(rows) }
     }
 
@@ -211,7 +191,7 @@ impl Answers {
 
     fn networks(&self) -> Vec<NetworkRow> {
         let policy = self.shared.policy.load();
-        let census = Census::take(&self.shared.sessions, &policy);
+        let census = Census::take(&self.shared.sessions, &self.shared.sessions_ipv6, &policy);
         let summary = policy.summary();
         let mut rows = Vec::with_capacity(summary.networks.len());
         for (id, network) in (0..).map(crate::flow::NetworkId).zip(summary.networks) {
@@ -226,6 +206,8 @@ impl Answers {
                 vlan: network.vlan,
                 cidr: network.cidr,
                 gateway: network.gateway,
+                ipv6_cidr: network.ipv6_cidr,
+                ipv6_gateway: network.ipv6_gateway,
                 mtu: network.mtu,
                 source_nat: pool.into_iter().map(|address| address.address).collect(),
                 egress: if network.tier { "acl" } else { network.egress_default }.to_owned(),
@@ -264,7 +246,7 @@ impl Answers {
     #[must_use]
     pub fn rules(&self) -> Vec<RuleRow> {
         let policy = self.shared.policy.load();
-        let census = Census::take(&self.shared.sessions, &policy);
+        let census = Census::take(&self.shared.sessions, &self.shared.sessions_ipv6, &policy);
         let row = |info: &crate::policy::registry::RuleInfo| {
             let tally = census.rule(info.rule, &self.shared.rules);
             RuleRow {
@@ -295,11 +277,14 @@ impl Answers {
     /// The engine in numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let table = &self.shared.sessions;
+        let (table, wide) = (&self.shared.sessions, &self.shared.sessions_ipv6);
         Stats {
             sessions: table.len().into(),
             sessions_max: table.sessions_max().into(),
             sessions_memory_bytes: table.memory_bytes(),
+            sessions_ipv6: wide.len().into(),
+            sessions_ipv6_max: wide.sessions_max().into(),
+            sessions_ipv6_memory_bytes: wide.memory_bytes(),
             generation: self.shared.policy.load().generation().0,
             ..workers::stats(&self.engine, self.flushed.load(Ordering::Relaxed))
         }

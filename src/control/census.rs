@@ -1,10 +1,12 @@
 //! One walk over all sessions, for everything that is counted per rule and per network.
 
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 
-use crate::control::sides::Sides;
+use crate::control::sides::{Located, Sides};
 use crate::flow::{NetworkId, RuleId};
 use crate::policy::Policy;
+use crate::session::shape::Shape;
 use crate::session::table::{SessionView, Table};
 use crate::telemetry::counters::{RuleCounters, RuleTotals};
 
@@ -31,9 +33,9 @@ pub const SLOTS_PER_STEP: u32 = 16 * 1024;
 
 /// Visits every session, a bounded share of the table at a time; after each share `pause` says
 /// whether to go on. Readers take no lock, so workers are not held up.
-pub fn walk<E>(
-    table: &Table,
-    mut visit: impl FnMut(SessionView),
+pub fn walk<A: Shape, E>(
+    table: &Table<A>,
+    mut visit: impl FnMut(SessionView<A>),
     mut pause: impl FnMut() -> Result<(), E>,
 ) -> Result<(), E> {
     let slots = table.slots();
@@ -51,19 +53,19 @@ pub fn walk<E>(
 impl Census {
     /// Counts what lives now.
     #[must_use]
-    pub fn take(table: &Table, policy: &Policy) -> Self {
+    pub fn take(table: &Table, table_ipv6: &Table<Ipv6Addr>, policy: &Policy) -> Self {
         let mut census = Self::default();
-        let counted = walk(
-            table,
-            |view| census.count(&view, policy),
-            || Ok::<(), std::convert::Infallible>(()),
-        );
-        match counted {
-            Ok(()) => census,
-        }
+        census.count_all(table, policy);
+        census.count_all(table_ipv6, policy);
+        census
     }
 
-    fn count(&mut self, view: &SessionView, policy: &Policy) {
+    fn count_all<A: Located>(&mut self, table: &Table<A>, policy: &Policy) {
+        let goes_on = || Ok::<(), std::convert::Infallible>(());
+        let Ok(()) = walk(table, |view| self.count(&view, policy), goes_on);
+    }
+
+    fn count<A: Located>(&mut self, view: &SessionView<A>, policy: &Policy) {
         let tally = self.rules.entry(view.session.rule).or_default();
         tally.sessions += 1;
         tally.carried.packets += view.initiator.packets + view.responder.packets;

@@ -26,6 +26,7 @@ pub fn json(config: &Config) -> Value {
         },
         "sessions": {
             "max": config.sessions.max,
+            "max_ipv6": config.sessions.max_ipv6,
             "per_guest": config.sessions.per_guest,
             "on_rule_removal": match config.sessions.on_rule_removal {
                 OnRuleRemoval::End => "end",

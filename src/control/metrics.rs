@@ -113,6 +113,17 @@ fn sessions(metrics: &mut Metrics, answers: &Answers) {
         "Memory of the session table",
         stats.sessions_memory_bytes,
     );
+    metrics.number("sessions_ipv6", "Live IPv6 sessions", stats.sessions_ipv6);
+    metrics.number(
+        "sessions_ipv6_max",
+        "Sessions the table of IPv6 may hold",
+        stats.sessions_ipv6_max,
+    );
+    metrics.number(
+        "sessions_ipv6_memory_bytes",
+        "Memory of the table of IPv6 sessions",
+        stats.sessions_ipv6_memory_bytes,
+    );
     metrics.count("sessions_created", "Sessions created", stats.sessions_created);
     let ended = stats.sessions_ended.into_iter().map(|(how, count)| (vec![("how", how)], count));
     metrics.counter("sessions_ended", "Sessions ended", ended);

@@ -19,6 +19,7 @@ pub mod client;
 pub mod config;
 #[cfg(test)]
 mod fixture;
+pub mod listing;
 pub mod metrics;
 pub mod pools;
 pub mod requests;

@@ -135,6 +135,10 @@ pub struct NetworkRow {
     pub cidr: String,
     /// The router's address in it.
     pub gateway: String,
+    /// Its IPv6 prefix, if it has one.
+    pub ipv6_cidr: Option<String>,
+    /// The router's IPv6 address in the network.
+    pub ipv6_gateway: Option<String>,
     /// Its MTU, if it has its own.
     pub mtu: Option<u16>,
     /// Its source-NAT addresses.
@@ -277,6 +281,12 @@ pub struct Stats {
     pub sessions: u64,
     /// Sessions the table may hold.
     pub sessions_max: u64,
+    /// Live IPv6 sessions.
+    pub sessions_ipv6: u64,
+    /// IPv6 sessions the table may hold.
+    pub sessions_ipv6_max: u64,
+    /// Bytes of memory the table of IPv6 sessions takes.
+    pub sessions_ipv6_memory_bytes: u64,
     /// Sessions created.
     pub sessions_created: u64,
     /// Sessions ended, by how.

@@ -1,10 +1,12 @@
 //! Sessions as rows, and which of them are meant.
 
+use std::net::IpAddr;
+
 use crate::control::requests::SessionFilter;
 use crate::control::rows::{SessionRow, TupleRow};
 use crate::control::server::Refusal;
-use crate::control::sides::Sides;
-use crate::flow::{FlowKey, NetworkId, Protocol, RuleId};
+use crate::control::sides::{Located, Sides};
+use crate::flow::{Family, FlowKey, NetworkId, Protocol, RuleId};
 use crate::policy::Policy;
 use crate::session::entry::{EntryIndex, SessionKind};
 use crate::session::table::{DirectionView, SessionView};
@@ -33,7 +35,7 @@ impl<'f> Wanted<'f> {
 
     /// Whether a session is meant.
     #[must_use]
-    pub fn matches(&self, view: &SessionView) -> bool {
+    pub fn matches<A: Located>(&self, view: &SessionView<A>) -> bool {
         let filter = self.filter;
         let session = &view.session;
         let sides = Sides::of(session);
@@ -106,25 +108,38 @@ pub fn rule_name(rule: RuleId, policy: &Policy) -> String {
 /// What names a session: its place and a digest of what is there, so that an old key never means
 /// a new session in the same place.
 #[must_use]
-pub fn key(view: &SessionView) -> String {
-    let digest = |key: &FlowKey| {
-        let [addresses, rest] = key.words();
-        (addresses ^ rest.rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+pub fn key<A: Located>(view: &SessionView<A>) -> String {
+    let digest = |key: &FlowKey<A>| {
+        let ends =
+            [key.source.address, key.destination.address].map(|address| match address.into() {
+                IpAddr::V4(address) => u64::from(address.to_bits()),
+                IpAddr::V6(address) => {
+                    let bits = address.to_bits();
+                    (bits >> 64) as u64 ^ (bits as u64).rotate_left(7)
+                }
+            });
+        let addresses = ends[0] << 32 ^ ends[0] >> 32 ^ ends[1];
+        (addresses ^ key.rest().rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     };
     let both = digest(&view.session.initiator) ^ digest(&view.session.responder).rotate_left(32);
-    format!("{:x}-{:08x}", view.index.0, both >> 32)
+    format!("{}{:x}-{:08x}", A::KEY_PREFIX, view.index.0, both >> 32)
 }
 
-/// The place that a key names.
+/// The place that a key names, if it names one of this family.
 #[must_use]
-pub fn place(key: &str) -> Option<EntryIndex> {
-    let (index, _) = key.split_once('-')?;
+pub fn place<A: Located>(key: &str) -> Option<EntryIndex> {
+    let (index, _) = key.strip_prefix(A::KEY_PREFIX)?.split_once('-')?;
     u32::from_str_radix(index, 16).ok().map(EntryIndex)
 }
 
 /// A session as people see it.
 #[must_use]
-pub fn row(view: &SessionView, policy: &Policy, timeouts: &Timeouts, now: Tick) -> SessionRow {
+pub fn row<A: Located>(
+    view: &SessionView<A>,
+    policy: &Policy,
+    timeouts: &Timeouts,
+    now: Tick,
+) -> SessionRow {
     let session = &view.session;
     let last_seen = view.initiator.last_seen.max(view.responder.last_seen);
     let refreshed = timeout::refreshed(timeouts, view);
@@ -144,7 +159,7 @@ pub fn row(view: &SessionView, policy: &Policy, timeouts: &Timeouts, now: Tick) 
     }
 }
 
-fn tuple(key: &FlowKey, seen: &DirectionView) -> TupleRow {
+fn tuple<A: Family>(key: &FlowKey<A>, seen: &DirectionView) -> TupleRow {
     TupleRow {
         source: key.source.to_string(),
         destination: key.destination.to_string(),
@@ -166,7 +181,7 @@ pub const fn kind(kind: SessionKind) -> &'static str {
 }
 
 /// How far a session has come.
-fn state(view: &SessionView) -> &'static str {
+fn state<A: Family>(view: &SessionView<A>) -> &'static str {
     let (one, two) = (view.initiator.tcp, view.responder.tcp);
     if view.session.initiator.protocol != Protocol::TCP {
         return if view.responder.packets == 0 { "unreplied" } else { "replied" };
@@ -183,11 +198,13 @@ fn state(view: &SessionView) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
     use super::*;
     use crate::control::census;
     use crate::control::fixture;
+    use crate::session::table::Table;
 
     /// The protocols and destination ports of the sessions that match.
     fn matching(filter: &SessionFilter) -> Vec<(u8, u16)> {
@@ -275,11 +292,14 @@ mod tests {
         let mut keys = std::collections::HashSet::new();
         table.walk(&mut 0, table.slots(), |view| {
             let name = key(&view);
-            assert_eq!(place(&name), Some(view.index));
+            assert_eq!(place::<Ipv4Addr>(&name), Some(view.index));
+            assert_eq!(place::<Ipv6Addr>(&name), None);
             keys.insert(name);
         });
         assert_eq!(keys.len(), 3);
-        assert_eq!(place("nonsense"), None);
+        assert_eq!(place::<Ipv4Addr>("nonsense"), None);
+        assert_eq!(place::<Ipv6Addr>("v6-1f-0"), Some(EntryIndex(31)));
+        assert_eq!(place::<Ipv4Addr>("v6-1f-0"), None);
     }
 
     #[test]
@@ -289,7 +309,7 @@ mod tests {
         let counters = crate::telemetry::counters::RuleCounters::new();
         let forward = fixture::forward(&policy);
         counters.add(forward, 10, 1000);
-        let census = census::Census::take(&table, &policy);
+        let census = census::Census::take(&table, &Table::in_memory(1, [0; 4]), &policy);
         let tally = census.rule(forward, &counters);
         assert_eq!((tally.sessions, tally.carried.packets, tally.carried.bytes), (1, 11, 1060));
         assert_eq!(census.network(NetworkId(0)), 3);

@@ -1,24 +1,27 @@
 //! Who is who in a session: guests, public endpoints, remotes.
 
-use crate::flow::{Endpoint, NetworkId, Realm, RealmId};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::flow::{Endpoint, Family, NetworkId, Realm, RealmId};
 use crate::policy::Policy;
 use crate::session::entry::{NewSession, SessionKind};
+use crate::session::shape::Shape;
 
 /// The endpoints of a session by what they are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Sides {
+pub struct Sides<A: Family = Ipv4Addr> {
     /// Guests with their realms: two when they talk to each other.
-    pub guests: [Option<(RealmId, Endpoint)>; 2],
+    pub guests: [Option<(RealmId, Endpoint<A>)>; 2],
     /// Public endpoints: two for a hairpin.
-    pub publics: [Option<Endpoint>; 2],
+    pub publics: [Option<Endpoint<A>>; 2],
     /// The other end, as the initiating side names it.
-    pub remote: Endpoint,
+    pub remote: Endpoint<A>,
 }
 
-impl Sides {
+impl<A: Located> Sides<A> {
     /// The sides of `session`.
     #[must_use]
-    pub fn of(session: &NewSession) -> Self {
+    pub fn of(session: &NewSession<A>) -> Self {
         let (initiator, responder) = (&session.initiator, &session.responder);
         let guest = |realm, endpoint| match realm {
             Realm::Internal(realm) => Some((realm, endpoint)),
@@ -39,18 +42,42 @@ impl Sides {
     }
 
     /// The networks of its guests, each once.
-    pub fn networks(&self, policy: &Policy) -> impl Iterator<Item = NetworkId> + use<> {
+    pub fn networks(&self, policy: &Policy) -> impl Iterator<Item = NetworkId> + use<A> {
         let [first, second] = self.guests.map(|guest| {
             let (realm, endpoint) = guest?;
-            Some(policy.internal_route(realm, endpoint.address)?.network)
+            A::network(policy, realm, endpoint.address)
         });
         first.into_iter().chain(second.filter(|network| first != Some(*network)))
     }
 }
 
+/// A family whose guests the rules can place.
+pub trait Located: Shape {
+    /// What session keys of this family begin with.
+    const KEY_PREFIX: &'static str;
+
+    /// The network of `realm` that a guest is in, or behind.
+    fn network(policy: &Policy, realm: RealmId, guest: Self) -> Option<NetworkId>;
+}
+
+impl Located for Ipv4Addr {
+    const KEY_PREFIX: &'static str = "";
+
+    fn network(policy: &Policy, realm: RealmId, guest: Self) -> Option<NetworkId> {
+        Some(policy.internal_route(realm, guest)?.network)
+    }
+}
+
+impl Located for Ipv6Addr {
+    const KEY_PREFIX: &'static str = "v6-";
+
+    fn network(policy: &Policy, _realm: RealmId, guest: Self) -> Option<NetworkId> {
+        policy.ipv6().network(guest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
     use std::num::NonZeroU16;
 
     use super::*;

@@ -42,7 +42,9 @@ fn answers() -> Answers {
         seed: [1, 2, 3, 4],
     };
     let (engine, commands) = EngineHandle::new(Arc::new(config.clone()));
-    let shared = Shared::new(table, Arc::new(NextHops::new(16)), Published::new(policy), settings);
+    let wide = crate::session::table::Table::in_memory(64, [1, 2, 3, 4]);
+    let (hops, published) = (Arc::new(NextHops::new(16)), Published::new(policy));
+    let shared = Shared::new(table, wide, hops, published, settings);
     let counters = Arc::new(WorkerCounters::new(2));
     counters.received(PortId(0), 100);
     counters.dropped(DropReason::NoPort);

@@ -1,19 +1,20 @@
 //! Addresses as people name them in conditions.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::Endpoint;
-use crate::rules::set::Cidr;
+use crate::flow::{Endpoint, Family};
+use crate::rules::set::AnyCidr;
 
-/// `10.1.1.5`, `10.1.1.0/24`, or `10.1.1.5:40000`.
+/// `10.1.1.5`, `10.1.1.0/24`, or `10.1.1.5:40000`; of IPv6 `2001:db8::5`, `2001:db8::/64`, or
+/// `[2001:db8::5]:40000`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AddressMatch {
-    cidr: Cidr,
+    prefix: AnyCidr,
     port: Option<u16>,
 }
 
@@ -25,8 +26,13 @@ pub struct AddressMatchError(String);
 impl AddressMatch {
     /// Whether an endpoint is meant.
     #[must_use]
-    pub fn matches(&self, endpoint: Endpoint) -> bool {
-        self.cidr.contains(endpoint.address) && self.port.is_none_or(|port| port == endpoint.port)
+    pub fn matches<A: Family>(&self, endpoint: Endpoint<A>) -> bool {
+        let is_inside = match (self.prefix, endpoint.address.into()) {
+            (AnyCidr::V4(cidr), IpAddr::V4(address)) => cidr.contains(address),
+            (AnyCidr::V6(cidr), IpAddr::V6(address)) => cidr.contains(address),
+            (AnyCidr::V4(_), IpAddr::V6(_)) | (AnyCidr::V6(_), IpAddr::V4(_)) => false,
+        };
+        is_inside && self.port.is_none_or(|port| port == endpoint.port)
     }
 }
 
@@ -35,15 +41,23 @@ impl FromStr for AddressMatch {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || AddressMatchError(text.to_owned());
-        let (address, port) = match text.split_once(':') {
-            Some((address, port)) => (address, Some(port.parse().map_err(|_| error())?)),
-            None => (text, None),
+        let number = |port: &str| port.parse().map(Some).map_err(|_| error());
+        // A second colon is IPv6's own; with a port its address stands in brackets.
+        let is_ipv6 = text.starts_with('[') || text.matches(':').count() > 1;
+        let (address, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
+            Some((address, port)) => (address, number(port)?),
+            None if is_ipv6 => (text, None),
+            None => match text.split_once(':') {
+                Some((address, port)) => (address, number(port)?),
+                None => (text, None),
+            },
         };
-        let cidr = match address.split_once('/') {
-            Some(_) => address.parse().map_err(|_| error())?,
-            None => Cidr::containing(address.parse::<Ipv4Addr>().map_err(|_| error())?, 32),
+        let prefix = match is_ipv6 {
+            true => address.parse().map(AnyCidr::V6),
+            false => address.parse().map(AnyCidr::V4),
         };
-        Ok(Self { cidr, port })
+        let prefix = prefix.map_err(|_| error())?;
+        Ok(Self { prefix, port })
     }
 }
 
@@ -63,9 +77,14 @@ impl From<AddressMatch> for String {
 
 impl fmt::Display for AddressMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.cidr.length() {
-            32 => write!(f, "{}", self.cidr.first())?,
-            _ => write!(f, "{}", self.cidr)?,
+        match (self.prefix, self.port) {
+            (AnyCidr::V4(cidr), _) if cidr.length() == 32 => write!(f, "{}", cidr.first())?,
+            (AnyCidr::V6(cidr), None) if cidr.length() == 128 => write!(f, "{}", cidr.first())?,
+            (AnyCidr::V6(cidr), Some(_)) if cidr.length() == 128 => {
+                write!(f, "[{}]", cidr.first())?;
+            }
+            (AnyCidr::V6(cidr), Some(_)) => write!(f, "[{cidr}]")?,
+            (prefix, _) => write!(f, "{prefix}")?,
         }
         self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
@@ -73,6 +92,8 @@ impl fmt::Display for AddressMatch {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     #[test]
@@ -83,6 +104,23 @@ mod tests {
         assert!(!matches("10.1.1.6") && !matches("10.1.2.0/24") && !matches("10.1.1.5:40001"));
         for text in ["10.1.1.5", "10.1.1.0/24", "10.1.1.5:40000"] {
             assert_eq!(text.parse::<AddressMatch>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_matches_what_it_covers() {
+        let address: Ipv6Addr = "2001:db8:1::5".parse().unwrap();
+        let endpoint = Endpoint::new(address, 40000);
+        let matches = |text: &str| text.parse::<AddressMatch>().unwrap().matches(endpoint);
+        assert!(matches("2001:db8:1::5") && matches("2001:db8::/32"));
+        assert!(matches("[2001:db8:1::5]:40000") && matches("[2001:db8::/32]:40000"));
+        assert!(!matches("2001:db8:1::6") && !matches("[2001:db8:1::5]:40001"));
+        assert!(!matches("10.1.1.0/24"));
+        for text in ["2001:db8:1::5", "2001:db8::/32", "[2001:db8:1::5]:1", "[2001:db8::/32]:1"] {
+            assert_eq!(text.parse::<AddressMatch>().unwrap().to_string(), text);
+        }
+        for text in ["2001:db8", "[2001:db8::1", "2001:db8::1]:5", "1:2:3"] {
+            assert!(text.parse::<AddressMatch>().is_err(), "{text}");
         }
     }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 
-use crate::flow::{PortId, Protocol};
+use crate::flow::{Endpoint, Family, PortId, Protocol};
 use crate::telemetry::address_match::AddressMatch;
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::ipv6;
 use crate::wire::parse;
 
 /// The place where workers and whoever looks meet.
@@ -162,9 +163,23 @@ impl TapFilter {
         if any {
             return true;
         }
-        let Ok(packet) = parse::parse(frame) else { return false };
-        let (source, destination) = (packet.source, packet.destination);
-        self.protocol.is_none_or(|wanted| wanted == packet.protocol)
+        if let Ok(packet) = parse::parse(frame) {
+            return self.wants_flow(packet.protocol, packet.source, packet.destination);
+        }
+        ipv6::parse(frame).is_some_and(|parsed| {
+            parsed.is_ok_and(|packet| {
+                self.wants_flow(packet.protocol, packet.source, packet.destination)
+            })
+        })
+    }
+
+    fn wants_flow<A: Family>(
+        &self,
+        protocol: Protocol,
+        source: Endpoint<A>,
+        destination: Endpoint<A>,
+    ) -> bool {
+        self.protocol.is_none_or(|wanted| wanted == protocol)
             && self.source.is_none_or(|wanted| wanted.matches(source))
             && self.destination.is_none_or(|wanted| wanted.matches(destination))
             && self.host.is_none_or(|it| it.matches(source) || it.matches(destination))

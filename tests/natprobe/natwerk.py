@@ -28,13 +28,15 @@ class Natwerk(Driver):
     name = "natwerk"
     caps = {"apdf", "adf", "eif", "eim", "ed", "hairpin", "timeouts", "default_timers", "limits", "port_hold", "lb", "affinity",
             "zones", "mss", "fwd_range", "fwd_in_pool", "kill", "reload", "acl", "egress", "tier", "icmp_policy", "service",
-            "vlan", "garp"}
+            "vlan", "garp", "ipv6"}
 
     def start(self):
         self.dir = tempfile.mkdtemp(prefix="natwerk-probe-")
         self.path = {name: os.path.join(self.dir, name) for name in ("natwerk.toml", "rules.json", "control.sock", "log")}
         self.process, self.toml, self.mtu = None, None, {}
         for device in INTERFACES.values():
+            # The kernel may speak from its link-local address at once, not only when nobody else claimed it.
+            ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv6.conf.%s.accept_dad=0" % device])
             sh(["ip", "-n", self.rtr, "link", "set", device, "up"])
         # natwerk never gives out the ports that the router's own connections use.
         ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv4.ip_local_port_range=61000 65535"])
@@ -162,6 +164,9 @@ def rules(cfg):
         out["public_ips"].append({"address": address, "prefix_len": int(wan["addr4"].split("/")[1]), "interface": wan["dev"],
                                   "gateway": wan["gw4"], "ingress_default": fw["ingress_default"],
                                   "echo_reply": bool(cfg["icmp_echo_public"])})
+    out["public_ipv6"] = [{"address": host_of(wan["addr6"]), "prefix_len": int(wan["addr6"].split("/")[1]), "interface": wan["dev"],
+                           "gateway": wan["gw6"]}]
+    out["ipv6_firewall_rules"] = ingress_ipv6(cfg)
     for side in ("lan", "lan1"):
         out["networks"].append(network(cfg, side, "np" if tiers else side))
     if tiers:
@@ -195,6 +200,7 @@ def network(cfg, side, domain):
     if snat and snat["ports"]:
         options["port_range"] = span(snat["ports"])
     out = {"name": side, "interface": interface["dev"], "cidr": network_of(interface["addr4"]), "gateway": host_of(interface["addr4"]),
+           "ipv6": {"cidr": network_of(interface["addr6"]), "gateway": host_of(interface["addr6"])},
            "mtu": interface["mtu"], "domain": domain, "source_nat": snat["pool"] if snat else [],
            "egress_default": cfg["firewall"]["egress_default"], "egress_reject": cfg["firewall"]["egress_reject"],
            "anti_spoofing": cfg["antispoof"], "nat": options}
@@ -224,6 +230,18 @@ def egress_rules(cfg):
         for side in [r["if"]] if r.get("if") else ["lan", "lan1"]:
             out.append({"id": "e%d-%s" % (k, side), "network": side, "action": r["action"], **transport(r),
                         "sources": [r["src"]] if r.get("src") else [], "destinations": [r["dst"]] if r.get("dst") else []})
+    return out
+
+
+def ingress_ipv6(cfg):
+    """Each rule for the networks that its destination is in."""
+    out = []
+    for k, r in enumerate(cfg["firewall"]["ingress6"]):
+        for side in ("lan", "lan1"):
+            destination = ipaddress.ip_network(r["dst"])
+            if destination.overlaps(ipaddress.ip_interface(cfg["interfaces"][side]["addr6"]).network):
+                out.append({"id": "i%d-%s" % (k, side), "network": side, "action": r["action"], **transport(r),
+                            "destinations": [str(destination)]})
     return out
 
 

@@ -133,7 +133,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             rule: plan.rule,
             generation: policy.generation(),
             kind: SessionKind::Routed,
-            mapped: false,
+            source_mapped: false,
+            target_mapped: false,
         };
         let limits = match ready.attachment {
             Attachment::Guest(network) => policy.network(network).limits,
