@@ -66,7 +66,7 @@ pub(super) fn open_sessions(
 fn tell(family: &str, adoption: Adoption) {
     match adoption {
         Adoption::Adopted { sessions, repaired, dropped, closed } => {
-            tracing::info!(family, sessions, repaired, dropped, closed, "sessions taken over");
+            tracing::info!(sessions, repaired, dropped, closed, family, "sessions taken over");
         }
         Adoption::Fresh => {}
         Adoption::Rebooted => tracing::info!("the sessions of an earlier boot are forgotten"),
