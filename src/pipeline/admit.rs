@@ -1,5 +1,6 @@
-//! Addresses that no first packet may carry: martians and spoofed sources. Established sessions
-//! need no such check, because their keys were admitted.
+//! Addresses that no first packet may carry: martians and spoofed sources. Of these, packets of
+//! established sessions are only asked whether they came by the right network of their realm: all
+//! else was admitted with their key.
 
 use std::net::Ipv4Addr;
 
@@ -57,6 +58,17 @@ pub fn admit(
         }
     };
     if spoofed { Err(DropReason::SourceSpoofed) } else { Ok(()) }
+}
+
+/// Whether a packet that came by `attachment` speaks in the name of a guest of another network.
+/// Established sessions ask this too: they are found by realm, and a realm may have many networks.
+pub(super) fn is_stray(attachment: Attachment, guest: Ipv4Addr, policy: &Policy) -> bool {
+    let Attachment::Guest(id) = attachment else { return false };
+    let network = policy.network(id);
+    network.has_siblings
+        && network.anti_spoofing
+        && !network.cidr.contains(guest)
+        && network_of(policy, Realm::Internal(network.realm), guest) != Some(id)
 }
 
 /// The network of `realm` that `guest` is in, or behind.

@@ -217,8 +217,10 @@ impl<'p> Decider<'p, '_> {
         // if its ACL opens it; without an ACL nothing does (FLT-06).
         let network = self.policy.network(id);
         let remote = question.key.source.address;
-        let exempt = network.exempt.iter().any(|exempt| exempt.contains(remote));
-        let Some(acl) = network.ingress_acl.as_ref().filter(|_| exempt) else {
+        // The gateway is the router, which nobody outside reaches by an inside address.
+        let reachable = destination.address != network.gateway
+            && network.exempt.iter().any(|exempt| exempt.contains(remote));
+        let Some(acl) = network.ingress_acl.as_ref().filter(|_| reachable) else {
             return refuse(DropReason::AddressNotOurs, RuleId::DEFAULT);
         };
         let decided = acl.decide(&probe(question));
@@ -397,6 +399,10 @@ impl<'p> Decider<'p, '_> {
             (Realm::Internal(realm), Some(network)) => {
                 let guest = question.key.source.address;
                 let source = self.translation(realm, network, guest).source;
+                if source == Source::Keep && target.realm(self.policy) != Some(realm) {
+                    // In another realm the guest's own address would be somebody else's.
+                    return refuse(DropReason::NoSourceNat, RuleId::DEFAULT);
+                }
                 let kind = match source {
                     Source::Pool(_) => SessionKind::Hairpin,
                     Source::Keep | Source::Static(_) => SessionKind::HairpinStatic,

@@ -3,6 +3,7 @@
 use crate::flow::{FlowKey, PortId, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::Resolution;
+use crate::pipeline::admit::is_stray;
 use crate::pipeline::waiting::Fate;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Attachment;
@@ -38,6 +39,10 @@ impl<F: FrameBuffer> Pipeline<F> {
             Ok(quote) => quote,
             Err(reason) => return Verdict::Drop(reason),
         };
+        if is_stray(ready.attachment, quote.destination.address, context.policy) {
+            // The packet that it quotes went to another network of the realm.
+            return Verdict::Drop(DropReason::IcmpErrorUnmatched);
+        }
         // The error travels against the packet it quotes: with the flow that answers that packet.
         let key = FlowKey {
             realm: ready.realm,

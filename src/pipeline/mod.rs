@@ -278,6 +278,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         if !self.is_for_us(frame.bytes(), port) {
             return Verdict::Drop(DropReason::MacNotOurs);
         }
+        if admit::is_stray(ready.attachment, ready.packet.source.address, context.policy) {
+            return Verdict::Drop(DropReason::SourceSpoofed);
+        }
         if self.checks_partial(port) && wire::checksum::is_partial(frame.bytes(), &ready.packet) {
             wire::checksum::complete(frame.bytes_mut(), &ready.packet);
         }

@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{Endpoint, NetworkId, RuleId};
-use crate::policy::Balancer;
+use crate::flow::{Endpoint, NetworkId, RealmId, RuleId};
+use crate::policy::{Balancer, Policy};
 use crate::session::entry::SessionKind;
 
 /// How a session is to be opened.
@@ -61,4 +61,17 @@ pub enum Target<'p> {
         /// The guest.
         guest: Endpoint,
     },
+}
+
+impl Target<'_> {
+    /// The realm that it is in; none outside.
+    #[must_use]
+    pub fn realm(&self, policy: &Policy) -> Option<RealmId> {
+        let network = match self {
+            Self::Balanced(balancer) => balancer.network,
+            Self::External(_) => return None,
+            Self::Guest { network, .. } => *network,
+        };
+        Some(policy.network(network).realm)
+    }
 }

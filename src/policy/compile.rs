@@ -72,12 +72,13 @@ pub fn compile_with(
         rules: Vec::new(),
         static_sources: HashMap::default(),
     };
-    let networks: Vec<Network> = index
+    let mut networks: Vec<Network> = index
         .networks
         .iter()
         .zip(&realms)
         .map(|(network, realm)| compiler.network(network, *realm))
         .collect();
+    mark_siblings(&mut networks);
     let mut services = Services::default();
     let public_addresses: Vec<PublicAddress> = index
         .addresses
@@ -156,6 +157,17 @@ fn realms(index: &Index<'_>, registry: &mut Registry) -> Vec<RealmId> {
         realms.push(realm);
     }
     realms
+}
+
+/// Notes which networks share their realm with others.
+fn mark_siblings(networks: &mut [Network]) {
+    let mut counts: HashMap<RealmId, usize> = HashMap::default();
+    for network in &*networks {
+        *counts.entry(network.realm).or_default() += 1;
+    }
+    for network in networks {
+        network.has_siblings = counts.get(&network.realm).is_some_and(|count| *count > 1);
+    }
 }
 
 fn by_id(networks: &[Network]) -> impl Iterator<Item = (RealmId, Cidr, NetworkId)> {

@@ -100,6 +100,8 @@ pub struct Network {
     pub kernel: Vec<Cidr>,
     /// Whether sources outside it are dropped.
     pub anti_spoofing: bool,
+    /// Whether its realm has other networks, so that a source tells nothing of where it came from.
+    pub has_siblings: bool,
     /// MSS clamping.
     pub mss_clamp: Option<MssClamp>,
     /// What one guest may use.
@@ -259,15 +261,18 @@ impl Policy {
         self.attachments.guest_network(port, vlan, source)
     }
 
-    /// The realm of a packet from `source` on `port` under `vlan`.
+    /// The realm of a packet from `source` on `port` under `vlan`; none also where the source might
+    /// be a guest of another network of the realm.
     #[inline]
     #[must_use]
     pub fn realm_of(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Realm> {
         match self.attachments.find(port, vlan)? {
             Attachment::Public => Some(Realm::External),
             Attachment::Guest(first) => {
-                let network = self.attachments.guest_network(port, vlan, source).unwrap_or(first);
-                Some(Realm::Internal(self.network(network).realm))
+                let id = self.attachments.guest_network(port, vlan, source).unwrap_or(first);
+                let network = self.network(id);
+                let is_sure = !network.has_siblings || network.cidr.contains(source);
+                is_sure.then_some(Realm::Internal(network.realm))
             }
         }
     }

@@ -58,6 +58,7 @@ impl<'a> Compiler<'a> {
             exempt: network.nat.exempt.clone(),
             kernel: network.nat.kernel.clone(),
             anti_spoofing: network.anti_spoofing,
+            has_siblings: false,
             mss_clamp: network.mss_clamp,
             limits: GuestLimits {
                 sessions: network
