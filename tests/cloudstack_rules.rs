@@ -98,6 +98,25 @@ fn what_no_entry_of_an_egress_list_matches_is_dropped_unless_the_configuration_s
     );
 }
 
+/// By a public address no packet gets out of a tier that its list holds back.
+#[test]
+fn the_egress_list_of_a_tier_also_holds_for_public_addresses() {
+    let egress = r#"{"type":"tcp","first_port":22,"last_port":22,"cidr":"0.0.0.0/0","allowed":false},
+        {"type":"all","cidr":"0.0.0.0/0","allowed":true}"#;
+    let open = r#"{"type":"all","cidr":"0.0.0.0/0","allowed":true}"#;
+    let router = Router::vpc()
+        .send(&acl("eth2", open, egress))
+        .send(&acl("eth3", open, open))
+        .send(&forward_of("203.0.113.21", "tcp", "22:22", ("10.2.2.9", "22:22"), "", false))
+        .send(&forward_of("203.0.113.21", "tcp", "80:80", ("10.2.2.9", "80:80"), "", false));
+    packets(
+        &router,
+        "eth2 tcp 10.2.1.9:5000 > 203.0.113.21:22 : drop acl_denied
+         eth2 tcp 10.2.1.9:5000 > 203.0.113.21:80 : to eth3 203.0.113.20:5000 > 10.2.2.9:80
+         eth3 tcp 10.2.2.8:5001 > 203.0.113.21:22 : to eth3 203.0.113.20:5001 > 10.2.2.9:22",
+    );
+}
+
 /// Faults 6, 7 and 8.
 #[test]
 fn a_forward_lets_in_whom_it_names_to_whom_it_names() {

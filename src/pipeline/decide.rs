@@ -113,6 +113,15 @@ impl<'p> Decider<'p, '_> {
             if !network.hairpinning {
                 return refuse(DropReason::ExternalHairpinLoop, RuleId::DEFAULT);
             }
+            // The ACL of a tier is about everything that leaves it, by whatever address.
+            if network.ingress_acl.is_some() {
+                let decided = network.egress.decide(&probe(question));
+                let filter = FilterName::Egress;
+                witness.saw(Step::Filter { filter, network: Some(id), decided });
+                if decided.action == Action::Deny {
+                    return refuse(DropReason::AclDenied, decided.rule);
+                }
+            }
             return self.public_endpoint(question, public, witness);
         }
         if let Some(route) = self.policy.internal_route(realm, destination.address) {
