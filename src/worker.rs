@@ -218,8 +218,8 @@ where
             };
             if !outbox.frames.is_empty() {
                 port.socket.transmit(&mut outbox.frames);
-                for _ in outbox.frames.drain(..) {
-                    self.counters.dropped(DropReason::TxRingFull);
+                for frame in outbox.frames.drain(..) {
+                    self.counters.not_transmitted(port.port, frame.bytes().len());
                 }
             }
             // Every turn: what the kernel put off last time goes now.
@@ -398,10 +398,14 @@ mod tests {
         }
         let processor = Obedient { make: 5, ..Obedient::default() };
         let mut worker = Worker::new(&mut lane, processor, |_, _| true, Arc::clone(&counters));
+        counters.forwarded_many(PortId(0), 5, 300);
         worker.turn(Tick::ZERO);
         drop(worker);
         assert_eq!(counters.totals().dropped(DropReason::TxRingFull), 2);
         assert_eq!(lane.ports[0].socket.transmitted(), 3);
+        // The processor counted all five as forwarded; each frame counts once.
+        assert_eq!(counters.totals().ports[0].forwarded_packets, 3);
+        assert_eq!(counters.totals().ports[0].forwarded_bytes, 180);
         for port in &mut lane.ports {
             while port.socket.leave().is_some() {}
         }

@@ -107,6 +107,20 @@ fn who_only_sends_inbound_keeps_no_mapping_alive() {
 }
 
 #[test]
+fn who_is_not_translated_does_not_hairpin_into_another_domain() {
+    let more = r#", "firewall_rules": [{"id": "f", "public_ip": "203.0.113.10", "protocol": "udp"}],
+        "port_forwards": [{"id": "p", "public_ip": "203.0.113.10", "protocol": "udp", "public_ports": "53",
+                           "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "53"}]"#;
+    let routed = r#"}, {"name": "routed", "interface": "eth0", "vlan": 7, "cidr": "10.1.1.0/24",
+        "gateway": "10.1.1.1""#;
+    let mut lab = Lab::new(&rules(routed, more));
+    let mut packet = Packet::udp(at("10.1.1.6:4000"), at("203.0.113.10:53"), b"x");
+    assert_eq!(lab.send(GUEST, packet.frame()).verdict, Verdict::Forward(GUEST));
+    packet.tag = Some(7);
+    assert_eq!(lab.send(GUEST, packet.frame()).verdict, Verdict::Drop(DropReason::NoSourceNat));
+}
+
+#[test]
 fn filtering_by_address_asks_of_sessions_from_before_and_of_the_guest_alone() {
     let filtering = |by: &str| {
         let nat = format!(r#", "nat": {{"filtering_type": "{by}", "port_range": "2000-2000"}}"#);

@@ -126,8 +126,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                 settings.seed,
             ),
             identification: settings.seed[0] as u16,
-            released: Vec::with_capacity(2 * FRAGMENT_FRAMES_MAX + WAITING_MAX),
-            released_before: Vec::with_capacity(2 * FRAGMENT_FRAMES_MAX + WAITING_MAX),
+            released: Vec::with_capacity(RELEASED_MAX),
+            released_before: Vec::with_capacity(RELEASED_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
             sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
@@ -417,3 +417,6 @@ enum Tracked {
 const FRAGMENT_DATAGRAMS_MAX: usize = 4096;
 /// Fragments that wait for their first one, per worker; they keep frames from the pool.
 const FRAGMENT_FRAMES_MAX: usize = 512;
+/// Frames that come out of waiting in one round: all that wait, of both families, and fragments of
+/// the round's own batch that began to wait when others had left.
+const RELEASED_MAX: usize = 2 * FRAGMENT_FRAMES_MAX + WAITING_MAX + BATCH_MAX;

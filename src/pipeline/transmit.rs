@@ -74,7 +74,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         });
         if !complete {
             // Half a datagram is of no use to anybody.
-            for (_, piece) in context.extra.drain(first_extra..) {
+            for (to, piece) in context.extra.drain(first_extra..) {
+                self.counters.not_forwarded(to, piece.bytes().len());
                 context.frames.release(piece);
             }
             return Verdict::Drop(DropReason::OutOfFrames);

@@ -197,8 +197,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Verdict::Forward(to) if context.extra.len() < context.extra.capacity() => {
                     context.extra.insert(place, (to, frame));
                 }
-                Verdict::Forward(_) => {
-                    verdict = Verdict::Drop(DropReason::TxRingFull);
+                Verdict::Forward(to) => {
+                    self.counters.not_transmitted(to, frame.bytes().len());
                     context.frames.release(frame);
                 }
                 Verdict::Host(reason) if context.host.len() < context.host.capacity() => {

@@ -83,6 +83,10 @@ impl Counter {
         self.0.store(self.value().wrapping_add(count), Ordering::Relaxed);
     }
 
+    fn take_back(&self, count: u64) {
+        self.0.store(self.value().wrapping_sub(count), Ordering::Relaxed);
+    }
+
     fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -150,6 +154,21 @@ impl WorkerCounters {
         }
         if let Some(counters) = self.ports.get(to.index()) {
             counters.crossed_out_bytes.add(u64::from(bytes));
+        }
+    }
+
+    /// A frame that was to be handed to `port` did not fit into its transmit ring: it is dropped, and
+    /// was never forwarded.
+    pub fn not_transmitted(&self, port: PortId, bytes: usize) {
+        self.not_forwarded(port, bytes);
+        self.dropped(DropReason::TxRingFull);
+    }
+
+    /// A frame that was to be handed to `port` is not. Called in the turn that counted it.
+    pub fn not_forwarded(&self, port: PortId, bytes: usize) {
+        if let Some(counters) = self.ports.get(port.index()) {
+            counters.forwarded_packets.take_back(1);
+            counters.forwarded_bytes.take_back(bytes as u64);
         }
     }
 

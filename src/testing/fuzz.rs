@@ -13,6 +13,7 @@ use crate::wire::parse::{Fragment, Kind, Parsed, macs, parse};
 use crate::wire::{arp, fragment, icmp, segment};
 
 pub use super::fuzz_cloudstack::cloudstack;
+pub use super::fuzz_pipeline::pipeline;
 pub use super::fuzz_region::session_region;
 pub use super::fuzz_rules::rule_file;
 pub use super::fuzz_zstack::zstack;
@@ -204,6 +205,11 @@ mod tests {
     #[test]
     fn session_regions_of_the_corpus_keep_every_promise() {
         over_corpus("session_region", session_region);
+    }
+
+    #[test]
+    fn steps_of_the_corpus_keep_every_promise() {
+        over_corpus("pipeline", pipeline);
     }
 
     proptest! {

@@ -1,9 +1,7 @@
 //! A router in memory: rules as text, two ports, one pipeline, a clock that only tests move.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::config::{Config, Interface, Role};
@@ -18,7 +16,7 @@ use crate::pipeline::shared::{Settings, Shared};
 use crate::policy::compile::compile;
 use crate::policy::publish::Published;
 use crate::policy::registry::Registry;
-use crate::rules;
+use crate::rules::{self, set::RuleSet};
 use crate::session::table::Table;
 use crate::telemetry::counters::WorkerCounters;
 use crate::time::Tick;
@@ -126,9 +124,14 @@ impl Lab {
 
     /// Puts new rules in force.
     pub fn reload(&mut self, json: &str) {
-        let loaded = rules_from(json, &self.config).expect("sound rules");
+        let loaded = rules::load_text("lab.json", json, Some(&self.config)).expect("sound rules");
+        self.put(&loaded.rules);
+    }
+
+    /// Puts rules in force that were read before.
+    pub fn put(&mut self, rules: &RuleSet) {
         let generation = self.shared.policy.next_generation();
-        let policy = compile(&loaded, &self.config, &mut self.registry, generation);
+        let policy = compile(rules, &self.config, &mut self.registry, generation);
         for network in policy.networks() {
             let mtu = network.mtu.unwrap_or(INTERFACE_MTU);
             self.shared.next_hops.set_vlan_mtu(network.port, network.vlan, mtu);
@@ -270,18 +273,3 @@ impl Lab {
 
 /// What both interfaces take, in bytes.
 const INTERFACE_MTU: u16 = 1500;
-
-/// The rules that `json` says, by way of a file, as an operator would give them.
-fn rules_from(
-    json: &str,
-    config: &Config,
-) -> Result<rules::set::RuleSet, Vec<rules::diagnostic::Diagnostic>> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path: PathBuf =
-        std::env::temp_dir().join(format!("natwerk-lab-{}-{number}.json", std::process::id()));
-    std::fs::write(&path, json).expect("a writable temporary folder");
-    let loaded = rules::load::load(&[path.display().to_string()], Some(config));
-    let _ = std::fs::remove_file(&path);
-    loaded.map(|loaded| loaded.rules)
-}

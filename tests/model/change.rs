@@ -60,6 +60,7 @@ fn change(world: &mut World, random: &mut Random) {
         }
         9 => {
             let pools = [
+                vec![],
                 vec![public(10)],
                 vec![public(14), public(15)],
                 vec![public(15)],

@@ -266,6 +266,10 @@ impl Nat {
             }
             _ => (How::Inbound, Source::Kept),
         };
+        if source == Source::Kept && flow.side != Side::Outside && flow.side != side {
+            // An address of one domain means nothing in another.
+            return DROP;
+        }
         Decision::Open(Plan { how, source, side, targets, through })
     }
 
