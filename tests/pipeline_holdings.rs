@@ -107,6 +107,19 @@ fn who_only_sends_inbound_keeps_no_mapping_alive() {
 }
 
 #[test]
+fn a_guest_that_sends_to_its_own_mapping_hears_itself_from_another_port() {
+    let open = r#", "nat": {"filtering_type": "endpoint-independent"}"#;
+    let mut lab = Lab::new(&rules(open, ""));
+    lab.send(GUEST, udp("10.1.1.5:4000", REMOTE));
+    let heard = lab.send(GUEST, udp("10.1.1.5:4000", "203.0.113.10:4000"));
+    let source = source_of(&heard);
+    assert_eq!(source.address, POOL);
+    assert_ne!(source.port, 4000);
+    let answer = lab.send(GUEST, udp("10.1.1.5:4000", &source.to_string()));
+    assert_eq!(source_of(&answer), at("203.0.113.10:4000"));
+}
+
+#[test]
 fn who_is_not_translated_does_not_hairpin_into_another_domain() {
     let more = r#", "firewall_rules": [{"id": "f", "public_ip": "203.0.113.10", "protocol": "udp"}],
         "port_forwards": [{"id": "p", "public_ip": "203.0.113.10", "protocol": "udp", "public_ports": "53",

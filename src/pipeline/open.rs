@@ -154,8 +154,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             let public = shared.mappings.paired_address(&request).ok_or(DropReason::NoSourceNat)?;
             return Ok(kept(Endpoint::new(public, 0)));
         }
-        let unused =
-            |external| !shared.sessions.contains(&responder(key, (realm, target), external));
+        // Who is sent to at its own external endpoint needs another one: no packet of such a session
+        // could be told from its answers.
+        let unused = |external| {
+            let responder = responder(key, (realm, target), external);
+            responder != *key && !shared.sessions.contains(&responder)
+        };
         match shared.mappings.bind(&request, context.now, unused) {
             Ok(Bound { external, overloaded }) => {
                 let held = if overloaded { Held::SharedPort } else { Held::Mapping };

@@ -70,13 +70,14 @@ pub struct Traffic {
     pub random: Random,
     /// Fragments yet to be sent.
     pieces: VecDeque<Step>,
+    datagrams: u16,
 }
 
 const OUTSIDE: Arrival = Arrival { side: Side::Outside, network: None };
 
 impl Traffic {
     pub fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed), pieces: VecDeque::new() }
+        Self { random: Random::new(seed), pieces: VecDeque::new(), datagrams: 0 }
     }
 
     /// The next step. Fragments of a datagram come before time goes on.
@@ -354,7 +355,9 @@ impl Traffic {
             }
         };
         (whole.flags_offset, whole.ttl) = (0, 64);
-        whole.identification = self.random.word().to_le_bytes()[0].into();
+        // No two datagrams are under way under one name.
+        self.datagrams = self.datagrams.wrapping_add(1);
+        whole.identification = self.datagrams;
         let end = whole.transport.len();
         let step = self.random.pick(&[40, 64, 200]).min(end.div_ceil(2).next_multiple_of(8));
         let mut pieces: Vec<Piece> = (0..end)
