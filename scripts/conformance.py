@@ -18,8 +18,6 @@ STATED = {
     "R-157": ("met", "nothing is logged per session"),
     "R-158": ("not yet", "mapping and filtering behave as configured (MAP-04, FLT-02 to 04); no STUN client was asked"),
     "R-159": ("not applicable", "the control plane is the interface, not PCP"),
-    "R-153": ("not yet", "IPv6 is left to the kernel"),
-    "R-154": ("not yet", "IPv6 is left to the kernel"),
 }
 
 

@@ -184,15 +184,22 @@ impl Machine {
 
     fn forwarding(&self) -> Finding {
         let check = "kernel forwarding";
-        let on = self.read(&self.proc.join("sys/net/ipv4/ip_forward")) == "1";
-        if !on {
-            return good(check, "off: nothing leaks when natwerk does not run");
+        let on = |name: &str| self.read(&self.proc.join("sys/net").join(name)) == "1";
+        if on("ipv4/ip_forward") {
+            return odd(
+                check,
+                "on: when natwerk does not run, the kernel forwards packets untranslated",
+                "sysctl -w net.ipv4.ip_forward=0",
+            );
         }
-        odd(
-            check,
-            "on: when natwerk does not run, the kernel forwards packets untranslated",
-            "sysctl -w net.ipv4.ip_forward=0",
-        )
+        if on("ipv6/conf/all/forwarding") {
+            return odd(
+                check,
+                "on for IPv6: when natwerk does not run, the kernel forwards packets unfiltered",
+                "sysctl -w net.ipv6.conf.all.forwarding=0",
+            );
+        }
+        good(check, "off: nothing leaks when natwerk does not run")
     }
 
     fn huge_pages(&self) -> Finding {
@@ -391,8 +398,10 @@ mod tests {
 
     #[test]
     fn forwarding_by_the_kernel_is_odd() {
-        let (_folder, machine) = machine(&[("proc/sys/net/ipv4/ip_forward", "1\n")]);
-        assert_eq!(machine.forwarding().state, State::Odd);
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            let (_folder, machine) = machine(&[(&format!("proc/sys/net/{setting}"), "1\n")]);
+            assert_eq!(machine.forwarding().state, State::Odd, "{setting}");
+        }
     }
 
     #[test]

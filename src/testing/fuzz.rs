@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{Endpoint, Mac, Protocol, Realm};
 use crate::rewrite::Rewrite;
+use crate::testing::fuzz_ipv6::frame_ipv6;
 use crate::testing::packets::{Packet, checksum, wrong_checksums};
 use crate::wire::checksum::{ChecksumDelta, complete, is_partial};
 use crate::wire::parse::{Fragment, Kind, Parsed, macs, parse};
@@ -25,7 +26,7 @@ pub fn frame(data: &[u8]) {
         let length = arp::write(&mut buffer, Mac::default(), Mac::BROADCAST, &message);
         assert_eq!(length.and_then(|length| arp::parse(&buffer[..length])), Some(message));
     }
-    let Ok(parsed) = parse(data) else { return };
+    let Ok(parsed) = parse(data) else { return frame_ipv6(data) };
     assert!(parsed.network < parsed.transport && parsed.transport <= parsed.end);
     assert!(usize::from(parsed.end) <= data.len());
     assert!(macs(data).is_some());

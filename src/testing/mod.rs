@@ -4,6 +4,7 @@
 
 pub mod fuzz;
 pub mod fuzz_cloudstack;
+mod fuzz_ipv6;
 pub mod fuzz_pipeline;
 pub mod fuzz_region;
 pub mod fuzz_rules;

@@ -1,5 +1,7 @@
 //! Claims about filters; a scan of the rules as they were written is the reference.
 
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -160,6 +162,64 @@ proptest! {
         let filter = filter(&rules);
         for probe in rules.iter().step_by(7).flat_map(edges).chain(probes) {
             prop_assert_eq!(filter.decide(&probe), expected(&rules, &probe), "{:?}", probe);
+        }
+    }
+}
+
+/// An IPv4 address, somewhere in the middle of an IPv6 one.
+fn wide(address: Ipv4Addr) -> Ipv6Addr {
+    let [low, high] = [0x7, 0x2001_0db8_0000 << 80];
+    Ipv6Addr::from_bits(high | u128::from(address.to_bits()) << 40 | low)
+}
+
+fn wide_cidr(cidr: &Cidr) -> Cidr<Ipv6Addr> {
+    match *cidr {
+        Cidr::ANY => Cidr::ANY,
+        cidr => Cidr::containing(wide(cidr.first()), 56 + cidr.length()),
+    }
+}
+
+/// ICMP's number in the other family.
+fn other(protocol: Protocol) -> Protocol {
+    match protocol {
+        Protocol::ICMP => Protocol::ICMPV6,
+        Protocol::ICMPV6 => Protocol::ICMP,
+        protocol => protocol,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_filter_of_ipv6_decides_as_one_of_ipv4_does(
+        rules in prop::collection::vec(written(), 0..60),
+        probes in prop::collection::vec(probe(), 100),
+    ) {
+        let wide_cidrs = |cidrs: &[Cidr]| -> Vec<_> { cidrs.iter().map(wide_cidr).collect() };
+        let cidrs: Vec<_> = rules
+            .iter()
+            .map(|rule| (wide_cidrs(&rule.sources), wide_cidrs(&rule.destinations)))
+            .collect();
+        let wide_rules: Vec<FilterRule<'_, Ipv6Addr>> = (1..)
+            .zip(rules.iter().zip(&cidrs))
+            .map(|(id, (rule, (sources, destinations)))| FilterRule {
+                decided: Decided { action: rule.action, rule: RuleId(id) },
+                matches: Match { protocol: rule.matches.protocol.map(other), ..rule.matches },
+                sources,
+                destinations,
+            })
+            .collect();
+        let filter = Filter::new(&wide_rules, default());
+        for probe in rules.iter().step_by(7).flat_map(edges).chain(probes) {
+            let wide_probe = Probe {
+                protocol: other(probe.protocol),
+                source: wide(probe.source),
+                destination: wide(probe.destination),
+                port: probe.port,
+                icmp: probe.icmp,
+            };
+            prop_assert_eq!(filter.decide(&wide_probe), expected(&rules, &probe), "{:?}", probe);
         }
     }
 }
