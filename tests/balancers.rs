@@ -147,6 +147,14 @@ impl Lab {
         row.expect("the member")["health"].as_str().expect("a word").to_owned()
     }
 
+    /// What `explain --live` says of a packet from outside.
+    fn live(&self, packet: &str) -> String {
+        let said = self.natwerk(&["explain", "--live", "--in", "eth2", packet]).output();
+        let said = said.expect("run");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
     /// Which members answer so many new clients.
     fn answers(&self, count: usize) -> Vec<String> {
         (0..count).map(|_| self.connect().map_or("nobody".to_owned(), |(_, who)| who)).collect()
@@ -184,6 +192,15 @@ fn dead_members_get_nobody_until_they_are_back_and_drained_ones_keep_what_they_h
     assert!(is("10.1.1.5", "up") && is("10.1.1.6", "up"));
     let answers = lab.answers(4);
     assert!(answers.windows(2).all(|pair| pair[0] != pair[1]), "{answers:?}");
+
+    // The running engine knows which session a packet belongs to, and where it goes.
+    let (stream, who) = lab.connect().expect("a session");
+    let from = stream.local_addr().expect("an address");
+    let live = lab.live(&format!("tcp {from} > 203.0.113.11:80 [ack]"));
+    assert!(live.contains("it belongs to session ") && live.contains("load-balancer:l"), "{live}");
+    assert!(live.contains(&format!("next hop {who} on eth0: reachable at ")), "{live}");
+    let live = lab.live("tcp 203.0.113.1:9 > 203.0.113.11:80 [syn]");
+    assert!(live.contains("live     no session has it"), "{live}");
 
     let mut sessions: Vec<_> = (0..2).filter_map(|_| lab.connect()).collect();
     six.stop();

@@ -10,10 +10,12 @@ use crate::cli::offline::{self, Passed, Router};
 use crate::cli::output::{self, Failure, Outcome};
 use crate::cli::packet_ipv6;
 use crate::cli::packet_text::PacketText;
-use crate::cli::{Common, DEFAULT_CONFIG, frame_text, steps};
+use crate::cli::{Common, DEFAULT_CONFIG, ask, frame_text, steps};
 use crate::config::{Config, Interface, Role};
+use crate::control::requests::{LiveQuestion, Request};
+use crate::control::rows::LiveRow;
 use crate::control::workers::port_name;
-use crate::flow::{Mac, PortId};
+use crate::flow::{Mac, PortId, Realm};
 use crate::host;
 use crate::rules::{self, Loaded};
 use crate::time::Tick;
@@ -29,6 +31,9 @@ pub struct Arguments {
     /// Where the packet comes in.
     #[arg(long = "in", value_name = "IFACE[.VLAN]")]
     interface: String,
+    /// Also ask the running engine: whether a session exists, and where the next hop is.
+    #[arg(long)]
+    live: bool,
     /// A packet that came before, with its interface; may be given several times.
     #[arg(long, value_name = "IFACE[.VLAN]=PACKET")]
     after: Vec<String>,
@@ -59,6 +64,9 @@ pub struct Explanation {
     pub meaning: Option<&'static str>,
     /// What leaves because of it.
     pub sent: Vec<Sent>,
+    /// What the running engine knows of it, if it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveRow>,
 }
 
 /// A packet that leaves.
@@ -88,7 +96,10 @@ pub fn run(arguments: &Arguments, common: &Common) -> Outcome {
     }
     let (port, vlan) = offline::attachment(&arguments.interface, &config)?;
     let frame = frame(&arguments.packet.join(" "), &router, port, vlan)?;
-    let explanation = explain(&mut router, &config, port, &frame);
+    let mut explanation = explain(&mut router, &config, port, &frame);
+    if arguments.live {
+        explanation.live = Some(live(common, &config, port, &frame)?);
+    }
     match common.json {
         true => output::print_json(&explanation),
         false => output::print_bytes(text(&explanation).as_bytes()),
@@ -172,12 +183,59 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
         reason,
         meaning,
         sent: sent.collect(),
+        live: None,
     }
 }
 
 fn vlan(frame: &[u8]) -> u16 {
     let ipv4 = wire::parse::parse(frame).ok().map(|packet| packet.vlan);
     ipv4.or_else(|| packet_ipv6::vlan(frame)).unwrap_or(0)
+}
+
+/// What the running engine knows of the packet in `frame`.
+fn live(common: &Common, config: &Config, port: PortId, frame: &[u8]) -> Result<LiveRow, Failure> {
+    let packet = wire::parse::parse(frame)
+        .map_err(|reason| Failure::refused(format!("no session has it: {}", reason.sentence())))?;
+    // The realm is the engine's to say.
+    let key = packet.key(Realm::External);
+    let question = LiveQuestion {
+        interface: port_name(port, config),
+        vlan: packet.vlan,
+        protocol: key.protocol.0,
+        source: (key.source.address, key.source.port),
+        destination: (key.destination.address, key.destination.port),
+        icmp: steps::icmp(frame, &packet),
+    };
+    Ok(ask::connect(common)?.ask(&Request::Explain(question))?)
+}
+
+/// What the running engine knows, as lines.
+fn live_text(live: &LiveRow) -> String {
+    let session = match &live.session {
+        None => "no session has it".to_owned(),
+        Some(session) => format!(
+            "it belongs to session {}: {} {} > {}, {}, idle for {} s, under {}",
+            session.key,
+            session.protocol,
+            session.initiator.source,
+            session.initiator.destination,
+            session.state,
+            session.idle_s,
+            session.rule
+        ),
+    };
+    let hop = match &live.next_hop {
+        None => "no next hop".to_owned(),
+        Some(hop) => {
+            let vlan = if hop.vlan == 0 { String::new() } else { format!(".{}", hop.vlan) };
+            let place = match &hop.mac {
+                Some(mac) => format!("{} at {mac}", hop.state),
+                None => hop.state.clone(),
+            };
+            format!("next hop {} on {}{vlan}: {place}", hop.address, hop.interface)
+        }
+    };
+    format!("live     {session}\n         {hop}\n")
 }
 
 fn verdict(passed: &Passed) -> (&'static str, Option<&'static str>, Option<&'static str>) {
@@ -211,6 +269,7 @@ fn text(explanation: &Explanation) -> String {
     for sent in &explanation.sent {
         let _ = writeln!(text, "out      {}: {}", place(&sent.interface, sent.vlan), sent.packet);
     }
+    text.push_str(&explanation.live.as_ref().map(live_text).unwrap_or_default());
     text
 }
 

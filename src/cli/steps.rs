@@ -106,7 +106,9 @@ fn follows_a_decision(reason: DropReason) -> bool {
     )
 }
 
-fn icmp(frame: &[u8], packet: &Parsed) -> (u8, u8) {
+/// ICMP type and code of a packet; zeros if it is none.
+#[must_use]
+pub fn icmp(frame: &[u8], packet: &Parsed) -> (u8, u8) {
     let start = usize::from(packet.transport);
     match (packet.protocol, frame.get(start), frame.get(start + 1)) {
         (Protocol::ICMP, Some(icmp_type), Some(code)) => (*icmp_type, *code),

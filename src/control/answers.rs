@@ -12,7 +12,7 @@ use crate::control::rows::{
 };
 use crate::control::server::{Handler, Refusal, Reply};
 use crate::control::sessions::{self, Wanted};
-use crate::control::{balancers, config, pools, watch, workers};
+use crate::control::{balancers, config, live, pools, watch, workers};
 use crate::engine::handle::{EngineHandle, ReloadError, ReloadReport};
 use crate::flow::{Protocol, Realm};
 use crate::nat::mappings::Mapping;
@@ -35,6 +35,9 @@ const PENDING: &str = "pending";
 impl Handler for Answers {
     fn handle(&self, request: Request, reply: &mut Reply<'_>) -> Result<(), Refusal> {
         match request {
+            Request::Explain(question) => {
+                reply.done(live::answer(&question, &self.engine, &self.shared, monotonic())?)
+            }
             Request::Reload => reply.done(self.reload()?),
             Request::SessionsFlush => reply.done(self.end(&SessionFilter::default())?),
             Request::SessionsKill(filter) if !filter.narrows() => {

@@ -20,6 +20,7 @@ pub mod config;
 #[cfg(test)]
 mod fixture;
 pub mod listing;
+pub mod live;
 pub mod metrics;
 pub mod pools;
 pub mod requests;

@@ -1,5 +1,7 @@
 //! What can be asked over the control socket.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 pub use crate::telemetry::address_match::AddressMatch;
@@ -8,6 +10,8 @@ pub use crate::telemetry::address_match::AddressMatch;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Request {
+    /// What is known of one packet.
+    Explain(LiveQuestion),
     /// Reads the rules again.
     Reload,
     /// Ends every session.
@@ -42,6 +46,24 @@ pub enum Request {
     ShowWorkers,
     /// Frames as they pass, until enough were seen or the client goes away.
     Watch(WatchFilter),
+}
+
+/// One packet, as it comes in.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveQuestion {
+    /// The interface it comes in by.
+    pub interface: String,
+    /// The VLAN it comes in by; zero for untagged.
+    pub vlan: u16,
+    /// The IP protocol's number.
+    pub protocol: u8,
+    /// Its source; the port of an ICMP query is its identifier.
+    pub source: (Ipv4Addr, u16),
+    /// Its destination.
+    pub destination: (Ipv4Addr, u16),
+    /// ICMP type and code; zeros for other protocols.
+    pub icmp: (u8, u8),
 }
 
 /// Which frames. Every condition that is given must hold.

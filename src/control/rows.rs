@@ -164,6 +164,17 @@ pub struct NeighborRow {
     pub mac: Option<String>,
 }
 
+/// What a running engine knows of one packet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LiveRow {
+    /// The session it belongs to, if there is one.
+    pub session: Option<SessionRow>,
+    /// Where it goes, or would go: none where the rules refuse it, or a balancer has yet to choose.
+    pub next_hop: Option<NeighborRow>,
+    /// The number of the policy in force.
+    pub generation: u16,
+}
+
 /// Workers and interfaces.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Workers {

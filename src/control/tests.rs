@@ -8,10 +8,10 @@ use crate::control::answers::Answers;
 use crate::control::client::{AskError, Client};
 use crate::control::fixture;
 use crate::control::metrics::Scraper;
-use crate::control::requests::{Request, SessionFilter, WatchFilter};
+use crate::control::requests::{LiveQuestion, Request, SessionFilter, WatchFilter};
 use crate::control::rows::{
-    CountRow, DropRow, FrameRow, MappingRow, NetworkRow, PolicyRow, PoolRow, ReloadRow, RuleRow,
-    SessionRow, Stats, Workers,
+    CountRow, DropRow, FrameRow, LiveRow, MappingRow, NetworkRow, PolicyRow, PoolRow, ReloadRow,
+    RuleRow, SessionRow, Stats, Workers,
 };
 use crate::control::server::Server;
 use crate::engine::handle::{
@@ -176,6 +176,29 @@ fn everything_can_be_shown() {
     let mappings = Request::ShowMappings(Default::default());
     assert!(client.ask::<Vec<MappingRow>>(&mappings).unwrap().is_empty());
     assert!(client.ask::<Vec<serde_json::Value>>(&Request::ShowNeighbors).unwrap().is_empty());
+}
+
+#[test]
+fn a_packet_is_explained_by_its_session_and_its_next_hop() {
+    let (_folder, _server, mut client) = served();
+    let question = |interface: &str, port| LiveQuestion {
+        interface: interface.to_owned(),
+        vlan: 0,
+        protocol: 6,
+        source: ("10.1.1.5".parse().unwrap(), port),
+        destination: ("198.51.100.9".parse().unwrap(), 443),
+        icmp: (0, 0),
+    };
+    let mut ask =
+        |interface, port| client.ask::<LiveRow>(&Request::Explain(question(interface, port)));
+    let known = ask("eth0", 40000).unwrap();
+    assert_eq!(known.session.unwrap().initiator.source, "10.1.1.5:40000");
+    let new = ask("eth0", 40001).unwrap();
+    assert_eq!(new.session, None);
+    let hop = new.next_hop.unwrap();
+    assert_eq!((hop.interface.as_str(), hop.state.as_str()), ("eth2", "unknown"));
+    let refused = ask("eth9", 40000);
+    assert!(matches!(refused, Err(AskError::Refused(refusal)) if refusal.bad_input));
 }
 
 #[test]
