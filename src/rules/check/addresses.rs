@@ -1,12 +1,12 @@
 //! Public addresses, networks, domains and routes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Checker, Spot, realm, unusable};
 use crate::config::Role;
-use crate::rules::diagnostic::Place;
+use crate::rules::diagnostic::{Place, Severity};
 use crate::rules::native::{NETWORK, PUBLIC_IP, ROUTE};
-use crate::rules::set::{Cidr, Network};
+use crate::rules::set::{Action, Cidr, Network};
 
 pub(super) fn check_public_ips(checker: &mut Checker<'_>) {
     let set = checker.set;
@@ -148,6 +148,41 @@ fn check_pool(checker: &mut Checker<'_>, network: &Network, spot: Spot<'_>) {
             continue;
         }
         checker.require_public_ip(address, at);
+    }
+}
+
+/// A network of a realm of its own whose guests may go anywhere, and have no address to leave with.
+pub(super) fn check_ways_out(checker: &mut Checker<'_>) {
+    let set = checker.set;
+    // Whoever has faults to mend need not hear of what may come of them.
+    let is_faulty = checker.faults.iter().any(|fault| fault.severity == Severity::Error);
+    if is_faulty || checker.unread.any_rule || set.public_ips.is_empty() {
+        return;
+    }
+    let mut sizes: HashMap<&str, usize> = HashMap::new();
+    for network in &set.networks {
+        *sizes.entry(realm(network)).or_default() += 1;
+    }
+    let with_static_nat: HashSet<&str> =
+        set.static_nats.iter().map(|rule| rule.network.as_str()).collect();
+    let routed: HashSet<&str> = set.routes.iter().map(|route| route.domain.as_str()).collect();
+    for (index, network) in set.networks.iter().enumerate() {
+        let leaves = !network.source_nat.is_empty()
+            || !network.nat.exempt.is_empty()
+            || network.ipv6.is_some()
+            || with_static_nat.contains(network.name.as_str())
+            || sizes.get(realm(network)).is_some_and(|size| *size > 1)
+            || routed.contains(realm(network));
+        if leaves || network.egress_default == Action::Deny {
+            continue;
+        }
+        let spot: Spot<'_> = (&checker.spots.networks, &NETWORK, index);
+        let place = checker.at(spot, "source_nat", &network.place);
+        let what = format!(
+            "guests of network \"{}\" reach nothing outside: it has no source NAT address",
+            network.name
+        );
+        checker.warning(place, what, "list one in \"source_nat\", or deny by \"egress_default\"");
     }
 }
 

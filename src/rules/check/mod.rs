@@ -8,6 +8,7 @@ mod addresses;
 mod filters;
 mod interface_filters;
 mod ipv6;
+mod order;
 mod services;
 mod shadow;
 
@@ -36,9 +37,11 @@ pub fn check(draft: &Draft, sources: &[Source], config: Option<&Config>) -> Vec<
     services::check_static_nats(&mut checker);
     filters::check_filters(&mut checker);
     filters::check_acls(&mut checker);
+    order::check_order(&mut checker);
     filters::check_reach(&mut checker);
     interface_filters::check_interface_filters(&mut checker);
     ipv6::check_ipv6(&mut checker);
+    addresses::check_ways_out(&mut checker);
     checker.faults
 }
 
