@@ -1,7 +1,6 @@
 //! Who guests have sent to through which mapping: what address-dependent filtering asks (RFC 4787,
 //! section 5). The session table cannot tell, because its keys hold the remote's port.
 
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,11 +15,13 @@ use crate::session::entry::NewSession;
 /// The live sessions of guests with address-dependent filtering, by remote.
 ///
 /// Only those sessions are kept, and rules may change which they are while a session lives. So each
-/// stands under its own remote port: one that never entered takes nothing away when it leaves.
+/// stands here by its own remote port: one that never entered takes nothing away when it leaves.
 #[derive(Default)]
 pub struct Contacts {
-    ports: DashMap<Contact, HashSet<u16, ahash::RandomState>, ahash::RandomState>,
-    /// Remotes in the map, so that an empty map costs one load.
+    sessions: DashMap<(Contact, u16), (), ahash::RandomState>,
+    /// How many sessions there are of each contact.
+    counts: DashMap<Contact, u32, ahash::RandomState>,
+    /// Contacts in the map, so that an empty map costs one load.
     count: AtomicUsize,
 }
 
@@ -37,7 +38,7 @@ impl Contacts {
         realm: Realm,
         remote: Ipv4Addr,
     ) -> bool {
-        self.ports.contains_key(&(protocol, external, realm, remote))
+        self.counts.contains_key(&(protocol, external, realm, remote))
     }
 
     /// Notes a session if its guest's network filters by address and the guest has its external
@@ -56,11 +57,14 @@ impl Contacts {
 
     fn enter(&self, session: &NewSession) {
         let (contact, port) = contact(&session.responder);
-        let mut ports = self.ports.entry(contact).or_default();
-        if ports.is_empty() {
+        if self.sessions.insert((contact, port), ()).is_some() {
+            return;
+        }
+        let mut sessions = self.counts.entry(contact).or_default();
+        if *sessions == 0 {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        ports.insert(port);
+        *sessions += 1;
     }
 
     pub(super) fn leave(&self, session: &NewSession) {
@@ -68,10 +72,14 @@ impl Contacts {
             return;
         }
         let (contact, port) = contact(&session.responder);
-        let last = |_: &Contact, ports: &mut HashSet<u16, ahash::RandomState>| {
-            ports.remove(&port) && ports.is_empty()
+        if self.sessions.remove(&(contact, port)).is_none() {
+            return;
+        }
+        let last = |_: &Contact, sessions: &mut u32| {
+            *sessions = sessions.saturating_sub(1);
+            *sessions == 0
         };
-        if self.ports.remove_if_mut(&contact, last).is_some() {
+        if self.counts.remove_if_mut(&contact, last).is_some() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -105,6 +113,7 @@ mod tests {
         assert!(knows());
         contacts.leave(&other);
         assert!(!knows());
-        assert!(contacts.ports.is_empty() && contacts.count.load(Ordering::Relaxed) == 0);
+        assert!(contacts.sessions.is_empty() && contacts.counts.is_empty());
+        assert!(contacts.count.load(Ordering::Relaxed) == 0);
     }
 }
