@@ -10,8 +10,8 @@ fi
 readonly RED GREEN YELLOW BOLD PLAIN
 
 # What it takes to make a lab and look into it.
-LAB_PACKAGES=(iproute2 procps ethtool iputils-ping curl bind9-dnsutils dnsmasq-base iperf3 jq
-    netcat-openbsd python3 tcpdump)
+LAB_PACKAGES=(iproute2 procps ethtool iputils-ping curl bind9-dnsutils dnsmasq-base haproxy iperf3 jq
+    keepalived netcat-openbsd python3 tcpdump udhcpc)
 # What it takes to build natwerk (docs/decisions.md says which part needs which).
 BUILD_PACKAGES=(gcc libc6-dev linux-libc-dev make pkg-config m4 clang libclang-dev libbpf-dev
     libelf-dev zlib1g-dev ca-certificates)

@@ -168,6 +168,7 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         esp.insert(0..=0);
         let mut steering = Steering {
             tags: [0, 100].into(),
+            arp_tags: [].into(),
             local_addresses: [(0, Ipv4Addr::new(10, 1, 1, 1)), (100, Ipv4Addr::new(10, 1, 2, 1))]
                 .into(),
             local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),
@@ -274,6 +275,7 @@ fn ipv6_is_the_dataplanes_but_for_neighbour_discovery_and_the_routers_own() {
         let mut program = one_program();
         let steering = Steering {
             tags: [0, 100].into(),
+            arp_tags: [].into(),
             local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),
             ..Steering::default()
         };

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Config;
 use crate::flow::Protocol;
-use crate::host::view::View;
+use crate::host::view::{KernelAddress, View};
 use crate::io::xdp::steering::{PortSet, Steering};
 use crate::rules::set::{Network, PortRange, RuleSet};
 
@@ -25,6 +25,10 @@ pub fn steering(
     interfaces
         .map(|interface| Steering {
             tags: tags(&interface.name, rules),
+            arp_tags: tags(&interface.name, rules)
+                .into_iter()
+                .filter(|&vlan| is_ours_alone(&interface.name, vlan, view))
+                .collect(),
             local_addresses: local_addresses(&interface.name, rules, view),
             local_addresses_ipv6: local_addresses_ipv6(&interface.name, rules, view),
             kernel_ports: kernel_ports.clone(),
@@ -45,23 +49,40 @@ fn tags(interface: &str, rules: &RuleSet) -> BTreeSet<u16> {
         .collect()
 }
 
-/// The gateways that guests of an interface's networks reach, and the kernel's addresses on it that
+/// Whether the kernel has no IPv4 address under a tag of an interface. Untagged frames are always
+/// its own as well.
+fn is_ours_alone(interface: &str, vlan: u16, view: &View) -> bool {
+    let index = view.index_of(interface);
+    let device = index.and_then(|index| view.tagged(index, vlan));
+    let has_address = |own: &KernelAddress| {
+        Some(own.interface_index) == device && matches!(own.address, IpAddr::V4(_))
+    };
+    vlan != 0 && !view.addresses.iter().any(has_address)
+}
+
+/// The gateways that guests of an interface's networks reach, where the kernel can serve them, and the kernel's addresses on it that
 /// are not the dataplane's.
 fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u16, Ipv4Addr)> {
     let mut local = BTreeSet::new();
-    for network in rules.networks.iter().filter(|network| network.interface == interface) {
+    let own_networks = rules.networks.iter().filter(|network| network.interface == interface);
+    for network in own_networks.filter(|own| !is_ours_alone(interface, own.vlan, view)) {
         for other in rules.networks.iter().filter(|other| same_realm(network, other)) {
             local.insert((network.vlan, other.gateway));
         }
     }
-    let index = view.index_of(interface);
-    let own = view.addresses.iter().filter(|address| Some(address.interface_index) == index);
+    let Some(index) = view.index_of(interface) else { return local };
     let public: BTreeSet<_> = rules.public_ips.iter().map(|public| public.address).collect();
-    let own = own.filter_map(|own| match own.address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    local.extend(own.map(|own| (0, own)).filter(|(_, own)| !public.contains(own)));
+    local.extend(view.addresses.iter().filter_map(|own| {
+        let IpAddr::V4(address) = own.address else { return None };
+        let vlan = match own.interface_index == index {
+            true => 0,
+            false => {
+                let (lower, vlan) = view.links.get(&own.interface_index)?.tag?;
+                (lower == index).then_some(vlan)?
+            }
+        };
+        (!public.contains(&address)).then_some((vlan, address))
+    }));
     local
 }
 
@@ -199,7 +220,9 @@ mod tests {
         };
         view.links.insert(2, link("guest"));
         view.links.insert(3, link("public"));
+        view.links.insert(4, KernelLink { tag: Some((2, 100)), ..link("guest.100") });
         for (interface_index, address) in [
+            (4, [10, 1, 1, 1]),
             (2, [10, 1, 1, 254]),
             (2, [192, 168, 0, 1]),
             (3, [203, 0, 113, 10]),
@@ -226,6 +249,14 @@ mod tests {
     }
 
     #[test]
+    fn where_the_kernel_has_no_address_arp_and_gateways_are_ours() {
+        let [guest, public] = steered();
+        assert_eq!(guest.arp_tags, [101].into());
+        assert_eq!(public.arp_tags, [7].into());
+        assert!(guest.local_addresses.iter().all(|(tag, _)| *tag != 101));
+    }
+
+    #[test]
     fn guests_reach_the_gateways_of_their_realm_and_no_others() {
         let [guest, public] = steered();
         let expected = [
@@ -233,8 +264,6 @@ mod tests {
             (0, [192, 168, 0, 1]),
             (100, [10, 1, 1, 1]),
             (100, [10, 1, 2, 1]),
-            (101, [10, 1, 1, 1]),
-            (101, [10, 1, 2, 1]),
         ];
         let expected = expected.map(|(tag, address)| (tag, Ipv4Addr::from(address)));
         assert_eq!(guest.local_addresses, expected.into());

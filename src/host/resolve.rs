@@ -311,14 +311,10 @@ impl Surroundings<'_> {
         self.interface_indexes.get(port.index()).copied().flatten()
     }
 
-    /// The kernel's interface towards `neighbor`. Tagged IPv4 is ours alone, tagged IPv6 the
-    /// kernel's.
+    /// The kernel's interface towards `neighbor`; a tag's is a VLAN interface, if there is one.
     fn device(&self, neighbor: Neighbor) -> Option<u32> {
         let index = self.interface_index(neighbor.port)?;
-        match neighbor.address {
-            IpAddr::V4(_) => (neighbor.vlan == 0).then_some(index),
-            IpAddr::V6(_) => self.view.tagged(index, neighbor.vlan),
-        }
+        self.view.tagged(index, neighbor.vlan)
     }
 
     /// The interface on which the kernel can resolve `neighbor`, if it can.

@@ -28,8 +28,9 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Verdict::Host(HostReason::ArpForKernel);
         }
         match context.policy.attachment(port, arp.vlan) {
-            Some(Attachment::Guest(id)) => {
-                let network = context.policy.network(id);
+            Some(Attachment::Guest(first)) => {
+                let own = context.policy.guest_network(port, arp.vlan, arp.sender);
+                let network = context.policy.network(own.unwrap_or(first));
                 // Nobody else is the gateway, and nobody speaks from outside the network
                 // (RFC 5227; ARP claims).
                 if !network.cidr.contains(arp.sender) || arp.sender == network.gateway {

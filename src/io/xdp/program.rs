@@ -136,9 +136,11 @@ impl Program {
                 self.kernel_ports.insert(page_key(*address, *protocol, page), bits, 0)?;
             }
         }
-        for tag in steering.tags.symmetric_difference(&self.applied.tags) {
-            let is_ours = u32::from(steering.tags.contains(tag));
-            self.tags.set(u32::from(*tag), is_ours, 0)?;
+        for tag in steering.tags.union(&self.applied.tags) {
+            let is_ours = ownership(steering, *tag);
+            if is_ours != ownership(&self.applied, *tag) {
+                self.tags.set(u32::from(*tag), is_ours, 0)?;
+            }
         }
         for local in self.applied.local_addresses.difference(&steering.local_addresses) {
             absent_is_fine(self.local_addresses.remove(&local_key(*local)))?;
@@ -255,6 +257,15 @@ fn local_key_ipv6((vlan, address): (u16, Ipv6Addr)) -> [u8; 20] {
 fn page_key(address: Ipv4Addr, protocol: Protocol, page: u8) -> [u8; 8] {
     let [a, b, c, d] = address.octets();
     [a, b, c, d, protocol.0, page, 0, 0]
+}
+
+/// What the program's map says of a tag.
+fn ownership(steering: &Steering, tag: u16) -> u32 {
+    match (steering.tags.contains(&tag), steering.arp_tags.contains(&tag)) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    }
 }
 
 fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), ProgramFault> {

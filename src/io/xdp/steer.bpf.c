@@ -81,6 +81,10 @@ struct {
 	__type(value, __u32);
 } xsks SEC(".maps");
 
+/* The kernel has no address under the tag, so ARP is the dataplane's too; any other value but zero
+ * leaves ARP to the kernel. */
+#define OURS_WITH_ARP 2
+
 /* By VLAN identifier, zero for untagged: whether the dataplane has a network there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -223,6 +227,8 @@ int natwerk_steer(struct xdp_md *frame)
 
 	if (!ours || !*ours)
 		return counted(XDP_PASS, PASSED_TAG);
+	if (*ours == OURS_WITH_ARP && protocol == bpf_htons(ETH_P_ARP))
+		return to_socket(frame);
 	/* The kernel does not forward packets out of group frames. */
 	if (ethernet->h_dest[0] & 1)
 		return counted(XDP_PASS, PASSED_GROUP);

@@ -15,6 +15,8 @@ pub struct Steering {
     /// Tags under which the dataplane has a network or public addresses; zero stands for none.
     /// Frames under other tags are the kernel's.
     pub tags: BTreeSet<u16>,
+    /// Those among them under which the kernel has no IPv4 address: ARP is the dataplane's there.
+    pub arp_tags: BTreeSet<u16>,
     /// Addresses that are the kernel's alone, by the tag they are reached under: gateways of guest
     /// networks, management addresses. Never public addresses of the dataplane.
     pub local_addresses: BTreeSet<(u16, Ipv4Addr)>,

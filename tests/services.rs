@@ -1,0 +1,460 @@
+//! The router's own services beside the running engine: real programs in namespaces. Needs root;
+//! says so and passes when it is not, or when a program is missing.
+#![cfg(feature = "af-xdp")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Namespace, cable, eventually};
+use natwerk::flow::{Endpoint, Mac};
+use natwerk::io::packet::PacketSocket;
+use natwerk::io::xdp::device::Device;
+use natwerk::testing::packets::Packet;
+use natwerk::wire::arp::{Arp, ArpOperation};
+use natwerk::wire::parse::{Kind, parse};
+
+const LONG: Duration = Duration::from_secs(20);
+
+const CONFIG: &str = r#"
+rules = ["FOLDER/rules.json"]
+state_dir = "FOLDER/state"
+control_socket = "FOLDER/control.sock"
+[[interface]]
+name = "eth2"
+role = "public"
+[[interface]]
+name = "eth0"
+role = "guest"
+[workers]
+frames = 4096
+[sessions]
+max = 4096
+"#;
+
+/// Whether all of these programs are installed; says which is not.
+fn installed(programs: &[&str]) -> bool {
+    programs.iter().all(|program| {
+        let found = Command::new("which").arg(program).output();
+        let found = found.is_ok_and(|output| output.status.success());
+        if !found {
+            println!("skipped: {program} is not installed");
+        }
+        found
+    })
+}
+
+/// A program that runs until this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let id = self.0.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        if !eventually(Duration::from_secs(3), || matches!(self.0.try_wait(), Ok(Some(_)))) {
+            let _ = self.0.kill();
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// A router with a folder for its files.
+struct Router {
+    namespace: Namespace,
+    folder: tempfile::TempDir,
+}
+
+impl Router {
+    fn new(purpose: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        Some(Self { namespace: Namespace::new(purpose)?, folder })
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let folder = self.folder.path().to_str().expect("a name");
+        let path = self.folder.path().join(name);
+        fs::write(&path, text.replace("FOLDER", folder)).expect("written");
+        path
+    }
+
+    /// Starts the engine and waits until it is ready.
+    fn start(&self, rules: &str) -> Running {
+        self.write("rules.json", rules);
+        let config = self.write("natwerk.toml", CONFIG);
+        let log = fs::File::create(self.folder.path().join("log")).expect("a log");
+        let mut engine = Command::new("ip")
+            .args(["netns", "exec", self.namespace.name(), env!("CARGO_BIN_EXE_natwerk"), "run"])
+            .arg("--config")
+            .arg(config)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("started");
+        let mut line = String::new();
+        let output = engine.stdout.take().expect("its output");
+        BufReader::new(output).read_line(&mut line).expect("read");
+        assert!(line.starts_with("ready "), "{line:?}\n{}", self.log());
+        Running(engine)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs a program in the background.
+    fn run(&self, command: &str) -> Running {
+        background(&self.namespace, command, &self.folder.path().join("programs"))
+    }
+}
+
+fn background(namespace: &Namespace, command: &str, log: &std::path::Path) -> Running {
+    let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
+    let mut process = Command::new("ip");
+    process.args(["netns", "exec", namespace.name()]).args(command.split_whitespace());
+    process.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+    Running(process.spawn().expect(command))
+}
+
+/// Whether a command inside succeeds.
+fn succeeds(namespace: &Namespace, command: &str) -> bool {
+    let mut process = Command::new("ip");
+    process.args(["netns", "exec", namespace.name()]).args(command.split_whitespace());
+    process.output().expect(command).status.success()
+}
+
+fn pings(namespace: &Namespace, address: &str) -> bool {
+    succeeds(namespace, &format!("ping -c1 -W1 {address}"))
+}
+
+fn connects(namespace: &Namespace, address: &str, port: u16) -> bool {
+    succeeds(namespace, &format!("nc -z -w1 {address} {port}"))
+}
+
+const RULES: &str = r#"{
+    "version": 1,
+    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2",
+                    "echo_reply": true}],
+    "networks": [{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
+                  "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"],
+                  "egress_default": "allow"}],
+    "local_services": [
+        {"address": "203.0.113.10", "protocol": "tcp", "ports": "22"},
+        {"address": "203.0.113.10", "protocol": "tcp", "ports": "80"},
+        {"address": "203.0.113.10", "protocol": "tcp", "ports": "2222",
+         "sources": ["203.0.113.128/25"]}]
+}"#;
+
+const HAPROXY: &str = "
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 5s
+    timeout server 5s
+frontend public
+    bind 203.0.113.10:80
+    default_backend guests
+backend guests
+    server guest 10.1.1.50:8080
+";
+
+/// What udhcpc calls with what it was given.
+const LEASED: &str = "#!/bin/sh
+[ \"$1\" = bound ] || exit 0
+ip address add \"$ip/$mask\" dev \"$interface\"
+ip route add default via \"$router\"
+echo \"$dns\" >FOLDER/dns
+";
+
+/// A router with kernel addresses, a guest without any, and an internet.
+fn lab() -> Option<(Router, Namespace, Namespace)> {
+    let router = Router::new("router")?;
+    let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
+    cable((&router.namespace, "eth0"), (&guest, "g0"));
+    cable((&router.namespace, "eth2"), (&internet, "i0"));
+    router.namespace.run("ip address add 10.1.1.1/24 dev eth0");
+    router.namespace.run("ip address add 203.0.113.10/24 dev eth2");
+    internet.run("ip address add 203.0.113.1/24 dev i0");
+    Some((router, guest, internet))
+}
+
+#[test]
+fn the_routers_services_are_served_beside_the_dataplane() {
+    if !installed(&["dnsmasq", "udhcpc", "dig", "haproxy", "curl", "nc", "python3"]) {
+        return;
+    }
+    let Some((router, guest, internet)) = lab() else { return };
+    let _engine = router.start(RULES);
+    let _dnsmasq = router.run(
+        &"dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --no-resolv --no-hosts \
+          --interface=eth0 --bind-interfaces --dhcp-range=10.1.1.50,10.1.1.50,1h --pid-file= \
+          --dhcp-leasefile=FOLDER/leases --address=/service.test/203.0.113.1"
+            .replace("FOLDER", router.folder.path().to_str().expect("a name")),
+    );
+
+    let script = router.write("leased", LEASED);
+    assert!(Command::new("chmod").arg("+x").arg(&script).status().expect("chmod").success());
+    let ask = format!("udhcpc -i g0 -n -q -t 3 -T 1 -s {}", script.display());
+    assert!(eventually(LONG, || succeeds(&guest, &ask)), "{}", router.log());
+    assert!(guest.run("ip address show dev g0").contains("10.1.1.50/24"));
+    let answer = guest.run("dig +short +tries=3 +time=2 @10.1.1.1 service.test");
+    assert_eq!(answer.trim(), "203.0.113.1");
+
+    assert!(eventually(LONG, || pings(&guest, "10.1.1.1")), "{}", router.log());
+    assert!(eventually(LONG, || pings(&guest, "203.0.113.1")), "{}", router.log());
+    assert!(pings(&guest, "203.0.113.10"), "by hairpinning");
+    assert!(pings(&internet, "203.0.113.10"));
+    assert!(pings(&router.namespace, "203.0.113.1") && pings(&router.namespace, "10.1.1.50"));
+
+    // What listens on the router is reached where the rules say so, and nowhere else.
+    let listeners: Vec<_> = [22, 2222, 8022]
+        .map(|port| {
+            router.namespace.enter(|| TcpListener::bind(("0.0.0.0", port)).expect("a listener"))
+        })
+        .into();
+    assert!(connects(&internet, "203.0.113.10", 22));
+    assert!(!connects(&internet, "203.0.113.10", 8022));
+    assert!(!connects(&internet, "203.0.113.10", 2222), "not for this source");
+    internet.run("ip address add 203.0.113.200/32 dev i0");
+    internet.run("ip route replace 203.0.113.10 dev i0 src 203.0.113.200");
+    assert!(eventually(LONG, || connects(&internet, "203.0.113.10", 2222)), "{}", router.log());
+    internet.run("ip route delete 203.0.113.10");
+    assert!(connects(&guest, "10.1.1.1", 22));
+    drop(listeners);
+
+    let folder = router.folder.path();
+    let log = folder.join("programs");
+    let serve = format!("python3 -m http.server --directory {} 8080", folder.display());
+    let _guest_server = background(&guest, &serve, &log);
+    let _internet_server = background(&internet, &serve, &log);
+    let fetch = "curl -sf -m3 -o /dev/null http://203.0.113.1:8080/rules.json";
+    assert!(eventually(LONG, || succeeds(&router.namespace, fetch)), "{}", router.log());
+    assert!(eventually(LONG, || succeeds(&guest, fetch)), "{}", router.log());
+    let config = router.write("haproxy.cfg", HAPROXY);
+    let _haproxy = router.run(&format!("haproxy -db -f {}", config.display()));
+    let fetch = "curl -sf -m3 -o /dev/null http://203.0.113.10/rules.json";
+    assert!(eventually(LONG, || succeeds(&internet, fetch)), "{}", router.log());
+}
+
+const TAGGED: &str = r#"{
+    "version": 1,
+    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2",
+                    "ingress_default": "allow"}],
+    "networks": [
+        {"name": "one", "interface": "eth0", "vlan": 100, "cidr": "10.1.1.0/24",
+         "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"], "egress_default": "allow"},
+        {"name": "two", "interface": "eth0", "vlan": 200, "cidr": "10.1.1.0/24",
+         "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"], "egress_default": "allow"}],
+    "port_forwards": [{"id": "p", "public_ip": "203.0.113.10", "protocol": "tcp",
+        "public_ports": "8080", "network": "two", "guest_ip": "10.1.1.6", "guest_ports": "8080"}]
+}"#;
+
+/// A guest made by hand, because not every kernel has VLAN interfaces.
+struct TaggedGuest {
+    socket: PacketSocket,
+    vlan: u16,
+    mac: Mac,
+    address: Ipv4Addr,
+}
+
+impl TaggedGuest {
+    fn new(namespace: &Namespace, vlan: u16, last: u8) -> Self {
+        let every_protocol = 3;
+        let socket = namespace.enter(|| {
+            let device = Device::find("g0").expect("the device");
+            PacketSocket::open(device.index, every_protocol).expect("a socket")
+        });
+        let address = Ipv4Addr::new(10, 1, 1, last);
+        Self { socket, vlan, mac: Mac([2, 0, 0, 1, vlan.to_be_bytes()[1], last]), address }
+    }
+
+    fn say(&self, operation: ArpOperation, target: Ipv4Addr, to: Mac) {
+        let message = Arp {
+            vlan: self.vlan,
+            operation,
+            sender_mac: self.mac,
+            sender: self.address,
+            target_mac: to,
+            target,
+        };
+        let mut frame = [0; 60];
+        natwerk::wire::arp::write(&mut frame, self.mac, to, &message).expect("it fits");
+        self.socket.send(&frame).expect("sent");
+    }
+
+    /// What the next frame for this guest is that `wanted` knows. Others' are not seen, because
+    /// guests have link addresses of their own.
+    fn hears<T>(&self, wanted: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+        let mut buffer = [0; 2048];
+        let mut found = None;
+        eventually(Duration::from_secs(3), || {
+            while let Ok(Some(received)) = self.socket.receive(&mut buffer) {
+                let frame = &buffer[..received.length];
+                let for_us = frame[..6] == self.mac.0 || frame[..6] == Mac::BROADCAST.0;
+                found = found.take().or_else(|| for_us.then(|| wanted(frame)).flatten());
+            }
+            found.is_some()
+        });
+        found
+    }
+
+    /// The link address of the gateway, which natwerk itself has to tell.
+    fn gateway(&self) -> Option<Mac> {
+        self.say(ArpOperation::Request, GATEWAY, Mac::BROADCAST);
+        self.hears(|frame| {
+            let arp = natwerk::wire::arp::parse(frame)?;
+            let told = arp.operation == ArpOperation::Reply && arp.sender == GATEWAY;
+            told.then_some(arp.sender_mac)
+        })
+    }
+
+    fn pings(&self, gateway: Mac, address: Ipv4Addr) -> bool {
+        let tag = Some(self.vlan);
+        let packet = Packet::echo(self.address, address, 8, 77, b"tagged");
+        let mut request = Packet { tag, ..packet }.frame();
+        request[..6].copy_from_slice(&gateway.0);
+        request[6..12].copy_from_slice(&self.mac.0);
+        self.socket.send(&request).expect("sent");
+        let answered = self.hears(|frame| {
+            let packet = parse(frame).ok()?;
+            let is_reply = packet.kind == Kind::IcmpQuery { icmp_type: 0 };
+            (is_reply && packet.source.address == address).then_some(())
+        });
+        answered.is_some()
+    }
+}
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 1);
+
+#[test]
+fn natwerk_answers_and_asks_itself_where_the_kernel_has_no_interface() {
+    if !installed(&["ethtool", "nc"]) {
+        return;
+    }
+    let Some((router, guest, internet)) = lab() else { return };
+    for (namespace, device) in [(&router.namespace, "eth0"), (&guest, "g0")] {
+        namespace.run(&format!("ethtool -K {device} rxvlan off txvlan off"));
+    }
+    let _engine = router.start(TAGGED);
+    // Two tenants with the same address.
+    let guests = [100, 200].map(|vlan| TaggedGuest::new(&guest, vlan, 5));
+    for guest in &guests {
+        let gateway = guest.gateway().unwrap_or_else(|| panic!("no answer\n{}", router.log()));
+        assert!(guest.pings(gateway, GATEWAY), "{}", router.log());
+        let outside = Ipv4Addr::new(203, 0, 113, 1);
+        assert!(eventually(LONG, || guest.pings(gateway, outside)), "{}", router.log());
+    }
+
+    // Nobody has heard of this guest yet: natwerk has to ask for it.
+    let silent = TaggedGuest::new(&guest, 200, 6);
+    let log = router.folder.path().join("programs");
+    let _client = background(&internet, "nc -w3 203.0.113.10 8080", &log);
+    let asked = silent.hears(|frame| {
+        let arp = natwerk::wire::arp::parse(frame)?;
+        let wanted = arp.operation == ArpOperation::Request && arp.target == silent.address;
+        (wanted && arp.sender == GATEWAY).then_some(arp.sender_mac)
+    });
+    let gateway = asked.unwrap_or_else(|| panic!("not asked for\n{}", router.log()));
+    silent.say(ArpOperation::Reply, GATEWAY, gateway);
+    let arrived = silent.hears(|frame| {
+        let packet = parse(frame).ok()?;
+        (packet.destination == Endpoint::new(silent.address, 8080)).then_some(())
+    });
+    assert!(arrived.is_some(), "{}", router.log());
+}
+
+const VRRP: &str = "
+global_defs {
+    vrrp_garp_master_delay 1
+    script_user root
+}
+vrrp_sync_group both {
+    group {
+        inside
+        outside
+    }
+}
+vrrp_instance inside {
+    state BACKUP
+    interface eth0
+    virtual_router_id 51
+    priority PRIORITY
+    advert_int 0.2
+    version 3
+    virtual_ipaddress {
+        10.1.1.1/24 dev eth0
+    }
+}
+vrrp_instance outside {
+    state BACKUP
+    interface eth2
+    virtual_router_id 52
+    priority PRIORITY
+    advert_int 0.2
+    version 3
+    virtual_ipaddress {
+        203.0.113.10/24 dev eth2
+    }
+}
+";
+
+#[test]
+fn two_routers_hand_their_addresses_over_by_vrrp() {
+    if !installed(&["keepalived"]) {
+        return;
+    }
+    let Some(switch) = Namespace::new("switch") else { return };
+    let [guest, internet] = ["guest", "internet"].map(Namespace::new);
+    let (Some(guest), Some(internet)) = (guest, internet) else { return };
+    for bridge in ["inside", "outside"] {
+        switch.run(&format!("ip link add {bridge} type bridge"));
+        switch.run(&format!("ip link set {bridge} up"));
+    }
+    let plug = |namespace: &Namespace, name: &str, port: &str, bridge: &str| {
+        cable((namespace, name), (&switch, port));
+        switch.run(&format!("ip link set {port} master {bridge}"));
+    };
+    plug(&guest, "g0", "guest", "inside");
+    plug(&internet, "i0", "internet", "outside");
+    guest.run("ip address add 10.1.1.5/24 dev g0");
+    guest.run("ip route add default via 10.1.1.1");
+    internet.run("ip address add 203.0.113.1/24 dev i0");
+    let mut routers = Vec::new();
+    for (number, priority) in [(2, 150), (3, 100)] {
+        let Some(router) = Router::new(&format!("router{number}")) else { return };
+        plug(&router.namespace, "eth0", &format!("inside{number}"), "inside");
+        plug(&router.namespace, "eth2", &format!("outside{number}"), "outside");
+        router.namespace.run(&format!("ip address add 10.1.1.{number}/24 dev eth0"));
+        router.namespace.run(&format!("ip address add 203.0.113.{number}/24 dev eth2"));
+        let engine = router.start(RULES);
+        let config = router.write("vrrp", &VRRP.replace("PRIORITY", &priority.to_string()));
+        let pid = |name: &str| router.folder.path().join(name).display().to_string();
+        let keepalived = router.run(&format!(
+            "keepalived --dont-fork --log-console -f {} -p {} -r {} -c {}",
+            config.display(),
+            pid("pid"),
+            pid("vrrp.pid"),
+            pid("check.pid"),
+        ));
+        routers.push((router, engine, keepalived));
+    }
+    let has_addresses = |router: &Router| {
+        let shown = router.namespace.run("ip -4 address");
+        (shown.contains("10.1.1.1/24"), shown.contains("203.0.113.10/24"))
+    };
+    let (backup, first) = (routers.pop().expect("two"), routers.pop().expect("two"));
+    let log = || fs::read_to_string(first.0.folder.path().join("programs")).unwrap_or_default();
+    assert!(eventually(LONG, || has_addresses(&first.0) == (true, true)), "{}", log());
+    assert!(eventually(LONG, || has_addresses(&backup.0) == (false, false)), "{}", log());
+    assert!(eventually(LONG, || pings(&guest, "203.0.113.1")), "{}", first.0.log());
+
+    // The first router dies with everything on it.
+    drop(first);
+    assert!(eventually(LONG, || has_addresses(&backup.0) == (true, true)));
+    assert!(eventually(LONG, || pings(&guest, "203.0.113.1")), "{}", backup.0.log());
+    assert!(pings(&guest, "10.1.1.1"));
+}
