@@ -217,7 +217,11 @@ impl Bags {
                     *list = vec![*entry];
                     return;
                 };
-                let replaced = list.iter_mut().find(|known| known.has_key(&ports.key));
+                // The range first: a thousand forwards of one address differ in it.
+                let replaced = list.iter_mut().find(|known| {
+                    let other = known.ports.as_ref();
+                    other.is_some_and(|it| it.public == ports.public) && known.has_key(&ports.key)
+                });
                 match replaced {
                     Some(known) => *known = *entry,
                     None => list.push(*entry),
