@@ -243,7 +243,14 @@ fn the_last_of_several_forwards_of_a_port_is_revoked_and_others_have_their_own_s
         "10.1.1.6",
         false,
     ));
-    assert!(said(&router)[0].contains("already claimed"), "{:?}", said(&router));
+    packets(
+        &router.clone().send(&firewall(1, "203.0.113.11", "tcp", (22, 22), OPEN, false)),
+        "eth2 tcp 192.0.2.5:5000 > 203.0.113.11:22 : to eth0 192.0.2.5:5000 > 10.1.1.5:22
+         eth2 tcp 198.51.100.5:5000 > 203.0.113.11:22 : to eth0 198.51.100.5:5000 > 10.1.1.6:22
+         eth2 tcp 8.8.8.8:5000 > 203.0.113.11:22 : drop firewall_denied",
+    );
+    let third = router.clone().send(&at("198.51.100.0/25,8.8.8.8/32", "10.1.1.7", false));
+    assert!(said(&third)[0].contains("already claimed"), "{:?}", said(&third));
     let one = router.send(&at("198.51.100.0/24", "10.1.1.6", true));
     assert_eq!(said(&one), Vec::<String>::new());
     assert_eq!(one.load().rules.port_forwards[0].guest_ip, Some([10, 1, 1, 5].into()));

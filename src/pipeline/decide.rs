@@ -251,13 +251,12 @@ impl<'p> Decider<'p, '_> {
         witness: &mut impl Witness<'p>,
     ) -> Decision<'p> {
         let key = &question.key;
-        let service = self.policy.service(public.address, key.protocol, key.destination.port);
+        let (port, source) = (key.destination.port, key.source.address);
+        let service = self.policy.service_for(public.address, key.protocol, port, source);
         witness.saw(Step::Service(service));
         match service {
-            Service::Local { sources } => match welcome(sources, question, RuleId::DEFAULT) {
-                Ok(()) => Decision::Host(HostReason::LocalService),
-                Err(refusal) => Decision::Refuse(refusal),
-            },
+            Service::Local { sources } => welcome(sources, question, RuleId::DEFAULT)
+                .map_or_else(Decision::Refuse, |()| Decision::Host(HostReason::LocalService)),
             Service::Nothing => self.unserved(question, public, witness),
             Service::StaticNat { rule, network, guest } => {
                 let guest = guest.map(|address| Endpoint::new(address, key.destination.port));

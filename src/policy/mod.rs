@@ -342,10 +342,23 @@ impl Policy {
     }
 
     /// What serves `port` of `public` (the identifier for ICMP, zero without ports). Static NAT
-    /// beats port forwards and balancers, and both beat source NAT; local services beat all.
+    /// beats port forwards and balancers, and both beat source NAT; local services beat all. Of several
+    /// forwards of one port the one that `source` may use serves.
+    #[must_use]
+    pub fn service_for(
+        &self,
+        public: Ipv4Addr,
+        protocol: Protocol,
+        port: u16,
+        source: Ipv4Addr,
+    ) -> Service<'_> {
+        self.services.find(public, protocol, port, source)
+    }
+
+    /// What serves `port` of `public` for nobody in particular.
     #[must_use]
     pub fn service(&self, public: Ipv4Addr, protocol: Protocol, port: u16) -> Service<'_> {
-        self.services.find(public, protocol, port)
+        self.service_for(public, protocol, port, Ipv4Addr::UNSPECIFIED)
     }
 
     /// The static NAT of a guest.

@@ -34,9 +34,22 @@ pub(super) struct Forward {
     pub public_ports: PortRange,
     pub guest_ports: PortRange,
     pub sources: Vec<Cidr>,
+    /// Others of the same ports, each for sources of its own.
+    pub others: Vec<Forward>,
 }
 
 impl Forward {
+    /// The forward of these ports that `source` may use; of those it may not, the first.
+    fn for_source(&self, source: Ipv4Addr) -> &Self {
+        let is_for = |forward: &&Self| {
+            forward.sources.is_empty() || forward.sources.iter().any(|cidr| cidr.contains(source))
+        };
+        match is_for(&self) {
+            true => self,
+            false => self.others.iter().find(is_for).unwrap_or(self),
+        }
+    }
+
     /// The guest's endpoint for a public port of this forward.
     fn guest(&self, port: u16) -> Option<Endpoint> {
         let offset = match self.guest_ports.count() == self.public_ports.count() {
@@ -68,7 +81,7 @@ impl Services {
         items: Vec<(Ports, Item)>,
     ) {
         let mut pieces = Vec::with_capacity(items.len());
-        for ((protocol, ports), item) in items {
+        for ((protocol, ports), item) in together(items) {
             let number = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
             let (first, last) = ports.map_or((0, u16::MAX), |ports| (ports.first(), ports.last()));
             pieces.push((key(protocol, first), key(protocol, last), number));
@@ -78,8 +91,14 @@ impl Services {
         self.addresses.insert(address, (span, static_service));
     }
 
-    /// What serves `port` of `public`.
-    pub fn find(&self, public: Ipv4Addr, protocol: Protocol, port: u16) -> Service<'_> {
+    /// What serves `port` of `public` for `source`.
+    pub fn find(
+        &self,
+        public: Ipv4Addr,
+        protocol: Protocol,
+        port: u16,
+        source: Ipv4Addr,
+    ) -> Service<'_> {
         let Some(&(span, static_service)) = self.addresses.get(&public) else {
             return Service::Nothing;
         };
@@ -90,12 +109,15 @@ impl Services {
                 Service::StaticNat { rule, network, guest }
             }
             (Some(Item::Balancer(balancer)), None) => Service::Balancer(balancer),
-            (Some(Item::PortForward(forward)), None) => Service::PortForward {
-                rule: forward.rule,
-                network: forward.network,
-                guest: forward.guest(port),
-                sources: &forward.sources,
-            },
+            (Some(Item::PortForward(first)), None) => {
+                let forward = first.for_source(source);
+                Service::PortForward {
+                    rule: forward.rule,
+                    network: forward.network,
+                    guest: forward.guest(port),
+                    sources: &forward.sources,
+                }
+            }
             (None, None) => Service::Nothing,
         }
     }
@@ -107,6 +129,27 @@ impl Services {
             Item::Local(_) | Item::PortForward(_) => None,
         })
     }
+}
+
+/// Puts forwards of the same ports behind the first of them: which one serves, the source says.
+fn together(items: Vec<(Ports, Item)>) -> Vec<(Ports, Item)> {
+    let mut firsts: HashMap<Ports, usize> = HashMap::default();
+    let mut kept: Vec<(Ports, Item)> = Vec::with_capacity(items.len());
+    for (ports, item) in items {
+        let first = firsts.get(&ports).and_then(|&place| kept.get_mut(place));
+        match (first, item) {
+            (Some((_, Item::PortForward(first))), Item::PortForward(forward)) => {
+                first.others.push(forward);
+            }
+            (_, item) => {
+                if matches!(item, Item::PortForward(_)) {
+                    firsts.insert(ports, kept.len());
+                }
+                kept.push((ports, item));
+            }
+        }
+    }
+    kept
 }
 
 fn key(protocol: Protocol, port: u16) -> u32 {

@@ -110,6 +110,7 @@ impl<'a> Compiler<'a> {
             public_ports: rule.public_ports,
             guest_ports: rule.guest_ports,
             sources: rule.sources.clone(),
+            others: Vec::new(),
         };
         ((rule.protocol, Some(rule.public_ports)), Item::PortForward(forward))
     }

@@ -12,7 +12,7 @@ use crate::rules::native::{
     EGRESS_RULE, FIREWALL_RULE, IPV6_FIREWALL_RULE, LOAD_BALANCER, LOCAL_SERVICE, MEMBER,
     PORT_FORWARD, STATIC_NAT,
 };
-use crate::rules::set::{Network, PortRange};
+use crate::rules::set::{Cidr, Network, PortForward, PortRange};
 
 /// Ids are unique among the rules of one kind.
 pub(super) fn check_ids(checker: &mut Checker<'_>) {
@@ -173,7 +173,11 @@ pub(super) fn check_claims(checker: &mut Checker<'_>) {
 
 fn claims<'a>(checker: &Checker<'a>) -> Vec<Claim<'a>> {
     let (set, spots) = (checker.set, checker.spots);
-    let forwards = set.port_forwards.iter().enumerate().map(|(index, rule)| Claim {
+    let mut sharing = Sharing::default();
+    let forwards = set.port_forwards.iter().enumerate();
+    let forwards = forwards.filter(|(_, rule)| !sharing.joins(rule));
+    let forwards: Vec<_> = forwards.collect();
+    let forwards = forwards.into_iter().map(|(index, rule)| Claim {
         address: rule.public_ip,
         protocol: rule.protocol,
         ports: rule.public_ports,
@@ -205,6 +209,29 @@ fn claims<'a>(checker: &Checker<'a>) -> Vec<Claim<'a>> {
         field: if service.ports.is_some() { "ports" } else { "protocol" },
     });
     forwards.chain(balancers).chain(services).collect()
+}
+
+/// Port forwards of the same ports, which may be several if each is for sources of its own.
+#[derive(Default)]
+struct Sharing<'a> {
+    by_ports: HashMap<(Ipv4Addr, Protocol, PortRange), Vec<&'a PortForward>, ahash::RandomState>,
+}
+
+impl<'a> Sharing<'a> {
+    /// Whether `rule` shares its ports with forwards before it, none of which is for its sources.
+    fn joins(&mut self, rule: &'a PortForward) -> bool {
+        let key = (rule.public_ip, rule.protocol, rule.public_ports);
+        let before = self.by_ports.entry(key).or_default();
+        let apart = |other: &&PortForward| {
+            let overlap = |cidr: &Cidr| other.sources.iter().any(|known| known.overlaps(cidr));
+            !other.sources.is_empty() && !rule.sources.iter().any(overlap)
+        };
+        let joins = !before.is_empty() && !rule.sources.is_empty() && before.iter().all(apart);
+        if joins || before.is_empty() {
+            before.push(rule);
+        }
+        joins
+    }
 }
 
 fn report_clash(checker: &mut Checker<'_>, one: &Claim<'_>, other: &Claim<'_>) {
