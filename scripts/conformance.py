@@ -5,9 +5,11 @@
     scripts/conformance.py REQUIREMENTS.md /tmp/results.json >docs/conformance.md
 
 A requirement is met when every scenario that shows it passed; "not yet" names those that failed or were not asked.
-Requirements without a scenario that was played here have their state in STATED, with the test that shows it.
+Tests of tests/conformance are linked where they say that they show a requirement, and do where no scenario was played.
+Requirements with neither have their state in STATED.
 """
 import json
+import os
 import re
 import sys
 
@@ -29,9 +31,28 @@ def requirements(path):
             yield cells[0].lstrip("| "), cells[1], cells[2], cells[3], cells[5], cells[-1].rstrip("| ")
 
 
+def tests():
+    """The tests that say which requirements they show, by requirement: name and place."""
+    shown = {}
+    folder = os.path.join(os.path.dirname(__file__), "..", "tests", "conformance")
+    for name in sorted(os.listdir(folder)):
+        ids = []
+        for line in open(os.path.join(folder, name)):
+            if line.startswith("/// Shows "):
+                ids = re.findall(r"R-\d{3}", line)
+            named = re.match(r"fn (\w+)\(", line)
+            if named:
+                for rid in ids:
+                    link = "[%s](../tests/conformance/%s)" % (named.group(1), name)
+                    shown.setdefault(rid, []).append(link)
+                ids = []
+    return shown
+
+
 def main():
     rows = list(requirements(sys.argv[1]))
     results = {r["id"]: r for r in json.load(open(sys.argv[2]))["results"]}
+    shown = tests()
     counts = {}
     out = []
     for rid, text, level, source, linux, scenarios in rows:
@@ -39,12 +60,15 @@ def main():
         played = [i for i in ids if i in results and results[i]["result"] != "SKIP"]
         if rid in STATED:
             state, why = STATED[rid]
+        elif not played and rid in shown:
+            state, why = "met", ""
         elif not played:
             state, why = "not yet", "no scenario was played: " + (" ".join(ids) or "none exists")
         else:
             failed = [i for i in played if results[i]["result"] != "PASS"]
             state = "not yet" if failed else "met"
             why = " ".join(("**%s fails**" % i) if i in failed else i for i in played)
+        why = " ".join([why] + shown.get(rid, [])).strip()
         counts[state] = counts.get(state, 0) + 1
         out.append("| %s | %s | %s | %s | %s | %s | %s |" % (rid, text, level, source, state, why, linux))
     passed = sum(r["result"] == "PASS" for r in results.values())
@@ -52,7 +76,7 @@ def main():
     print("Written by `scripts/conformance.py` from the requirements' list and a run of natprobe's scenarios (`scripts/natprobe.sh`):")
     print("%d of %d scenarios passed, %d failed, %d were not asked. `scripts/test.sh` plays them. The last column is what Linux with"
           % (passed, len(results), sum(r["result"] == "FAIL" for r in results.values()), sum(r["result"] == "SKIP" for r in results.values())))
-    print("nftables does with the same scenarios.\n")
+    print("nftables does with the same scenarios. The names are tests of `tests/conformance/`, packet by\npacket through the pipeline.\n")
     print("Requirements: " + ", ".join("%d %s" % (counts[k], k) for k in sorted(counts)) + ".\n")
     print("| id | requirement | level | source | natwerk | shown by | Linux nftables |\n|---|---|---|---|---|---|---|")
     print("\n".join(out))
