@@ -103,10 +103,12 @@ mod tests {
             let chosen: Vec<_> = order.iter().map(|at| at.get(&lines).as_str()).collect();
             let mut data = chosen.join("\n").into_bytes();
             for (at, length) in cuts {
+                prop_assume!(!data.is_empty());
                 let start = at.index(data.len());
                 data.drain(start..(start + length).min(data.len()));
             }
             for (at, byte) in bytes {
+                prop_assume!(!data.is_empty());
                 let at = at.index(data.len());
                 data[at] = byte;
             }
