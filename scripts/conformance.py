@@ -18,7 +18,7 @@ STATED = {
     "R-155": ("met", "`show mappings`, `show pools`, `show drops`, `[timeouts]`; names follow RFC 8512"),
     "R-156": ("not yet", "no export of NAT events"),
     "R-157": ("met", "nothing is logged per session"),
-    "R-158": ("not yet", "mapping and filtering behave as configured (MAP-04, FLT-02 to 04); no STUN client was asked"),
+    "R-158": ("met", "`tests/clients.rs`: coturn's client finds the mapping and each filtering that is configured; MAP-04, FLT-02 to 04"),
     "R-159": ("not applicable", "the control plane is the interface, not PCP"),
 }
 

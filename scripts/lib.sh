@@ -12,6 +12,8 @@ readonly RED GREEN YELLOW BOLD PLAIN
 # What it takes to make a lab and look into it.
 LAB_PACKAGES=(iproute2 procps ethtool iputils-ping curl bind9-dnsutils dnsmasq-base haproxy iperf3 jq
     keepalived netcat-openbsd python3 tcpdump udhcpc)
+# Real clients that tests/clients.rs asks.
+CLIENT_PACKAGES=(coturn sip-tester)
 # What it takes to build natwerk (docs/decisions.md says which part needs which).
 BUILD_PACKAGES=(gcc libc6-dev linux-libc-dev make pkg-config m4 clang libclang-dev libbpf-dev
     libelf-dev zlib1g-dev ca-certificates)
@@ -45,4 +47,14 @@ install_missing() {
     # The package lists may be missing or old.
     apt-get update -qq >&2
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# install_clients: installs the clients; coturn's package starts a server that nobody here wants.
+install_clients() {
+    local had_coturn=""
+    command -v turnserver >/dev/null && had_coturn=yes
+    install_missing "${CLIENT_PACKAGES[@]}" || return 1
+    if [ -z "$had_coturn" ] && command -v systemctl >/dev/null; then
+        systemctl disable --now coturn >/dev/null 2>&1 || true
+    fi
 }

@@ -82,6 +82,8 @@ run_stage() {
 stages=("$@")
 [ ${#stages[@]} -gt 0 ] || stages=("${ALL_STAGES[@]}")
 install_missing
+# A test that misses a client says so.
+install_clients || true
 for name in "${stages[@]}"; do
     declare -F "stage_$name" >/dev/null || { echo "no stage '$name'; there are: ${ALL_STAGES[*]}" >&2; exit 2; }
     run_stage "$name"
