@@ -2,7 +2,9 @@
 """Writes docs/conformance.md from the list of requirements and a run of natprobe.
 
     scripts/natprobe.sh --json /tmp/results.json
-    scripts/conformance.py REQUIREMENTS.md /tmp/results.json >docs/conformance.md
+    scripts/conformance.py REQUIREMENTS.md /tmp/results.json [NOTE] >docs/conformance.md
+
+NOTE says what has to be known of the run, such as which build was played.
 
 A requirement is met when every scenario that shows it passed; "not yet" names those that failed or were not asked.
 Tests of tests/conformance are linked where they say that they show a requirement, and do where no scenario was played.
@@ -77,6 +79,8 @@ def main():
     print("%d of %d scenarios passed, %d failed, %d were not asked. `scripts/test.sh` plays them. The last column is what Linux with"
           % (passed, len(results), sum(r["result"] == "FAIL" for r in results.values()), sum(r["result"] == "SKIP" for r in results.values())))
     print("nftables does with the same scenarios. The names are tests of `tests/conformance/`, packet by\npacket through the pipeline.\n")
+    if len(sys.argv) > 3:
+        print(sys.argv[3] + "\n")
     print("Requirements: " + ", ".join("%d %s" % (counts[k], k) for k in sorted(counts)) + ".\n")
     print("| id | requirement | level | source | natwerk | shown by | Linux nftables |\n|---|---|---|---|---|---|---|")
     print("\n".join(out))
