@@ -20,9 +20,33 @@ use self::hop::{
 };
 use crate::flow::{Mac, PortId};
 
-/// A next hop: its place in [`NextHops`] (24 bits). Ids are never reused while the engine runs.
+/// A next hop: its place in [`NextHops`] (23 bits), and whether it leads into a network with limits.
+/// Ids are never reused while the engine runs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct NextHopId(pub u32);
+
+impl NextHopId {
+    /// The same place, in a network whose limits are to be asked.
+    #[must_use]
+    pub const fn limited(self) -> Self {
+        Self(self.0 | LIMITED)
+    }
+
+    /// Whether the limits of the network there are to be asked.
+    #[inline]
+    #[must_use]
+    pub const fn is_limited(self) -> bool {
+        self.0 & LIMITED != 0
+    }
+
+    /// The place alone.
+    const fn plain(self) -> Self {
+        Self(self.0 & !LIMITED)
+    }
+}
+
+/// The flag of [`NextHopId::limited`], above the places.
+const LIMITED: u32 = 1 << 23;
 
 /// A neighbour on an interface, by which it is found.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -87,10 +111,10 @@ impl NextHops {
     ///
     /// # Panics
     ///
-    /// If `capacity` is zero or does not fit into the 24 bits of an id.
+    /// If `capacity` is zero or does not fit into the 23 bits of a place.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        assert!((1..=CAPACITY_MAX).contains(&capacity), "a next hop's id has 24 bits");
+        assert!((1..=CAPACITY_MAX).contains(&capacity), "a next hop's place has 23 bits");
         let index_length = (capacity * 2).next_power_of_two();
         Self {
             hops: (0..capacity).map(|_| Hop::unused()).collect(),
@@ -162,7 +186,7 @@ impl NextHops {
         }
         if hop.destination.fetch_or(WANTED, Ordering::AcqRel) & WANTED == 0 {
             // Cannot be full: the flag admits each hop once, and there is room for all.
-            let _ = self.wanted.push(id);
+            let _ = self.wanted.push(id.plain());
             if !self.woken.swap(true, Ordering::AcqRel)
                 && let Some(waker) = &*self.waker.lock()
             {
@@ -338,7 +362,7 @@ impl NextHops {
     }
 
     fn hop(&self, id: NextHopId) -> Option<&Hop> {
-        self.hops.get(id.0 as usize)
+        self.hops.get(id.plain().0 as usize)
     }
 
     /// Takes a flag away; returns whether it was there.
@@ -367,7 +391,7 @@ impl Neighbor {
 
 /// What an interface's MTU is taken for until `host` has said.
 const MTU_DEFAULT: u16 = 1500;
-const CAPACITY_MAX: usize = 1 << 24;
+const CAPACITY_MAX: usize = 1 << 23;
 
 #[cfg(test)]
 mod tests;

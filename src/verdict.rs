@@ -54,6 +54,8 @@ pub enum DropReason {
     FragmentTimeout,
     /// The frame does not fit into a chunk of frame memory.
     FrameTooLong,
+    /// The guest used up its bandwidth or packet rate.
+    GuestRateExceeded,
     /// The queue to the router's own kernel is full.
     HostPathFull,
     /// An ICMP error quotes a packet of no session (RFC 5508, REQ-4).
@@ -72,6 +74,8 @@ pub enum DropReason {
     NeighborQueueFull,
     /// The next hop does not answer ARP, or neighbour discovery.
     NeighborUnreachable,
+    /// The network used up its bandwidth or packet rate.
+    NetworkRateExceeded,
     /// No external port is free on any address of the pool.
     NoPort,
     /// No network of the realm and no route leads to the destination.
@@ -84,7 +88,7 @@ pub enum DropReason {
     OutOfFrames,
     /// The protocol cannot be translated by address alone here (no static NAT, or another guest uses it with this peer).
     ProtocolUnsupported,
-    /// A bandwidth or new-session limit was reached.
+    /// The guest opens sessions faster than it may.
     RateLimited,
     /// The guest has as many sessions as it may have (RFC 6888, REQ-4).
     SessionLimit,
@@ -108,7 +112,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::AclDenied,
         Self::AddressNotOurs,
         Self::BadChecksum,
@@ -125,6 +129,7 @@ impl DropReason {
         Self::FragmentTableFull,
         Self::FragmentTimeout,
         Self::FrameTooLong,
+        Self::GuestRateExceeded,
         Self::HostPathFull,
         Self::IcmpErrorUnmatched,
         Self::IcmpRefused,
@@ -134,6 +139,7 @@ impl DropReason {
         Self::MtuExceeded,
         Self::NeighborQueueFull,
         Self::NeighborUnreachable,
+        Self::NetworkRateExceeded,
         Self::NoPort,
         Self::NoRoute,
         Self::NoSourceNat,
@@ -178,6 +184,7 @@ impl DropReason {
             Self::FragmentTableFull => "fragment_table_full",
             Self::FragmentTimeout => "fragment_timeout",
             Self::FrameTooLong => "frame_too_long",
+            Self::GuestRateExceeded => "guest_rate_exceeded",
             Self::HostPathFull => "host_path_full",
             Self::IcmpErrorUnmatched => "icmp_error_unmatched",
             Self::IcmpRefused => "icmp_refused",
@@ -187,6 +194,7 @@ impl DropReason {
             Self::MtuExceeded => "mtu_exceeded",
             Self::NeighborQueueFull => "neighbor_queue_full",
             Self::NeighborUnreachable => "neighbor_unreachable",
+            Self::NetworkRateExceeded => "network_rate_exceeded",
             Self::NoPort => "no_port",
             Self::NoRoute => "no_route",
             Self::NoSourceNat => "no_source_nat",
@@ -248,6 +256,7 @@ impl DropReason {
             Self::FragmentTableFull => "Too many datagrams are in fragments at the moment.",
             Self::FragmentTimeout => "The first fragment of the datagram did not come in time.",
             Self::FrameTooLong => "The frame does not fit into a chunk of frame memory.",
+            Self::GuestRateExceeded => "The guest used up its bandwidth or packet rate.",
             Self::HostPathFull => "The queue to the router's own kernel is full.",
             Self::IcmpErrorUnmatched => {
                 "An ICMP error quotes a packet of no session (RFC 5508, REQ-4)."
@@ -271,6 +280,7 @@ impl DropReason {
             Self::NeighborUnreachable => {
                 "The next hop does not answer ARP, or neighbour discovery."
             }
+            Self::NetworkRateExceeded => "The network used up its bandwidth or packet rate.",
             Self::NoPort => "No external port is free on any address of the pool.",
             Self::NoRoute => "No network of the realm and no route leads to the destination.",
             Self::NoSourceNat => {
@@ -283,7 +293,7 @@ impl DropReason {
             Self::ProtocolUnsupported => {
                 "The protocol cannot be translated by address alone here (no static NAT, or another guest uses it with this peer)."
             }
-            Self::RateLimited => "A bandwidth or new-session limit was reached.",
+            Self::RateLimited => "The guest opens sessions faster than it may.",
             Self::SessionLimit => {
                 "The guest has as many sessions as it may have (RFC 6888, REQ-4)."
             }

@@ -180,6 +180,7 @@ pub fn networks(rows: &[NetworkRow]) -> String {
         Word("SOURCE NAT"),
         Word("EGRESS"),
         Number("SESSIONS"),
+        Number("LIMITED"),
     ];
     let cells = |row: &NetworkRow| {
         vec![
@@ -193,6 +194,7 @@ pub fn networks(rows: &[NetworkRow]) -> String {
             some_or_dash(row.source_nat.join(",")),
             row.egress.clone(),
             row.sessions.to_string(),
+            row.rate_exceeded.map_or_else(dash, |packets| packets.to_string()),
         ]
     };
     table(&columns, rows.iter().map(cells))
@@ -445,12 +447,13 @@ PACKETS  BYTES  SESSIONS  KIND      ID  OF            RULE                      
             source_nat: Vec::new(),
             egress: "allow".to_owned(),
             sessions: 3,
+            rate_exceeded: None,
         };
         let text = networks(&[row]);
         let cells: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(
             cells,
-            ["web", "web", "eth0", "-", "10.1.1.0/24", "10.1.1.1", "-", "-", "allow", "3"]
+            ["web", "web", "eth0", "-", "10.1.1.0/24", "10.1.1.1", "-", "-", "allow", "3", "-"]
         );
     }
 

@@ -192,6 +192,15 @@ impl Answers {
         all.iter().map(row).collect()
     }
 
+    /// The packets beyond the limits of each network that has any.
+    pub(super) fn rate_exceeded(&self) -> Vec<(String, u64)> {
+        let policy = self.shared.policy.load();
+        let exceeded = policy.networks().iter().filter_map(|network| {
+            Some((network.name.clone(), network.rate_limits.as_ref()?.refused()))
+        });
+        exceeded.collect()
+    }
+
     fn networks(&self) -> Vec<NetworkRow> {
         let policy = self.shared.policy.load();
         let census = Census::take(&self.shared.sessions, &self.shared.sessions_ipv6, &policy);
@@ -199,6 +208,7 @@ impl Answers {
         let mut rows = Vec::with_capacity(summary.networks.len());
         for (id, network) in (0..).map(crate::flow::NetworkId).zip(summary.networks) {
             let pool = network.pool.map(|pool| pool.addresses).unwrap_or_default();
+            let limits = policy.network(id).rate_limits.as_ref();
             rows.push(NetworkRow {
                 name: network.name,
                 domain: network.domain,
@@ -215,6 +225,7 @@ impl Answers {
                 source_nat: pool.into_iter().map(|address| address.address).collect(),
                 egress: if network.tier { "acl" } else { network.egress_default }.to_owned(),
                 sessions: census.network(id),
+                rate_exceeded: limits.map(|limits| limits.refused()),
             });
         }
         rows

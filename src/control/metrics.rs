@@ -31,6 +31,7 @@ impl Scraper {
         drops(&mut metrics, answers);
         sessions(&mut metrics, answers);
         pools(&mut metrics, answers);
+        networks(&mut metrics, answers);
         rules(&mut metrics, answers);
         metrics
     }
@@ -161,6 +162,12 @@ fn pools(metrics: &mut Metrics, answers: &Answers) {
         "Sessions that share a port",
         sample(|row| row.overloaded),
     );
+}
+
+fn networks(metrics: &mut Metrics, answers: &Answers) {
+    let rows = answers.rate_exceeded().into_iter();
+    let samples = rows.map(|(name, packets)| (vec![("network", name)], packets));
+    metrics.counter("network_rate_exceeded", "Packets beyond a network's limits", samples);
 }
 
 /// Walks the session table once.

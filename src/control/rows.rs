@@ -147,6 +147,9 @@ pub struct NetworkRow {
     pub egress: String,
     /// Live sessions of its guests.
     pub sessions: u64,
+    /// Packets beyond its limits, if it has any.
+    #[serde(default)]
+    pub rate_exceeded: Option<u64>,
 }
 
 /// A next hop.

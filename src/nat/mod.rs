@@ -5,4 +5,5 @@ pub mod balance;
 pub mod fragments;
 pub mod guests;
 pub mod health;
+pub mod limits;
 pub mod mappings;

@@ -61,6 +61,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         {
             return None;
         }
+        if session.next_hop().is_limited() {
+            return None;
+        }
         let link = context.shared.next_hops.link(session.next_hop());
         let Resolution::Reachable(destination) = link.destination else { return None };
         if packet.length > link.mtu {

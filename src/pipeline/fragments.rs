@@ -4,6 +4,7 @@ use crate::flow::{FlowKey, PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Span, Step};
 use crate::next_hop::Resolution;
+use crate::pipeline::charge::Charge;
 use crate::pipeline::waiting::{Fate, Released};
 use crate::pipeline::{Context, Pipeline, Ready, Tracked, queries};
 use crate::session::entry::SessionKind;
@@ -147,6 +148,15 @@ impl<F: FrameBuffer> Pipeline<F> {
             let fate = Fate::Follow(plan);
             return self.unresolved(slot, port, ready, (found.next_hop, &link), fate, context);
         };
+        let charge = Charge {
+            attachment: ready.attachment,
+            source: packet.source.address.into(),
+            destination: found.rewrite.destination.address.into(),
+            bytes: packet.packet_length(),
+        };
+        if let Err(reason) = charge.take(found.next_hop, &link, context.policy, context.now) {
+            return Verdict::Drop(reason);
+        }
         if packet.protocol == Protocol::TCP && packet.fragment == Fragment::First {
             match self.track(frame, packet, &found, context) {
                 Tracked::Counts => found.touch(packet.packet_length(), context.now.coarse()),

@@ -10,6 +10,7 @@ mod fragments;
 mod open;
 pub mod review;
 
+use crate::pipeline::charge::Charge;
 use std::net::Ipv6Addr;
 
 use crate::flow::{PortId, Protocol, Realm};
@@ -181,6 +182,13 @@ impl<F: FrameBuffer> Pipeline<F> {
             let hop = (found.next_hop, &link);
             return Err(self.unresolved_ipv6(slot, port, ready, hop, fate, context));
         }
+        let charge = Charge {
+            attachment: ready.attachment,
+            source: packet.source.address.into(),
+            destination: packet.destination.address.into(),
+            bytes: packet.packet_length(),
+        };
+        charge.take(found.next_hop, &link, context.policy, context.now).map_err(Verdict::Drop)?;
         Ok(link)
     }
 

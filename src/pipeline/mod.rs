@@ -6,6 +6,7 @@
 mod admit;
 mod arp;
 pub mod batch;
+mod charge;
 pub mod contacts;
 pub mod decide;
 mod errors;
@@ -44,7 +45,9 @@ use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::parse::{Fragment, Kind, Parsed};
 use crate::wire::segment::{self, Segment, flags};
+
 use batch::{BATCH_MAX, Batch, Slot};
+use charge::Charge;
 use errors::ErrorLimit;
 use fast::Glance;
 use fragments::FragmentPlan;
@@ -343,6 +346,15 @@ impl<F: FrameBuffer> Pipeline<F> {
             let hop = (found.next_hop, &link);
             return self.unresolved(slot, port, ready, hop, Fate::Anew, context);
         };
+        let charge = Charge {
+            attachment: ready.attachment,
+            source: packet.source.address.into(),
+            destination: found.rewrite.destination.address.into(),
+            bytes: packet.packet_length(),
+        };
+        if let Err(reason) = charge.take(found.next_hop, &link, context.policy, context.now) {
+            return Verdict::Drop(reason);
+        }
         if packet.protocol == Protocol::TCP {
             match self.track(frame, packet, found, context) {
                 Tracked::Counts => found.touch(packet.packet_length(), context.now.coarse()),

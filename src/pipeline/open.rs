@@ -248,10 +248,12 @@ pub(super) fn next_hop(
     address: Ipv4Addr,
     public: Option<Ipv4Addr>,
 ) -> Result<NextHopId, DropReason> {
+    let mut limited = false;
     let neighbor = match realm {
         Realm::Internal(realm) => {
             let route = policy.internal_route(realm, address).ok_or(DropReason::NoRoute)?;
             let network = policy.network(route.network);
+            limited = network.rate_limits.is_some();
             Neighbor { port: network.port, vlan: network.vlan, address: route.next_hop.into() }
         }
         Realm::External => {
@@ -259,7 +261,8 @@ pub(super) fn next_hop(
             Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop.into() }
         }
     };
-    shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)
+    let id = shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)?;
+    Ok(if limited { id.limited() } else { id })
 }
 
 fn choose_target(

@@ -18,11 +18,13 @@ mod services;
 pub mod summary;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ahash::{HashMap, HashSet};
 
 use crate::flow::{Endpoint, Generation, NetworkId, PortId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
+use crate::nat::limits::NetworkLimits;
 use crate::nat::mappings::Pool;
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, HealthCheck, MssClamp};
 use attachments::Attachments;
@@ -112,8 +114,8 @@ pub struct Network {
     pub egress_reject: bool,
     /// Ingress ACL, if it is a VPC tier.
     pub ingress_acl: Option<Filter>,
-    /// Bandwidth each way in bytes per second; zero for no limit.
-    pub bytes_per_second: u64,
+    /// What it and its guests may send and receive per second, if that is limited.
+    pub rate_limits: Option<Arc<NetworkLimits>>,
 }
 
 /// A public address, compiled.
@@ -261,8 +263,8 @@ impl Policy {
         self.attachments.guest_network(port, vlan, source)
     }
 
-    /// The realm of a packet from `source` on `port` under `vlan`; none also where the source might
-    /// be a guest of another network of the realm.
+    /// The realm of a packet from `source` on `port` under `vlan`; none also where more has to be
+    /// asked: the source might be a guest of another network of the realm, or the network has limits.
     #[inline]
     #[must_use]
     pub fn realm_of(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Realm> {
@@ -272,7 +274,7 @@ impl Policy {
                 let id = self.attachments.guest_network(port, vlan, source).unwrap_or(first);
                 let network = self.network(id);
                 let is_sure = !network.has_siblings || network.cidr.contains(source);
-                is_sure.then_some(Realm::Internal(network.realm))
+                (is_sure && network.rate_limits.is_none()).then_some(Realm::Internal(network.realm))
             }
         }
     }

@@ -15,6 +15,7 @@ use ahash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{RealmId, RuleId};
+use crate::nat::limits::{NetworkLimits, Rates};
 use crate::rules::diagnostic::Place;
 
 /// What kind of rule a number is for.
@@ -99,6 +100,8 @@ pub struct Registry {
     realms: Numbers,
     /// Room to put a key together in.
     key: String,
+    /// What networks with limits have used, by name.
+    limits: HashMap<String, Arc<NetworkLimits>>,
 }
 
 /// Why a saved registry is refused.
@@ -127,6 +130,7 @@ impl Registry {
             rules: Numbers::new(RULE_MAX),
             realms: Numbers::new(u16::MAX.into()),
             key: String::new(),
+            limits: HashMap::new(),
         }
     }
 
@@ -141,7 +145,20 @@ impl Registry {
             rules: Numbers::restore(saved.rules, RULE_MAX)?,
             realms: Numbers::restore(saved.realms, u16::MAX.into())?,
             key: String::new(),
+            limits: HashMap::new(),
         })
+    }
+
+    /// The limits of the network `name`: the same as before as long as `rates` stay.
+    pub fn rate_limits(&mut self, name: &str, rates: Rates, guests: u64) -> Arc<NetworkLimits> {
+        if let Some(limits) = self.limits.get(name).filter(|limits| limits.rates() == rates) {
+            return Arc::clone(limits);
+        }
+        // Those of networks that no policy has any more.
+        self.limits.retain(|_, limits| Arc::strong_count(limits) > 1);
+        let limits = Arc::new(NetworkLimits::new(rates, guests));
+        self.limits.insert(name.to_owned(), Arc::clone(&limits));
+        limits
     }
 
     /// Every number in use or at rest, as text for [`Self::restore`].

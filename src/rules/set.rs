@@ -181,6 +181,15 @@ pub struct Limits {
     /// Bandwidth of the network, each way, in kilobits per second.
     #[serde(skip_serializing_if = "is_default")]
     pub bandwidth_kbit_per_second: u64,
+    /// Packets of the network per second, each way.
+    #[serde(skip_serializing_if = "is_default")]
+    pub packets_per_second: u64,
+    /// Bandwidth of one guest, each way, in kilobits per second.
+    #[serde(skip_serializing_if = "is_default")]
+    pub guest_bandwidth_kbit_per_second: u64,
+    /// Packets of one guest per second, each way.
+    #[serde(skip_serializing_if = "is_default")]
+    pub guest_packets_per_second: u64,
 }
 
 /// An egress rule.

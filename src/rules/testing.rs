@@ -229,11 +229,16 @@ fn nat() -> impl Strategy<Value = NatOptions> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (of(any::<u32>()), any::<u32>(), 0_u64..=1_000_000_000_000).prop_map(
-        |(sessions_per_guest, new_sessions_per_second, bandwidth_kbit_per_second)| Limits {
-            sessions_per_guest,
-            new_sessions_per_second,
-            bandwidth_kbit_per_second,
+    let kbit = || 0_u64..=1_000_000_000_000;
+    let packets = || 0_u64..=1_000_000_000;
+    (of(any::<u32>()), any::<u32>(), kbit(), packets(), kbit(), packets()).prop_map(
+        |(sessions, new_sessions, bandwidth, packets, guest_bandwidth, guest_packets)| Limits {
+            sessions_per_guest: sessions,
+            new_sessions_per_second: new_sessions,
+            bandwidth_kbit_per_second: bandwidth,
+            packets_per_second: packets,
+            guest_bandwidth_kbit_per_second: guest_bandwidth,
+            guest_packets_per_second: guest_packets,
         },
     )
 }

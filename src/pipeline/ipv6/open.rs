@@ -192,6 +192,7 @@ pub(super) fn next_hop(
     realm: Realm,
     address: Ipv6Addr,
 ) -> Result<NextHopId, DropReason> {
+    let mut limited = false;
     let neighbor = match realm {
         Realm::Internal(realm) => {
             let id = policy.ipv6().network(address).ok_or(DropReason::NoRoute)?;
@@ -199,6 +200,7 @@ pub(super) fn next_hop(
             if network.realm != realm {
                 return Err(DropReason::NoRoute);
             }
+            limited = network.rate_limits.is_some();
             Neighbor { port: network.port, vlan: network.vlan, address: address.into() }
         }
         Realm::External => {
@@ -206,7 +208,8 @@ pub(super) fn next_hop(
             Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop.into() }
         }
     };
-    shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)
+    let id = shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)?;
+    Ok(if limited { id.limited() } else { id })
 }
 
 /// The question that a packet asks of the rules.

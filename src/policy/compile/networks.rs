@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::flow::{Protocol, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
+use crate::nat::limits::{NetworkLimits, Rate, Rates};
 use crate::nat::mappings::{MappingBehavior, Pool, PoolAddress};
 use crate::policy::Network;
 use crate::policy::compile::index::{AddressRules, NetworkRules};
@@ -70,11 +71,23 @@ impl<'a> Compiler<'a> {
             egress: egress.ipv4(),
             egress_reject: network.egress_reject,
             ingress_acl: ingress_acl.map(|acl| acl.ipv4()),
-            bytes_per_second: network
-                .limits
-                .bandwidth_kbit_per_second
-                .saturating_mul(BYTES_PER_KBIT),
+            rate_limits: self.rate_limits(network),
         }
+    }
+
+    /// What a network and its guests may use, with what they used under former rules.
+    fn rate_limits(&mut self, network: &set::Network) -> Option<Arc<NetworkLimits>> {
+        let limits = &network.limits;
+        let rate = |kbit_per_second: u64, packets| Rate {
+            bytes: kbit_per_second.saturating_mul(BYTES_PER_KBIT),
+            packets,
+        };
+        let rates = Rates {
+            network: rate(limits.bandwidth_kbit_per_second, limits.packets_per_second),
+            guest: rate(limits.guest_bandwidth_kbit_per_second, limits.guest_packets_per_second),
+        };
+        let guests = 1 << (32 - u32::from(network.cidr.length()));
+        (!rates.is_unlimited()).then(|| self.registry.rate_limits(&network.name, rates, guests))
     }
 
     /// The pool of a network, none if it asks for none. An address that is missing, or that a

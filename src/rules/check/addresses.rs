@@ -58,10 +58,6 @@ pub(super) fn check_networks(checker: &mut Checker<'_>) {
         let spot: Spot<'_> = (&checker.spots.networks, &NETWORK, index);
         let at = |checker: &Checker<'_>, name| checker.at(spot, name, &network.place);
         check_interface(checker, &network.interface, Role::Guest, at(checker, "interface"));
-        if network.limits.bandwidth_kbit_per_second > 0 {
-            let what = "bandwidth_kbit_per_second is not enforced by this version".to_owned();
-            checker.warning(at(checker, "limits"), what, "limit the bandwidth where guests attach");
-        }
         if let Some(first) = names.insert(&network.name, &network.place) {
             let what = format!("network \"{}\" is already defined at {first}", network.name);
             checker.error(at(checker, "name"), what, "give each network its own name");

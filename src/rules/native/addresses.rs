@@ -169,6 +169,24 @@ pub static LIMITS: Section = Section {
             "0",
             "Bandwidth of the whole network, each way.",
         ),
+        optional(
+            "packets_per_second",
+            Kind::Integer(0, 1_000_000_000),
+            "0",
+            "Packets of the whole network, each way.",
+        ),
+        optional(
+            "guest_bandwidth_kbit_per_second",
+            Kind::Integer(0, 1_000_000_000_000),
+            "0",
+            "Bandwidth of one guest, each way.",
+        ),
+        optional(
+            "guest_packets_per_second",
+            Kind::Integer(0, 1_000_000_000),
+            "0",
+            "Packets of one guest, each way.",
+        ),
     ],
 };
 
@@ -306,5 +324,10 @@ fn limits(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Limits {
         sessions_per_guest: fields.integer("sessions_per_guest", faults),
         new_sessions_per_second: fields.integer("new_sessions_per_second", faults).unwrap_or(0),
         bandwidth_kbit_per_second: fields.integer("bandwidth_kbit_per_second", faults).unwrap_or(0),
+        packets_per_second: fields.integer("packets_per_second", faults).unwrap_or(0),
+        guest_bandwidth_kbit_per_second: fields
+            .integer("guest_bandwidth_kbit_per_second", faults)
+            .unwrap_or(0),
+        guest_packets_per_second: fields.integer("guest_packets_per_second", faults).unwrap_or(0),
     }
 }

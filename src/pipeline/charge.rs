@@ -1,0 +1,64 @@
+//! Limits of bandwidth and packet rate. Sessions to limited networks say so in their next hop, and
+//! attachments of limited networks leave no packet to the fast path, so nobody else is asked.
+
+use std::net::IpAddr;
+
+use crate::flow::PortId;
+use crate::nat::limits::Way;
+use crate::next_hop::{Link, NextHopId};
+use crate::policy::{Attachment, Policy};
+use crate::time::Tick;
+use crate::verdict::DropReason;
+
+/// A packet whose limits are asked for.
+pub(super) struct Charge {
+    /// What it came in by.
+    pub attachment: Attachment,
+    /// Who sent it, before translation.
+    pub source: IpAddr,
+    /// Who gets it, after translation.
+    pub destination: IpAddr,
+    /// Its length.
+    pub bytes: u16,
+}
+
+impl Charge {
+    /// Takes the packet from what its sender's and its receiver's networks may use.
+    ///
+    /// # Errors
+    /// When either has no more.
+    pub fn take(
+        &self,
+        hop: NextHopId,
+        link: &Link,
+        policy: &Policy,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        if let Attachment::Guest(id) = self.attachment
+            && let Some(limits) = &policy.network(id).rate_limits
+        {
+            limits.take(Way::Sent, self.source, self.bytes, now)?;
+        }
+        if !hop.is_limited() {
+            return Ok(());
+        }
+        match receiver(self.destination, link.port, link.vlan, policy) {
+            Some(limits) => limits.take(Way::Received, self.destination, self.bytes, now),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The limits of the network on `port` under `vlan` that `guest` is in.
+fn receiver(
+    guest: IpAddr,
+    port: PortId,
+    vlan: u16,
+    policy: &Policy,
+) -> Option<&crate::nat::limits::NetworkLimits> {
+    let id = match guest {
+        IpAddr::V4(guest) => policy.guest_network(port, vlan, guest)?,
+        IpAddr::V6(guest) => policy.ipv6().network(guest)?,
+    };
+    policy.network(id).rate_limits.as_deref()
+}

@@ -1,0 +1,115 @@
+//! Limits of bandwidth and packet rate, packet by packet, on the lab's own clock.
+
+use std::time::Duration;
+
+use natwerk::flow::{Endpoint, PortId};
+use natwerk::testing::lab::{GUEST, Lab, PUBLIC};
+use natwerk::testing::packets::Packet;
+use natwerk::verdict::{DropReason, Verdict};
+
+/// Two tenants behind one address; the first one has `LIMITS`.
+const RULES: &str = r#"{"version": 1,
+    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2",
+                    "gateway": "203.0.113.1", "ingress_default": "allow"}],
+    "networks": [
+        {"name": "slow", "interface": "eth0", "vlan": 100, "cidr": "10.1.1.0/24",
+         "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"], "egress_default": "allow",
+         "limits": {LIMITS}},
+        {"name": "free", "interface": "eth0", "vlan": 200, "cidr": "10.1.1.0/24",
+         "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"], "egress_default": "allow"}]}"#;
+
+const REMOTE: &str = "198.51.100.9";
+
+fn rules(limits: &str) -> String {
+    RULES.replace("LIMITS", limits)
+}
+
+fn at(address: &str, port: u16) -> Endpoint {
+    Endpoint::new(address.parse().expect("an address"), port)
+}
+
+/// What becomes of a hundred and fifty datagrams at once, each of 128 bytes, the header included.
+fn burst(lab: &mut Lab, from: PortId, vlan: u16, source: Endpoint, to: Endpoint) -> Counts {
+    let mut counts = Counts::default();
+    let tag = (vlan != 0).then_some(vlan);
+    let frame = Packet { tag, ..Packet::udp(source, to, &[7; 100]) }.frame();
+    for _ in 0..150 {
+        match lab.send(from, frame.clone()).verdict {
+            Verdict::Forward(_) => counts.forwarded += 1,
+            Verdict::Drop(DropReason::NetworkRateExceeded) => counts.network += 1,
+            Verdict::Drop(DropReason::GuestRateExceeded) => counts.guest += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    counts
+}
+
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Counts {
+    forwarded: u32,
+    network: u32,
+    guest: u32,
+}
+
+const ALL: Counts = Counts { forwarded: 150, network: 0, guest: 0 };
+
+fn up(lab: &mut Lab, vlan: u16, guest: &str) -> Counts {
+    burst(lab, GUEST, vlan, at(guest, 4000), at(REMOTE, 53))
+}
+
+#[test]
+fn a_network_gets_its_packets_each_way_and_its_neighbour_is_not_asked() {
+    let mut lab = Lab::new(&rules(r#""packets_per_second": 1000"#));
+    let limited = Counts { forwarded: 100, network: 50, guest: 0 };
+    assert_eq!(up(&mut lab, 100, "10.1.1.5"), limited);
+    assert_eq!(up(&mut lab, 200, "10.1.1.5"), ALL);
+    let nothing = Counts { forwarded: 0, network: 150, guest: 0 };
+    assert_eq!(up(&mut lab, 100, "10.1.1.6"), nothing, "the network's, whoever sends");
+    // The way back has a share of its own.
+    let public = at("203.0.113.10", 4000);
+    assert_eq!(burst(&mut lab, PUBLIC, 0, at(REMOTE, 53), public), limited);
+    lab.pass(Duration::from_millis(100));
+    assert_eq!(up(&mut lab, 100, "10.1.1.5"), limited);
+    let policy = lab.shared.policy.load();
+    let limits = policy.networks()[0].rate_limits.as_ref().expect("its limits");
+    assert_eq!(limits.refused(), 50 + 150 + 50 + 50);
+}
+
+#[test]
+fn a_guest_leaves_the_others_their_share() {
+    let mut lab = Lab::new(&rules(r#""guest_packets_per_second": 1000"#));
+    let limited = Counts { forwarded: 100, network: 0, guest: 50 };
+    assert_eq!(up(&mut lab, 100, "10.1.1.5"), limited);
+    assert_eq!(up(&mut lab, 100, "10.1.1.6"), limited);
+    let public = at("203.0.113.10", 4000);
+    assert_eq!(burst(&mut lab, PUBLIC, 0, at(REMOTE, 53), public), limited);
+}
+
+#[test]
+fn bandwidth_is_that_of_whole_packets() {
+    // A tenth of a second of this is a hundred packets of 128 bytes, and 65,536 bytes is the least burst.
+    let mut lab = Lab::new(&rules(r#""guest_bandwidth_kbit_per_second": 8"#));
+    let mut forwarded = 0;
+    for _ in 0..4 {
+        forwarded += up(&mut lab, 100, "10.1.1.5").forwarded;
+    }
+    assert_eq!(forwarded, 65_536 / 128);
+}
+
+#[test]
+fn limits_come_and_go_for_sessions_that_live() {
+    let mut lab = Lab::new(&rules(""));
+    assert_eq!(up(&mut lab, 100, "10.1.1.5"), ALL);
+    let public = at("203.0.113.10", 4000);
+    assert_eq!(burst(&mut lab, PUBLIC, 0, at(REMOTE, 53), public), ALL);
+    lab.reload(&rules(r#""packets_per_second": 1000"#));
+    let limited = Counts { forwarded: 100, network: 50, guest: 0 };
+    assert_eq!(up(&mut lab, 100, "10.1.1.5"), limited);
+    assert_eq!(burst(&mut lab, PUBLIC, 0, at(REMOTE, 53), public), limited);
+    // Other rules change: what is used stays used.
+    lab.reload(&rules(r#""packets_per_second": 1000, "sessions_per_guest": 9"#));
+    assert_eq!(up(&mut lab, 100, "10.1.1.5").forwarded, 0);
+    lab.reload(&rules(""));
+    assert_eq!(up(&mut lab, 100, "10.1.1.5"), ALL);
+    assert_eq!(burst(&mut lab, PUBLIC, 0, at(REMOTE, 53), public), ALL);
+}
