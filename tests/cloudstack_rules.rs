@@ -325,6 +325,8 @@ fn plain_tcp_balancing_is_done_here_and_the_rest_is_left_to_haproxy() {
     let weights: Vec<_> =
         loaded.rules.load_balancers[0].members.iter().map(|it| it.weight).collect();
     assert_eq!(weights, [1, 3]);
+    let check = loaded.rules.load_balancers[0].health_check.expect("as haproxy checks");
+    assert_eq!((check.interval_seconds.get(), check.unhealthy_after.get()), (2, 3));
     packets(&router, "eth2 tcp 198.51.100.5:5000 > 203.0.113.11:80 : drop firewall_denied");
     // haproxy's port is open to whom the firewall lets in.
     let cookies = Router::isolated().send(&opened).send(&balancer(r#""\tcookie lb1 insert","#));

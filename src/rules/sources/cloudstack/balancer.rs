@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::record::{Notes, Read, Record};
 use crate::rules::diagnostic::Place;
 use crate::rules::scalars::shown;
-use crate::rules::set::{Algorithm, Cidr, Member};
+use crate::rules::set::{Algorithm, Cidr, HealthCheck, Member};
 use crate::rules::tree::{Node, Value};
 
 /// A public port that is balanced, or serves haproxy's statistics.
@@ -23,6 +23,22 @@ pub struct Listener {
     pub place: Place,
 }
 
+/// How haproxy checks a server that says `check` and no more: every two seconds, out after three failures, back after
+/// two successes.
+pub const HAPROXY_CHECK: HealthCheck = {
+    let [two, three] = [NonZeroU16::new(2), NonZeroU16::new(3)];
+    match (two, three) {
+        (Some(two), Some(three)) => HealthCheck {
+            interval_seconds: two,
+            timeout_seconds: two,
+            healthy_after: two,
+            unhealthy_after: three,
+            port: None,
+        },
+        _ => panic!("two and three are not zero"),
+    }
+};
+
 /// haproxy's `listen` block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
@@ -30,6 +46,8 @@ pub struct Block {
     pub algorithm: Algorithm,
     /// The members.
     pub members: Vec<Member>,
+    /// Whether members are checked over TCP.
+    pub is_checked: bool,
     /// Who may connect; none is anybody.
     pub sources: Vec<Cidr>,
     /// What only haproxy can do for it, if anything.
@@ -144,6 +162,7 @@ impl Default for Block {
         Self {
             algorithm: Algorithm::RoundRobin,
             members: Vec::new(),
+            is_checked: false,
             sources: Vec::new(),
             needs_haproxy: None,
         }
@@ -203,7 +222,7 @@ impl Block {
         let mut options = options.iter();
         while let Some(option) = options.next() {
             match *option {
-                "check" => {}
+                "check" => self.is_checked = true,
                 "weight" => match options.next().and_then(|weight| weight.parse().ok()) {
                     Some(weight) => member.weight = weight,
                     None => self.needs_haproxy("a weight that is no number"),

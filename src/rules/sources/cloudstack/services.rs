@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use super::balancer::{Block, Listener};
+use super::balancer::{Block, HAPROXY_CHECK, Listener};
 use super::command_line::RouterKind;
 use super::forwarding::{ForwardedPorts, Forwarding};
 use super::translate::{Translator, without_any};
@@ -104,7 +104,7 @@ impl Translator<'_> {
             return;
         };
         self.set.load_balancers.push(LoadBalancer {
-            health_check: None,
+            health_check: block.is_checked.then_some(HAPROXY_CHECK),
             id: format!("{} tcp {}", listener.address, listener.port),
             public_ip: listener.address,
             protocol: Protocol::TCP,
