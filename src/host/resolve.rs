@@ -7,7 +7,7 @@
 //!
 //! Either way one neighbour is asked for at most about once a second (RFC 1122, section 2.3.2.1).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub struct Resolver {
     deadlines: BTreeSet<(Tick, u32)>,
     /// When a next hop that we ask for ourselves last proved to be there.
     confirmed: HashMap<NextHopId, Tick>,
+    /// Upstream routers that somebody wanted while they were asked for.
+    awaited: HashSet<NextHopId>,
 }
 
 /// A question under way.
@@ -150,6 +152,7 @@ impl Resolver {
         if let Some(mac) = usable(known) {
             around.next_hops.set(neighbor, Resolution::Reachable(mac));
             self.end(id);
+            self.awaited.remove(&id);
             return None;
         }
         if known.state != NeighbourState::Failed || around.kernel_index(neighbor).is_none() {
@@ -192,14 +195,16 @@ impl Resolver {
     }
 
     fn want(&mut self, around: Surroundings<'_>, id: NextHopId, now: Tick) -> Option<Ask> {
-        match self.questions.get_mut(&id) {
-            None => self.begin(around, id, now),
-            Some(Question { stage: Stage::Resting { is_wanted }, .. }) => {
-                *is_wanted = true;
-                None
-            }
-            Some(_) => None,
+        let Some(question) = self.questions.get_mut(&id) else {
+            return self.begin(around, id, now);
+        };
+        if let Stage::Resting { is_wanted } = &mut question.stage {
+            *is_wanted = true;
         }
+        if around.is_upstream(id) {
+            self.awaited.insert(id);
+        }
+        None
     }
 
     fn begin(&mut self, around: Surroundings<'_>, id: NextHopId, now: Tick) -> Option<Ask> {
@@ -274,9 +279,14 @@ impl Resolver {
         now.since(*self.confirmed.entry(id).or_insert(now)) >= CONFIRMATION_LASTS
     }
 
+    /// Nobody answered. Upstream routers are asked for until they do; while nobody waits for them,
+    /// their silence is no news, and whoever comes first then waits for the next question's answer.
     fn fail(&mut self, around: Surroundings<'_>, id: NextHopId, now: Tick) {
-        around.next_hops.set(around.next_hops.neighbor(id), Resolution::Failed);
-        self.put(id, Stage::Resting { is_wanted: false }, now.after(ASK_INTERVAL));
+        let is_upstream = around.is_upstream(id);
+        let is_news = self.awaited.remove(&id) || !is_upstream;
+        let resolution = if is_news { Resolution::Failed } else { Resolution::Pending };
+        around.next_hops.set(around.next_hops.neighbor(id), resolution);
+        self.put(id, Stage::Resting { is_wanted: is_upstream }, now.after(ASK_INTERVAL));
     }
 
     fn put(&mut self, id: NextHopId, stage: Stage, deadline: Tick) {
@@ -293,6 +303,10 @@ impl Resolver {
 }
 
 impl Surroundings<'_> {
+    fn is_upstream(&self, id: NextHopId) -> bool {
+        self.plan.upstreams.contains(&self.next_hops.neighbor(id))
+    }
+
     /// The port of a kernel interface, and the tag if it is a VLAN interface on one of ours.
     #[must_use]
     pub fn place_of(&self, interface_index: u32) -> Option<(PortId, u16)> {

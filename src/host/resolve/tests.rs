@@ -296,3 +296,25 @@ fn a_used_tagged_neighbor_is_asked_at_its_place_and_then_everywhere() {
     assert_eq!(router.go_on(37_000), []);
     assert_eq!(router.hops.resolution(id), Resolution::Failed);
 }
+
+#[test]
+fn an_upstream_router_is_asked_for_until_it_answers_and_missed_only_when_somebody_waits() {
+    let mut router = Router::new(true, 0);
+    router.plan.upstreams.push(guest(0));
+    let id = router.hops.id(guest(0)).expect("room");
+    assert_eq!(router.wanted(0), [kernel(id)]);
+    router.kernel_says(NeighbourState::Failed, None, 3000);
+    assert_eq!(router.hops.resolution(id), Resolution::Pending);
+    assert_eq!(router.go_on(4000), [kernel(id)]);
+    // Now a frame waits for it.
+    router.hops.want(id);
+    assert_eq!(router.wanted(4100), []);
+    router.kernel_says(NeighbourState::Failed, None, 7000);
+    assert_eq!(router.hops.resolution(id), Resolution::Failed);
+    assert_eq!(router.go_on(8000), [kernel(id)]);
+    router.kernel_says(NeighbourState::Failed, None, 11_000);
+    assert_eq!(router.hops.resolution(id), Resolution::Pending);
+    router.kernel_says(NeighbourState::Reachable, Some(MAC), 11_500);
+    assert_eq!(router.hops.resolution(id), Resolution::Reachable(MAC));
+    assert_eq!(router.resolver.deadline(), None);
+}
