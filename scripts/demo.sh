@@ -77,6 +77,8 @@ write_rules() { # write_rules [EXTRA]: the rules, with one more port forward if 
   ],
   "networks": [
     {"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
+     "source_nat": ["203.0.113.10"], "egress_default": "allow"},
+    {"name": "other", "interface": "eth1", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
      "source_nat": ["203.0.113.10"], "egress_default": "allow"}
   ],
   "egress_rules": [{"id": "no-mail", "network": "web", "action": "deny", "protocol": "tcp", "ports": "25"}],
@@ -86,6 +88,7 @@ write_rules() { # write_rules [EXTRA]: the rules, with one more port forward if 
     {"id": "f-9000", "public_ip": "203.0.113.11", "protocol": "tcp", "ports": "9000"},
     {"id": "f-perf", "public_ip": "203.0.113.11", "protocol": "tcp", "ports": "5201"},
     {"id": "f-perf-udp", "public_ip": "203.0.113.11", "protocol": "udp", "ports": "5201"},
+    {"id": "f-other", "public_ip": "203.0.113.11", "protocol": "tcp", "ports": "8081"},
     {"id": "f-static", "public_ip": "203.0.113.12", "protocol": "tcp", "ports": "8080"},
     {"id": "f-ping", "public_ip": "203.0.113.12", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0}
   ],
@@ -94,6 +97,8 @@ write_rules() { # write_rules [EXTRA]: the rules, with one more port forward if 
      "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "22-30"},
     {"id": "p-perf", "public_ip": "203.0.113.11", "protocol": "tcp", "public_ports": "5201",
      "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "5201"},
+    {"id": "p-other", "public_ip": "203.0.113.11", "protocol": "tcp", "public_ports": "8081",
+     "network": "other", "guest_ip": "10.1.1.5", "guest_ports": "8080"},
     {"id": "p-perf-udp", "public_ip": "203.0.113.11", "protocol": "udp", "public_ports": "5201",
      "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "5201"}$extra
   ],
@@ -150,6 +155,10 @@ role = "public"
 [[interface]]
 name = "eth0"
 role = "guest"
+
+[[interface]]
+name = "eth1"
+role = "guest"
 TOML
 write_rules
 "$NATWERK" check --config "$work/natwerk.toml"
@@ -158,7 +167,9 @@ cat "$work/ready"
 serve nwlab-inet internet 80 25
 serve nwlab-guest1 guest1 22 23 30 8080
 serve nwlab-guest2 guest2 8080 81
+serve nwlab-other other 8080
 in_ns nwlab-inet iperf3 -s -B 198.51.100.9 >/dev/null 2>&1 &
+in_ns nwlab-inet iperf3 -s -B 198.51.100.9 -p 5202 >/dev/null 2>&1 &
 in_ns nwlab-guest1 iperf3 -s >/dev/null 2>&1 &
 in_ns nwlab-inet dnsmasq -k --no-resolv --no-hosts --bind-interfaces --listen-address=198.51.100.9 --port=53 \
     --address=/natwerk.test/198.51.100.9 --pid-file= >/dev/null 2>&1 &
@@ -194,6 +205,19 @@ echo "== hairpin"
 check "guest 2 to a forward of guest 1" "guest1:23 sees 203.0.113.12:*" "$(get nwlab-guest2 http://203.0.113.11:2223/)"
 check "guest 1 to the static NAT of guest 2" "guest2:8080 sees 203.0.113.10:*" "$(get nwlab-guest1 http://203.0.113.12:8080/)"
 check "guest 1 to its own forward" "guest1:22 sees 203.0.113.10:*" "$(get nwlab-guest1 http://203.0.113.11:2222/)"
+
+echo "== two tenants with the same addresses, at once"
+perf nwlab-guest1 iperf3 -c 198.51.100.9 >"$work/one" &
+one=$!
+perf nwlab-other iperf3 -c 198.51.100.9 -p 5202 >"$work/other" &
+other=$!
+check "curl from the first 10.1.1.5" "internet:80 sees 203.0.113.10:*" "$(get nwlab-guest1 http://198.51.100.9/)"
+check "curl from the other 10.1.1.5" "internet:80 sees 203.0.113.10:*" "$(get nwlab-other http://198.51.100.9/)"
+wait $one $other || true
+check "iperf3 TCP of the first" "over 50 Mbit/s*" "$(faster 50 "$(cat "$work/one")")"
+check "iperf3 TCP of the other" "over 50 Mbit/s*" "$(faster 50 "$(cat "$work/other")")"
+check "a forward to the other 10.1.1.5" "other:8080 sees 198.51.100.9:*" "$(get nwlab-inet http://203.0.113.11:8081/)"
+check "the other tenant, to a forward of the first" "guest1:22 sees 203.0.113.10:*" "$(get nwlab-other http://203.0.113.11:2222/)"
 
 echo "== changes under a running transfer"
 wanted=$(python3 -c 'import sys; sys.argv=["",""]; exec(open("scripts/lab-server.py").read().split("class Handler")[0]); n=25165824; print(hashlib.sha256((BLOCK*(n//len(BLOCK)+1))[:n]).hexdigest())')
