@@ -343,7 +343,7 @@ impl<'p> Decider<'p, '_> {
     ) -> Decision<'p> {
         let key = &question.key;
         let is_echo_request = key.protocol == Protocol::ICMP && question.icmp.0 == ECHO_REQUEST;
-        if !is_echo_request && let Some(decision) = self.through_mapping(question, witness) {
+        if let Some(decision) = self.through_mapping(question, witness) {
             return decision;
         }
         let filtered = public.ingress.as_ref().map(|firewall| firewall.decide(&probe(question)));
@@ -365,14 +365,15 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// A dynamic mapping at the public endpoint, where filtering lets this remote use it
-    /// (RFC 4787, REQ-8).
+    /// (RFC 4787, REQ-8); none of an ICMP query's (RFC 5508).
     fn through_mapping(
         &self,
         question: &Question,
         witness: &mut impl Witness<'p>,
     ) -> Option<Decision<'p>> {
         let key = &question.key;
-        let mapping = self.mappings.find(key.protocol, key.destination)?;
+        let of_ports = key.protocol != Protocol::ICMP;
+        let mapping = self.mappings.find(key.protocol, key.destination).filter(|_| of_ports)?;
         let Realm::Internal(realm) = mapping.realm else { return None };
         let route = self.policy.internal_route(realm, mapping.internal.address)?;
         let network = self.policy.network(route.network);

@@ -11,7 +11,7 @@ use crate::session::entry::SessionKind;
 use crate::testing::lab::{GUEST, Lab, Outcome, PUBLIC};
 use crate::testing::packets::{Packet, wrong_checksums};
 use crate::verdict::Verdict;
-use crate::wire::parse::{Kind, parse};
+use crate::wire::parse::{Fragment, Kind, parse};
 
 /// Does what `data` says, step by step, and looks after each whether all promises hold: nothing
 /// panics, no frame is lost, nothing passes from one domain to another but by a public address,
@@ -137,6 +137,9 @@ impl World {
     fn answer(&mut self, bytes: &mut Bytes<'_>) {
         let Some((port, frame)) = &self.last else { return };
         let Ok(parsed) = parse(frame) else { return };
+        if parsed.fragment != Fragment::Whole {
+            return;
+        }
         let tag = (parsed.vlan != 0).then_some(parsed.vlan);
         let (from, to) = (parsed.destination, parsed.source);
         let choice = bytes.byte();
@@ -153,6 +156,9 @@ impl World {
             }
             (_, Kind::IcmpQuery { .. }) => {
                 Packet::echo(from.address, to.address, 0, from.port, &mark_of(*port, tag))
+            }
+            (Protocol::DCCP | Protocol::SCTP | Protocol::UDP_LITE, _) => {
+                Packet::with_ports(parsed.protocol, from, to, &mark_of(*port, tag))
             }
             (protocol, _) => {
                 let data = frame[usize::from(parsed.transport)..usize::from(parsed.end)].to_vec();

@@ -164,6 +164,12 @@ fn rfc5508_unsolicited_replies_and_requests_on_a_query_mapping_reach_no_guest() 
         let heard = net.public(&format!("icmp 198.51.100.9 > 203.0.113.10 {line}"));
         assert!(!heard.contains("guest: "), "{heard}");
     }
+    // Not even where filtering is endpoint-independent.
+    net.guest("icmp 10.1.4.5 > 198.51.100.9 echo-request ident=7 vlan=300");
+    for icmp_type in [8, 13, 17] {
+        let line = format!("icmp 192.0.2.1 > 203.0.113.16 type={icmp_type} ident=7");
+        assert!(net.public(&line).starts_with("drop "), "{line}");
+    }
 }
 
 /// Shows R-105.

@@ -231,6 +231,10 @@ impl Nat {
                 && first_match(&public.firewall, public.open, probe);
             return if public.echo.unwrap_or(allowed) { Decision::Echo } else { DROP };
         }
+        if protocol == Protocol::ICMP {
+            // Nobody queries a guest through the mapping of its own queries.
+            return DROP;
+        }
         let Some(mapping) = self.mappings.get(&(protocol, to)) else { return DROP };
         let (domain, owner) = mapping.owner;
         let Some(network) = self.world.network_of(domain, owner.address) else { return DROP };
