@@ -5,7 +5,8 @@ Each router stands between a client and a server, in namespaces of its own:
     nwb-X-client c0 ── r0 nwb-X-router r1 ── s0 nwb-X-server        X: nft, natwerk
 
 All of a router's work is on the last core (its NAPI threads and natwerk's worker are pinned there); the generator and
-the receiver are on the first. A figure is what arrived behind the router while more was sent than it could take.
+the receiver are on the first. A figure is what arrived behind the router. It is the router's limit only where its core
+was busy throughout, which the report says; else it is the generator's.
 """
 import argparse
 import glob
@@ -184,12 +185,13 @@ def measure(lab, hosts, ports, seconds, *options):
     sender = send(lab, hosts, ports, seconds, *options)
     sent = finished(sender)
     busy = core_busy(ROUTER_CORE) - busy
+    share = busy / 100 / sent["seconds"]
     arrived = finished(receiver)
     if arrived["wrong_checksum"] or not arrived["packets"]:
         sys.exit("%s: %d of %d packets arrived, %d with a wrong checksum" % (
             lab.name, arrived["packets"], sent["packets"], arrived["wrong_checksum"]))
     return {"sent": sent["packets"], "arrived": arrived["packets"], "kpps": arrived["packets"] / sent["seconds"] / 1000,
-            "core_us_per_packet": busy * 10_000 / arrived["packets"], "latency_us": arrived["latency_us"]}
+            "core_us_per_packet": busy * 10_000 / arrived["packets"], "core_busy": share, "latency_us": arrived["latency_us"]}
 
 
 def fill(lab, hosts, ports):
@@ -250,7 +252,8 @@ def row(name, pairs):
     ratios = [value(pair["natwerk"]) / value(pair["nft"]) for pair in pairs]
     line = {"case": name, "unit": unit, "better": better, "nft": values["nft"], "natwerk": values["natwerk"], "ratios": ratios}
     if key == "kpps":
-        line["core_us_per_packet"] = {who: [pair[who]["core_us_per_packet"] for pair in pairs] for who in values}
+        for cost in ("core_us_per_packet", "core_busy"):
+            line[cost] = {who: [pair[who][cost] for pair in pairs] for who in values}
     if name == "latency":
         line["percentiles_us"] = {who: [pair[who]["latency_us"] for pair in pairs] for who in values}
     return line
@@ -260,8 +263,9 @@ def print_row(line):
     text = "%-10s %-7s nftables %-22s natwerk %-22s ratio %s" % (
         line["case"], line["unit"], spread(line["nft"]), spread(line["natwerk"]), spread(line["ratios"], 2))
     if "core_us_per_packet" in line:
-        costs = line["core_us_per_packet"]
-        text += "   router core us/packet %s / %s" % tuple("%.2f" % statistics.median(costs[who]) for who in ("nft", "natwerk"))
+        for name, cost, scale in (("router core us/packet", "core_us_per_packet", 1), ("busy %", "core_busy", 100)):
+            medians = [scale * statistics.median(line[cost][who]) for who in ("nft", "natwerk")]
+            text += "   %s %.2f / %.2f" % (name, *medians)
     if "percentiles_us" in line:
         for who in ("nft", "natwerk"):
             p99, p999 = (statistics.median(values[place] for values in line["percentiles_us"][who]) for place in (1, 2))
