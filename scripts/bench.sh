@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 need_root || exit 1
-install_missing
+install_missing "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}" nftables conntrack
 build=yes arguments=()
 for argument in "$@"; do
     if [ "$argument" = --no-build ]; then build=no; else arguments+=("$argument"); fi
