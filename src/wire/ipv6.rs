@@ -14,10 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::flow::{Endpoint, FlowKey, Protocol, Realm};
 use crate::verdict::DropReason;
-use crate::wire::header::{
-    EthernetHeader, IcmpHeader, TcpHeader, UdpHeader, VlanTag, ether_type, view,
-};
-use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK, judge_tcp};
+use crate::wire::header::{EthernetHeader, IcmpHeader, VlanTag, ether_type, view};
+use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
+use crate::wire::transport;
 
 pub use forward::{complete_partial, lower_hop_limit};
 
@@ -219,10 +218,7 @@ fn walk(packet: &[u8], at: u16, next_header: u8) -> Result<Chain, DropReason> {
 /// Steps over an extension header.
 fn pass_extension(packet: &[u8], chain: &mut Chain) -> Result<(), DropReason> {
     // A chain that the first fragment does not hold hides from every filter (RFC 7112).
-    let too_short = match chain.fragment {
-        Fragment::Whole => DropReason::Truncated,
-        Fragment::First | Fragment::Later => DropReason::FragmentBad,
-    };
+    let too_short = transport::too_short(chain.fragment);
     let header: &ExtensionHeader = view(packet, chain.transport).ok_or(too_short)?;
     // A routing header with segments left asks to be routed by its sender's will (RFC 5095).
     if chain.protocol == extension::ROUTING && header.segments_left != 0 {
@@ -264,14 +260,11 @@ fn read_fragment(packet: &[u8], chain: &mut Chain) -> Result<(), DropReason> {
 
 /// Reads ports or identifier, judges the transport header. `packet` ends where the IPv6 packet does.
 fn read_transport(packet: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> {
-    let too_short = match parsed.fragment {
-        Fragment::Whole => DropReason::Truncated,
-        Fragment::First | Fragment::Later => DropReason::FragmentBad,
-    };
-    let length = parsed.end - parsed.transport;
-    let ports = match parsed.protocol {
+    let Parsed { transport, protocol, fragment, .. } = *parsed;
+    match protocol {
         Protocol::ICMPV6 => {
-            let icmp: &IcmpHeader = view(packet, parsed.transport).ok_or(too_short)?;
+            let icmp: &IcmpHeader =
+                view(packet, transport).ok_or(transport::too_short(fragment))?;
             parsed.kind = icmp_kind(icmp.icmp_type);
             if let Kind::IcmpQuery { .. } = parsed.kind {
                 parsed.source.port = icmp.identifier.get();
@@ -281,40 +274,13 @@ fn read_transport(packet: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> 
         }
         // ICMP of IPv4 has no business in IPv6.
         Protocol::ICMP => return Err(DropReason::BadHeader),
-        Protocol::TCP => {
-            let tcp: &TcpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            judge_tcp(tcp, length, parsed.fragment)?;
-            parsed.tcp_flags = tcp.flags;
-            [tcp.source_port.get(), tcp.destination_port.get()]
-        }
-        Protocol::UDP => {
-            let udp: &UdpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            let told = udp.length.get();
-            // Of a datagram in fragments, the rest is still to come.
-            let possible = match parsed.fragment {
-                Fragment::Whole => told == length,
-                Fragment::First | Fragment::Later => told > length,
-            };
-            if !possible {
-                return Err(DropReason::BadHeader);
-            }
-            [udp.source_port.get(), udp.destination_port.get()]
-        }
-        protocol @ (Protocol::DCCP | Protocol::SCTP | Protocol::UDP_LITE) => {
-            let shortest = if protocol == Protocol::UDP_LITE { 8 } else { 12 };
-            if length < shortest {
-                return Err(too_short);
-            }
-            let header: &UdpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            [header.source_port.get(), header.destination_port.get()]
-        }
-        _ => return Ok(()),
-    };
-    // Nobody can answer to port 0 (RFC 6335, section 6).
-    if ports.contains(&0) {
-        return Err(DropReason::BadHeader);
+        _ => {}
     }
-    [parsed.source.port, parsed.destination.port] = ports;
+    let length = parsed.end - transport;
+    if let Some(shown) = transport::read(packet, transport, length, protocol, fragment)? {
+        [parsed.source.port, parsed.destination.port] = shown.ports;
+        parsed.tcp_flags = shown.tcp_flags;
+    }
     Ok(())
 }
 

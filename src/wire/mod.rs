@@ -14,3 +14,4 @@ pub mod parse;
 pub mod plain;
 pub mod sctp;
 pub mod segment;
+mod transport;

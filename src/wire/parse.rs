@@ -5,10 +5,8 @@ use std::net::Ipv4Addr;
 use crate::flow::{Endpoint, FlowKey, Mac, Protocol, Realm};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
-use crate::wire::header::{
-    EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, VlanTag, ether_type, view,
-};
-use crate::wire::segment::flags;
+use crate::wire::header::{EthernetHeader, IcmpHeader, Ipv4Header, VlanTag, ether_type, view};
+use crate::wire::transport;
 
 /// What a whole, sound IPv4 frame says of itself. All offsets are from the start of the frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -217,79 +215,21 @@ fn fragment(header: &Ipv4Header, length: u16) -> Result<Fragment, DropReason> {
 
 /// Reads ports or identifier, judges the transport header. `packet` ends where the IPv4 packet does.
 fn read_transport(packet: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> {
-    // A header that the first fragment does not hold hides from every filter (RFC 1858, section 3).
-    let too_short = match parsed.fragment {
-        Fragment::Whole => DropReason::Truncated,
-        Fragment::First | Fragment::Later => DropReason::FragmentBad,
-    };
-    let length = parsed.end - parsed.transport;
-    let ports = match parsed.protocol {
-        Protocol::TCP => {
-            let tcp: &TcpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            judge_tcp(tcp, length, parsed.fragment)?;
-            parsed.tcp_flags = tcp.flags;
-            [tcp.source_port.get(), tcp.destination_port.get()]
+    let Parsed { transport, protocol, fragment, .. } = *parsed;
+    if protocol == Protocol::ICMP {
+        let icmp: &IcmpHeader = view(packet, transport).ok_or(transport::too_short(fragment))?;
+        parsed.kind = icmp_kind(icmp.icmp_type);
+        if let Kind::IcmpQuery { .. } = parsed.kind {
+            let identifier = icmp.identifier.get();
+            parsed.source.port = identifier;
+            parsed.destination.port = identifier;
         }
-        Protocol::UDP => {
-            let udp: &UdpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            let told = udp.length.get();
-            let possible = match parsed.fragment {
-                Fragment::Whole => told == length,
-                Fragment::First | Fragment::Later => told > length,
-            };
-            if !possible {
-                return Err(DropReason::BadHeader);
-            }
-            [udp.source_port.get(), udp.destination_port.get()]
-        }
-        Protocol::ICMP => {
-            let icmp: &IcmpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            parsed.kind = icmp_kind(icmp.icmp_type);
-            if let Kind::IcmpQuery { .. } = parsed.kind {
-                let identifier = icmp.identifier.get();
-                parsed.source.port = identifier;
-                parsed.destination.port = identifier;
-            }
-            return Ok(());
-        }
-        // Ports come first in all of these; SCTP's common header and DCCP's shortest one have
-        // twelve bytes, UDP-Lite's has eight.
-        Protocol::DCCP | Protocol::SCTP | Protocol::UDP_LITE => {
-            let shortest = if parsed.protocol == Protocol::UDP_LITE { 8 } else { 12 };
-            if length < shortest {
-                return Err(too_short);
-            }
-            let header: &UdpHeader = view(packet, parsed.transport).ok_or(too_short)?;
-            [header.source_port.get(), header.destination_port.get()]
-        }
-        _ => return Ok(()),
-    };
-    // Nobody can answer to port 0, and no mapping could be made for it (RFC 6335, section 6).
-    if ports.contains(&0) {
-        return Err(DropReason::BadHeader);
+        return Ok(());
     }
-    [parsed.source.port, parsed.destination.port] = ports;
-    Ok(())
-}
-
-/// Judges the TCP header's length and flags.
-pub(super) fn judge_tcp(
-    tcp: &TcpHeader,
-    length: u16,
-    fragment: Fragment,
-) -> Result<(), DropReason> {
-    let header_length = tcp.header_length();
-    if header_length < TCP_LENGTH {
-        return Err(DropReason::BadHeader);
-    }
-    if header_length > length {
-        return Err(match fragment {
-            Fragment::Whole => DropReason::BadHeader,
-            Fragment::First | Fragment::Later => DropReason::FragmentBad,
-        });
-    }
-    if TCP_FLAGS_POSSIBLE >> (tcp.flags & 0x3f) & 1 == 0 {
-        return Err(DropReason::BadTcpFlags);
+    let length = parsed.end - transport;
+    if let Some(shown) = transport::read(packet, transport, length, protocol, fragment)? {
+        [parsed.source.port, parsed.destination.port] = shown.ports;
+        parsed.tcp_flags = shown.tcp_flags;
     }
     Ok(())
 }
@@ -311,23 +251,6 @@ pub const LINK_LENGTH_TAGGED: u16 = 18;
 pub(crate) const VLAN_MASK: u16 = 0x0fff;
 /// The IPv4 header without options, in bytes.
 pub(crate) const IPV4_LENGTH: u16 = 20;
-/// The TCP header without options, in bytes.
-const TCP_LENGTH: u16 = 20;
-
-/// The combinations of the six classic TCP flags that a stack sends, one bit each; PSH is allowed
-/// with all of them. The same as Linux's conntrack believes.
-const TCP_FLAGS_POSSIBLE: u64 = {
-    use flags::{ACK, FIN, PSH, RST, SYN, URG};
-    let possible =
-        [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG];
-    let mut bits = 0;
-    let mut index = 0;
-    while index < possible.len() {
-        bits |= 1 << possible[index] | 1 << (possible[index] | PSH);
-        index += 1;
-    }
-    bits
-};
 
 /// IP option types (IANA "IP Option Numbers").
 mod option {

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::packets::{Packet, checksum};
+use crate::wire::segment::flags;
 
 fn guest() -> Endpoint {
     Endpoint::new(Ipv4Addr::new(10, 1, 1, 5), 40_000)
