@@ -12,6 +12,7 @@ use crate::session::tcp;
 use crate::time::Tick;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
+use crate::wire::header::ether_type;
 use crate::wire::icmp::{IcmpError, Quote};
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -146,8 +147,28 @@ impl<F: FrameBuffer> Pipeline<F> {
             // The packet came to a public address of ours: never show a guest's (RFC 5508, 7.2).
             Attachment::Public => packet.destination.address,
         };
-        if !wire::icmp::may_answer(frame, packet) || context.extra.len() == context.extra.capacity()
-        {
+        if !wire::icmp::may_answer(frame, packet) {
+            return;
+        }
+        let original = frame.get(usize::from(packet.network)..usize::from(packet.end));
+        let back = (port, packet.vlan, ether_type::IPV4);
+        self.send_error(frame, back, ICMP_ERROR_LENGTH_MAX, context, |reply| {
+            wire::icmp::write_error(reply, error, source, original?)
+        });
+    }
+
+    /// Sends an error about `frame` to the station it came from, by the interface and tag that it
+    /// came in by, if the rate limit lets it. `write` makes the frame, at most `length_max` bytes,
+    /// and says how long it is; the link header is none of its business.
+    pub(super) fn send_error<S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &[u8],
+        (port, vlan, carried): (PortId, u16, u16),
+        length_max: usize,
+        context: &mut Context<'_, F, S>,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        if context.extra.len() == context.extra.capacity() {
             return;
         }
         if !self.error_limit.take(context.now) {
@@ -155,17 +176,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             return;
         }
         let Some(mut reply) = context.frames.allocate() else { return };
-        let network = usize::from(packet.network);
-        let sent = frame.get(network..usize::from(packet.end)).and_then(|original| {
-            let (_, sender) = wire::parse::macs(frame)?;
-            if !reply.set_length(ICMP_ERROR_LENGTH_MAX) {
-                return None;
-            }
-            let length = wire::icmp::write_error(reply.bytes_mut(), error, source, original)?;
-            let ours = context.shared.next_hops.source_mac(port);
-            (reply.set_length(length)
-                && wire::link::write_header(&mut reply, 14, sender, ours, packet.vlan).is_some())
-            .then_some(())
+        let ours = context.shared.next_hops.source_mac(port);
+        let sent = wire::parse::macs(frame).and_then(|(_, sender)| {
+            reply.set_length(length_max).then_some(())?;
+            let length = write(reply.bytes_mut())?;
+            reply.set_length(length).then_some(())?;
+            wire::link::write_header_of(carried, &mut reply, 14, sender, ours, vlan)
         });
         if sent.is_none() {
             context.frames.release(reply);

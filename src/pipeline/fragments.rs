@@ -1,8 +1,8 @@
 //! Fragments on their way: the first one is judged like a whole packet, the others follow it.
 
-use crate::flow::{FlowKey, PortId, Protocol};
+use crate::flow::{Family, FlowKey, PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
-use crate::nat::fragments::{DatagramKey, Span, Step};
+use crate::nat::fragments::{DatagramKey, Fragments, Span, Step};
 use crate::next_hop::Resolution;
 use crate::pipeline::charge::Charge;
 use crate::pipeline::waiting::{Fate, Released};
@@ -44,25 +44,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         };
         match self.fragments.step(&key, Span { start, end, more }, context.now) {
             Step::Drop(reason) => Verdict::Drop(reason),
-            Step::Wait => {
-                let Some(frame) = slot.take() else { return Verdict::Hold };
-                match self.fragments.keep(&key, (port, frame)) {
-                    Ok(()) => Verdict::Hold,
-                    Err(((_, frame), reason)) => {
-                        *slot = Some(frame);
-                        Verdict::Drop(reason)
-                    }
-                }
-            }
+            Step::Wait => keep(&mut self.fragments, &key, slot, port),
             Step::Follow(plan) => self.follow(slot, port, ready, plan, context),
             Step::Judge => {
                 let plan = self.judge_first(frame, port, ready, context);
-                let reason = plan.map_err(|verdict| match verdict {
-                    Verdict::Drop(reason) => reason,
-                    Verdict::Forward(_) | Verdict::Hold | Verdict::Host(_) => {
-                        DropReason::IcmpRefused
-                    }
-                });
+                let reason = plan.map_err(refusal_of);
                 let fate = reason.map_or_else(Fate::Drop, Fate::Follow);
                 let released = &mut self.released;
                 self.fragments.judged(&key, reason, context.now, |(port, frame)| {
@@ -172,5 +158,30 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         found.rewrite.apply(frame.bytes_mut(), packet);
         self.transmit(port, frame, packet, &link, destination, context)
+    }
+}
+
+/// Keeps a fragment until its datagram's first one comes; one that cannot be kept is dropped.
+pub(super) fn keep<P: Copy, F, A: Family>(
+    fragments: &mut Fragments<P, (PortId, F), A>,
+    key: &DatagramKey<A>,
+    slot: &mut Option<F>,
+    port: PortId,
+) -> Verdict {
+    let Some(frame) = slot.take() else { return Verdict::Hold };
+    match fragments.keep(key, (port, frame)) {
+        Ok(()) => Verdict::Hold,
+        Err(((_, frame), reason)) => {
+            *slot = Some(frame);
+            Verdict::Drop(reason)
+        }
+    }
+}
+
+/// Why the other fragments of a datagram are dropped when its first one got this verdict.
+pub(super) const fn refusal_of(verdict: Verdict) -> DropReason {
+    match verdict {
+        Verdict::Drop(reason) => reason,
+        Verdict::Forward(_) | Verdict::Hold | Verdict::Host(_) => DropReason::IcmpRefused,
     }
 }

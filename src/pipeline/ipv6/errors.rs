@@ -11,6 +11,7 @@ use crate::policy::Attachment;
 use crate::session::tcp;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
+use crate::wire::header::ether_type;
 use crate::wire::ipv6::errors::{ERROR_MAX, Icmpv6Error};
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -132,35 +133,14 @@ impl<F: FrameBuffer> Pipeline<F> {
             Attachment::Public => context.policy.ipv6().speaker(port, packet.vlan),
         };
         let Some(source) = source else { return };
-        let has_room = context.extra.len() < context.extra.capacity();
-        if !wire::ipv6::errors::may_answer(frame, packet) || !has_room {
+        if !wire::ipv6::errors::may_answer(frame, packet) {
             return;
         }
-        if !self.error_limit.take(context.now) {
-            self.counters.icmp_error_limited();
-            return;
-        }
-        let Some(mut reply) = context.frames.allocate() else { return };
         let original = frame.get(usize::from(packet.network)..usize::from(packet.end));
-        let ours = context.shared.next_hops.source_mac(port);
-        let sent = original.zip(wire::parse::macs(frame)).and_then(|(original, (_, sender))| {
-            if !reply.set_length(LINK_LENGTH + ERROR_MAX) {
-                return None;
-            }
-            let length =
-                wire::ipv6::errors::write_error(reply.bytes_mut(), error, source, original)?;
-            let carried = wire::header::ether_type::IPV6;
-            let vlan = packet.vlan;
-            reply.set_length(length).then_some(())?;
-            wire::link::write_header_of(carried, &mut reply, 14, sender, ours, vlan)
+        let back = (port, packet.vlan, ether_type::IPV6);
+        self.send_error(frame, back, LINK_LENGTH + ERROR_MAX, context, |reply| {
+            wire::ipv6::errors::write_error(reply, error, source, original?)
         });
-        if sent.is_none() {
-            context.frames.release(reply);
-            return;
-        }
-        self.counters.icmp_error_sent();
-        self.counters.forwarded(port, reply.bytes().len());
-        context.extra.push((port, reply));
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use crate::flow::{FlowKey, PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Span, Step};
+use crate::pipeline::fragments::{keep, refusal_of};
 use crate::pipeline::ipv6::{Ready, belongs};
 use crate::pipeline::waiting::{Fate, Released};
 use crate::pipeline::{Context, Pipeline};
@@ -46,26 +47,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         let span = Span { start: part.start, end: part.end, more: part.more };
         match self.fragments_ipv6.step(&key, span, context.now) {
             Step::Drop(reason) => Verdict::Drop(reason),
-            Step::Wait => {
-                let Some(frame) = slot.take() else { return Verdict::Hold };
-                match self.fragments_ipv6.keep(&key, (port, frame)) {
-                    Ok(()) => Verdict::Hold,
-                    Err(((_, frame), reason)) => {
-                        *slot = Some(frame);
-                        Verdict::Drop(reason)
-                    }
-                }
-            }
+            Step::Wait => keep(&mut self.fragments_ipv6, &key, slot, port),
             Step::Follow(plan) => self.follow_ipv6(slot, port, ready, plan, context),
             Step::Judge => {
                 let Some(frame) = slot.as_mut() else { return Verdict::Hold };
                 let plan = self.judge_first_ipv6(frame, port, ready, context);
-                let reason = plan.map_err(|verdict| match verdict {
-                    Verdict::Drop(reason) => reason,
-                    Verdict::Forward(_) | Verdict::Hold | Verdict::Host(_) => {
-                        DropReason::IcmpRefused
-                    }
-                });
+                let reason = plan.map_err(refusal_of);
                 let fate = reason.map_or_else(Fate::Drop, Fate::FollowIpv6);
                 let released = &mut self.released;
                 self.fragments_ipv6.judged(&key, reason, context.now, |(port, frame)| {
