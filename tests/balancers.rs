@@ -4,34 +4,14 @@
 
 mod common;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::router::{CONFIG, LONG, Router, output};
 use common::{Namespace, cable, eventually};
-
-const LONG: Duration = Duration::from_secs(20);
-
-const CONFIG: &str = r#"
-rules = ["FOLDER/rules.json"]
-state_dir = "FOLDER/state"
-control_socket = "FOLDER/control.sock"
-manage_addresses = true
-[[interface]]
-name = "eth2"
-role = "public"
-[[interface]]
-name = "eth0"
-role = "guest"
-[workers]
-frames = 4096
-[sessions]
-max = 4096
-"#;
 
 /// Rules in which member 10.1.1.5 has this weight.
 fn rules(weight: u16) -> String {
@@ -48,19 +28,9 @@ fn rules(weight: u16) -> String {
 }
 
 struct Lab {
-    router: Namespace,
+    router: Router,
     guest: Namespace,
     client: Namespace,
-    folder: tempfile::TempDir,
-}
-
-struct Engine(Child);
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A member that listens until it is told not to. Connections that it has go on.
@@ -68,43 +38,16 @@ struct Server(Arc<AtomicBool>, std::thread::JoinHandle<()>);
 
 impl Lab {
     fn new() -> Option<Self> {
-        let [router, guest, client] = ["router", "guest", "client"].map(Namespace::new);
-        let (router, guest, client) = (router?, guest?, client?);
-        cable((&router, "eth0"), (&guest, "g0"));
-        cable((&router, "eth2"), (&client, "c0"));
+        let router = Router::new(&format!("manage_addresses = true\n{CONFIG}"))?;
+        let (guest, client) = (Namespace::new("guest")?, Namespace::new("client")?);
+        cable((&router.namespace, "eth0"), (&guest, "g0"));
+        cable((&router.namespace, "eth2"), (&client, "c0"));
         guest.run("ip address add 10.1.1.5/24 dev g0");
         guest.run("ip address add 10.1.1.6/24 dev g0");
         guest.run("ip route add default via 10.1.1.1");
         client.run("ip address add 203.0.113.1/24 dev c0");
-        let folder = tempfile::tempdir().expect("a folder");
-        let name = folder.path().to_str().expect("a name").to_owned();
-        fs::write(folder.path().join("natwerk.toml"), CONFIG.replace("FOLDER", &name))
-            .expect("written");
-        let lab = Self { router, guest, client, folder };
-        lab.write_rules(1);
-        Some(lab)
-    }
-
-    fn write_rules(&self, weight: u16) {
-        fs::write(self.folder.path().join("rules.json"), rules(weight)).expect("written");
-    }
-
-    fn natwerk(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.router.name(), env!("CARGO_BIN_EXE_natwerk")]);
-        command.args(words).arg("--config").arg(self.folder.path().join("natwerk.toml"));
-        command
-    }
-
-    fn start(&self) -> Engine {
-        let log = fs::File::create(self.folder.path().join("log")).expect("a log");
-        let mut child =
-            self.natwerk(&["run"]).stdout(Stdio::piped()).stderr(log).spawn().expect("started");
-        let mut line = String::new();
-        let output = child.stdout.take().expect("its output");
-        BufReader::new(output).read_line(&mut line).expect("read");
-        assert!(line.starts_with("ready "), "{line:?}");
-        Engine(child)
+        router.write("rules.json", &rules(1));
+        Some(Self { router, guest, client })
     }
 
     fn serve(&self, address: &'static str) -> Server {
@@ -140,8 +83,8 @@ impl Lab {
 
     /// What `show balancers` says of the health of a member.
     fn health(&self, member: &str) -> String {
-        let shown = self.natwerk(&["show", "balancers", "--json"]).output().expect("run");
-        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        let shown = self.router.says("show balancers --json");
+        let rows: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
         let rows = rows.as_array().expect("rows");
         let row = rows.iter().find(|row| row["member"] == format!("{member}:8080"));
         row.expect("the member")["health"].as_str().expect("a word").to_owned()
@@ -149,10 +92,7 @@ impl Lab {
 
     /// What `explain --live` says of a packet from outside.
     fn live(&self, packet: &str) -> String {
-        let said = self.natwerk(&["explain", "--live", "--in", "eth2", packet]).output();
-        let said = said.expect("run");
-        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-        String::from_utf8_lossy(&said.stdout).into_owned()
+        output(self.router.natwerk("explain --live --in eth2").arg(packet))
     }
 
     /// Which members answer so many new clients.
@@ -187,7 +127,7 @@ fn lives(stream: &mut TcpStream) -> bool {
 fn dead_members_get_nobody_until_they_are_back_and_drained_ones_keep_what_they_have() {
     let Some(lab) = Lab::new() else { return };
     let (_five, six) = (lab.serve("10.1.1.5"), lab.serve("10.1.1.6"));
-    let _engine = lab.start();
+    let _engine = lab.router.start();
     let is = |member: &str, word: &str| eventually(LONG, || lab.health(member) == word);
     assert!(is("10.1.1.5", "up") && is("10.1.1.6", "up"));
     let answers = lab.answers(4);
@@ -213,9 +153,8 @@ fn dead_members_get_nobody_until_they_are_back_and_drained_ones_keep_what_they_h
     assert!(is("10.1.1.6", "up"));
     assert!(lab.answers(4).contains(&"10.1.1.6".to_owned()));
 
-    lab.write_rules(0);
-    let reload = lab.natwerk(&["reload"]).output().expect("run");
-    assert!(reload.status.success(), "{}", String::from_utf8_lossy(&reload.stderr));
+    lab.router.write("rules.json", &rules(0));
+    lab.router.says("reload");
     assert_eq!(lab.answers(4), ["10.1.1.6"; 4], "a drained member got a client");
     assert!(sessions.iter_mut().all(|(stream, _)| lives(stream)));
     // What was known of the others outlives the reload.
@@ -225,24 +164,16 @@ fn dead_members_get_nobody_until_they_are_back_and_drained_ones_keep_what_they_h
 #[test]
 fn where_the_kernel_has_no_address_health_is_unknown_and_members_stay_in() {
     let Some(lab) = Lab::new() else { return };
-    let config = lab.folder.path().join("natwerk.toml");
-    let text = fs::read_to_string(&config).expect("read");
-    fs::write(&config, text.replace("manage_addresses = true", "")).expect("written");
-    lab.router.run("ip address add 203.0.113.11/24 dev eth2");
+    lab.router.write("natwerk.toml", CONFIG);
+    lab.router.namespace.run("ip address add 203.0.113.11/24 dev eth2");
     // Guests find their gateway all the same.
-    let address = lab.router.run("cat /sys/class/net/eth0/address");
+    let address = lab.router.namespace.run("cat /sys/class/net/eth0/address");
     lab.guest.run(&format!("ip neighbor replace 10.1.1.1 lladdr {} dev g0", address.trim()));
     let _five = lab.serve("10.1.1.5");
     let _six = lab.serve("10.1.1.6");
-    let _engine = lab.start();
-    let shown = || {
-        let shown = lab.natwerk(&["show", "balancers"]).output().expect("run");
-        String::from_utf8_lossy(&shown.stdout).into_owned()
-    };
-    assert!(
-        eventually(LONG, || shown().contains("has no address in 10.1.1.0/24 on eth0")),
-        "{}",
-        shown()
-    );
+    let _engine = lab.router.start();
+    let shown = || lab.router.says("show balancers");
+    let why = "has no address in 10.1.1.0/24 on eth0";
+    assert!(eventually(LONG, || shown().contains(why)), "{}", shown());
     assert_eq!(lab.health("10.1.1.5"), "unknown");
 }

@@ -4,32 +4,11 @@
 
 mod common;
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use common::router::{CONFIG, LONG, Router};
 use common::{Namespace, cable, eventually};
-
-const CONFIG: &str = r#"
-rules = ["FOLDER/rules.json"]
-state_dir = "FOLDER/state"
-control_socket = "FOLDER/control.sock"
-manage_addresses = true
-[[interface]]
-name = "eth2"
-role = "public"
-[[interface]]
-name = "eth0"
-role = "guest"
-[workers]
-frames = 4096
-[sessions]
-max = 4096
-max_ipv6 = 4096
-"#;
 
 const RULES: &str = r#"{
     "version": 1,
@@ -44,33 +23,35 @@ const OPENED: &str = r#""ipv6_firewall_rules": [{"id": "http", "network": "web",
 
 const GUEST: &str = "2001:db8:1::5";
 const REMOTE: &str = "2001:db8:51::9";
-const LONG: Duration = Duration::from_secs(20);
 /// More than any buffer takes, so that it has to travel in full segments.
 const MUCH: usize = 2 << 20;
 
 /// A guest, the router, and a remote behind an upstream router with a smaller MTU.
 struct Lab {
-    router: Namespace,
+    router: Router,
     guest: Namespace,
     internet: Namespace,
-    folder: tempfile::TempDir,
 }
 
 impl Lab {
     fn new() -> Option<Self> {
-        let [router, guest, internet] = ["r6", "g6", "i6"].map(Namespace::new);
-        let (router, guest, internet) = (router?, guest?, internet?);
-        cable((&router, "eth0"), (&guest, "g0"));
-        cable((&router, "eth2"), (&internet, "i0"));
-        for (namespace, name) in
-            [(&router, "eth0"), (&router, "eth2"), (&guest, "g0"), (&internet, "i0")]
-        {
+        let config = format!("manage_addresses = true\n{CONFIG}max_ipv6 = 4096\n");
+        let router = Router::new(&config)?;
+        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
+        cable((&router.namespace, "eth0"), (&guest, "g0"));
+        cable((&router.namespace, "eth2"), (&internet, "i0"));
+        for (namespace, name) in [
+            (&router.namespace, "eth0"),
+            (&router.namespace, "eth2"),
+            (&guest, "g0"),
+            (&internet, "i0"),
+        ] {
             // Addresses are used at once; nobody else could have them here.
             namespace.run(&format!("sysctl -qw net.ipv6.conf.{name}.accept_dad=0"));
             namespace.run(&format!("sysctl -qw net.ipv6.conf.{name}.disable_ipv6=0"));
         }
         for (namespace, command) in [
-            (&router, "ip link set eth2 mtu 1400"),
+            (&router.namespace, "ip link set eth2 mtu 1400"),
             (&internet, "ip link set i0 mtu 1400"),
             (&guest, "ip address add 2001:db8:1::5/64 dev g0"),
             (&guest, "ip route add default via 2001:db8:1::1"),
@@ -80,72 +61,16 @@ impl Lab {
         ] {
             namespace.run(command);
         }
-        let lab = Self { router, guest, internet, folder: tempfile::tempdir().expect("a folder") };
-        lab.write("natwerk.toml", CONFIG);
-        lab.write("rules.json", RULES);
-        Some(lab)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let folder = self.folder.path().to_str().expect("a name");
-        fs::write(self.path(name), text.replace("FOLDER", folder)).expect("written");
-    }
-
-    fn natwerk(&self, arguments: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.router.name(), env!("CARGO_BIN_EXE_natwerk")]);
-        command.args(arguments.split(' ')).arg("--config").arg(self.path("natwerk.toml"));
-        command
-    }
-
-    fn start(&self) -> Engine {
-        let log = fs::File::create(self.path("log")).expect("a log");
-        let mut child =
-            self.natwerk("run").stdout(Stdio::piped()).stderr(log).spawn().expect("started");
-        let mut line = String::new();
-        let output = child.stdout.take().expect("its output");
-        BufReader::new(output).read_line(&mut line).expect("read");
-        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-        assert!(line.starts_with("ready "), "{line:?}\n{log}");
-        Engine(child)
-    }
-
-    fn said(&self, arguments: &str) -> String {
-        let output = self.natwerk(arguments).output().expect("run");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        router.write("rules.json", RULES);
+        Some(Self { router, guest, internet })
     }
 
     /// Whether curl in `from` gets the page that `address` serves.
     fn fetches(from: &Namespace, address: &str) -> bool {
         let url = format!("http://[{address}]:8080/");
-        let curl = Command::new("ip")
-            .args(["netns", "exec", from.name(), "curl", "-6", "-gsS", "--max-time", "4", &url])
-            .output()
-            .expect("curl runs");
+        let curl = format!("curl -6 -gsS --max-time 4 {url}");
+        let curl = from.command(&curl).output().expect("curl runs");
         curl.status.success() && curl.stdout.len() == MUCH
-    }
-}
-
-/// A running engine, which a failed test does not leave behind.
-struct Engine(Child);
-
-impl Engine {
-    fn end(mut self, signal: &str) {
-        let id = self.0.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
-        self.0.wait().expect("it ends");
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -186,27 +111,27 @@ fn swallow(namespace: &Namespace) {
 #[test]
 fn guests_fetch_pages_and_strangers_are_kept_out_until_a_rule_lets_them_in() {
     let Some(lab) = Lab::new() else { return };
-    let engine = lab.start();
+    let engine = lab.router.start();
     serve(&lab.internet);
     serve(&lab.guest);
     assert!(eventually(LONG, || Lab::fetches(&lab.guest, REMOTE)));
     // The guest's own server answers to nobody outside, and the router forwards nothing by itself.
     assert!(!Lab::fetches(&lab.internet, GUEST));
-    assert_eq!(lab.router.run("sysctl -n net.ipv6.conf.all.forwarding").trim(), "0");
-    let refused = lab.said("show drops");
+    assert_eq!(lab.router.namespace.run("sysctl -n net.ipv6.conf.all.forwarding").trim(), "0");
+    let refused = lab.router.says("show drops");
     assert!(refused.contains("firewall_denied"), "{refused}");
-    let sessions = lab.said("show sessions");
+    let sessions = lab.router.says("show sessions");
     assert!(sessions.contains(&format!("[{REMOTE}]:8080")), "{sessions}");
-    let networks = lab.said("show networks");
+    let networks = lab.router.says("show networks");
     assert!(networks.contains("2001:db8:1::/64"), "{networks}");
 
-    lab.write("rules.json", &RULES.replace("\"networks\"", OPENED));
-    lab.said("reload");
+    lab.router.write("rules.json", &RULES.replace("\"networks\"", OPENED));
+    lab.router.says("reload");
     assert!(Lab::fetches(&lab.internet, GUEST));
-    let rules = lab.said("show rules");
+    let rules = lab.router.says("show rules");
     assert!(rules.contains("ipv6-firewall"), "{rules}");
-    lab.write("rules.json", RULES);
-    lab.said("reload");
+    lab.router.write("rules.json", RULES);
+    lab.router.says("reload");
     assert!(!Lab::fetches(&lab.internet, GUEST));
     engine.end("-TERM");
     // The program is gone, and the kernel does not forward in its place.
@@ -218,7 +143,7 @@ fn a_connection_outlives_the_engine_and_finds_the_paths_mtu() {
     let Some(lab) = Lab::new() else { return };
     // The remote says in its SYN that it takes full segments; only the router knows better.
     lab.internet.run("ip link set i0 mtu 1500");
-    let engine = lab.start();
+    let engine = lab.router.start();
     swallow(&lab.internet);
     let mut stream = lab.guest.enter(|| {
         let mut stream = None;
@@ -240,11 +165,11 @@ fn a_connection_outlives_the_engine_and_finds_the_paths_mtu() {
     assert!(route.contains("mtu 1400"), "the guest was told: {route}");
 
     engine.end("-KILL");
-    let engine = lab.start();
+    let engine = lab.router.start();
     send("the same connection after a crash");
-    let stats = lab.said("show stats");
+    let stats = lab.router.says("show stats");
     assert!(stats.contains("IPv6 sessions"), "{stats}");
     engine.end("-TERM");
-    let _engine = lab.start();
+    let _engine = lab.router.start();
     send("the same connection after a restart");
 }

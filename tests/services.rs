@@ -5,12 +5,11 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
+use common::router::{CONFIG, LONG, Router, installed};
 use common::{Namespace, cable, eventually};
 use natwerk::flow::{Endpoint, Mac};
 use natwerk::io::packet::PacketSocket;
@@ -19,120 +18,12 @@ use natwerk::testing::packets::Packet;
 use natwerk::wire::arp::{Arp, ArpOperation};
 use natwerk::wire::parse::{Kind, parse};
 
-const LONG: Duration = Duration::from_secs(20);
-
-const CONFIG: &str = r#"
-rules = ["FOLDER/rules.json"]
-state_dir = "FOLDER/state"
-control_socket = "FOLDER/control.sock"
-[[interface]]
-name = "eth2"
-role = "public"
-[[interface]]
-name = "eth0"
-role = "guest"
-[workers]
-frames = 4096
-[sessions]
-max = 4096
-"#;
-
-/// Whether all of these programs are installed; says which is not.
-fn installed(programs: &[&str]) -> bool {
-    programs.iter().all(|program| {
-        let found = Command::new("which").arg(program).output();
-        let found = found.is_ok_and(|output| output.status.success());
-        if !found {
-            println!("skipped: {program} is not installed");
-        }
-        found
-    })
-}
-
-/// A program that runs until this is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let id = self.0.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &id]).status();
-        if !eventually(Duration::from_secs(3), || matches!(self.0.try_wait(), Ok(Some(_)))) {
-            let _ = self.0.kill();
-        }
-        let _ = self.0.wait();
-    }
-}
-
-/// A router with a folder for its files.
-struct Router {
-    namespace: Namespace,
-    folder: tempfile::TempDir,
-}
-
-impl Router {
-    fn new(purpose: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        Some(Self { namespace: Namespace::new(purpose)?, folder })
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let folder = self.folder.path().to_str().expect("a name");
-        let path = self.folder.path().join(name);
-        fs::write(&path, text.replace("FOLDER", folder)).expect("written");
-        path
-    }
-
-    /// Starts the engine and waits until it is ready.
-    fn start(&self, rules: &str) -> Running {
-        self.write("rules.json", rules);
-        let config = self.write("natwerk.toml", CONFIG);
-        let log = fs::File::create(self.folder.path().join("log")).expect("a log");
-        let mut engine = Command::new("ip")
-            .args(["netns", "exec", self.namespace.name(), env!("CARGO_BIN_EXE_natwerk"), "run"])
-            .arg("--config")
-            .arg(config)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("started");
-        let mut line = String::new();
-        let output = engine.stdout.take().expect("its output");
-        BufReader::new(output).read_line(&mut line).expect("read");
-        assert!(line.starts_with("ready "), "{line:?}\n{}", self.log());
-        Running(engine)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    /// Runs a program in the background.
-    fn run(&self, command: &str) -> Running {
-        background(&self.namespace, command, &self.folder.path().join("programs"))
-    }
-}
-
-fn background(namespace: &Namespace, command: &str, log: &std::path::Path) -> Running {
-    let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
-    let mut process = Command::new("ip");
-    process.args(["netns", "exec", namespace.name()]).args(command.split_whitespace());
-    process.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-    Running(process.spawn().expect(command))
-}
-
-/// Whether a command inside succeeds.
-fn succeeds(namespace: &Namespace, command: &str) -> bool {
-    let mut process = Command::new("ip");
-    process.args(["netns", "exec", namespace.name()]).args(command.split_whitespace());
-    process.output().expect(command).status.success()
-}
-
 fn pings(namespace: &Namespace, address: &str) -> bool {
-    succeeds(namespace, &format!("ping -c1 -W1 {address}"))
+    namespace.succeeds(&format!("ping -c1 -W1 {address}"))
 }
 
 fn connects(namespace: &Namespace, address: &str, port: u16) -> bool {
-    succeeds(namespace, &format!("nc -z -w1 {address} {port}"))
+    namespace.succeeds(&format!("nc -z -w1 {address} {port}"))
 }
 
 const RULES: &str = r#"{
@@ -172,13 +63,14 @@ echo \"$dns\" >FOLDER/dns
 
 /// A router with kernel addresses, a guest without any, and an internet.
 fn lab() -> Option<(Router, Namespace, Namespace)> {
-    let router = Router::new("router")?;
+    let router = Router::new(CONFIG)?;
     let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
     cable((&router.namespace, "eth0"), (&guest, "g0"));
     cable((&router.namespace, "eth2"), (&internet, "i0"));
     router.namespace.run("ip address add 10.1.1.1/24 dev eth0");
     router.namespace.run("ip address add 203.0.113.10/24 dev eth2");
     internet.run("ip address add 203.0.113.1/24 dev i0");
+    router.write("rules.json", RULES);
     Some((router, guest, internet))
 }
 
@@ -188,18 +80,18 @@ fn the_routers_services_are_served_beside_the_dataplane() {
         return;
     }
     let Some((router, guest, internet)) = lab() else { return };
-    let _engine = router.start(RULES);
-    let _dnsmasq = router.run(
-        &"dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --no-resolv --no-hosts \
+    let _engine = router.start();
+    let _dnsmasq = router.background(
+        &router.namespace,
+        "dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --no-resolv --no-hosts \
           --interface=eth0 --bind-interfaces --dhcp-range=10.1.1.50,10.1.1.50,1h --pid-file= \
-          --dhcp-leasefile=FOLDER/leases --address=/service.test/203.0.113.1"
-            .replace("FOLDER", router.folder.path().to_str().expect("a name")),
+          --dhcp-leasefile=leases --address=/service.test/203.0.113.1",
     );
 
     let script = router.write("leased", LEASED);
     assert!(Command::new("chmod").arg("+x").arg(&script).status().expect("chmod").success());
     let ask = format!("udhcpc -i g0 -n -q -t 3 -T 1 -s {}", script.display());
-    assert!(eventually(LONG, || succeeds(&guest, &ask)), "{}", router.log());
+    assert!(eventually(LONG, || guest.succeeds(&ask)), "{}", router.log());
     assert!(guest.run("ip address show dev g0").contains("10.1.1.50/24"));
     let answer = guest.run("dig +short +tries=3 +time=2 @10.1.1.1 service.test");
     assert_eq!(answer.trim(), "203.0.113.1");
@@ -226,18 +118,16 @@ fn the_routers_services_are_served_beside_the_dataplane() {
     assert!(connects(&guest, "10.1.1.1", 22));
     drop(listeners);
 
-    let folder = router.folder.path();
-    let log = folder.join("programs");
-    let serve = format!("python3 -m http.server --directory {} 8080", folder.display());
-    let _guest_server = background(&guest, &serve, &log);
-    let _internet_server = background(&internet, &serve, &log);
+    let serve = "python3 -m http.server 8080";
+    let _guest_server = router.background(&guest, serve);
+    let _internet_server = router.background(&internet, serve);
     let fetch = "curl -sf -m3 -o /dev/null http://203.0.113.1:8080/rules.json";
-    assert!(eventually(LONG, || succeeds(&router.namespace, fetch)), "{}", router.log());
-    assert!(eventually(LONG, || succeeds(&guest, fetch)), "{}", router.log());
-    let config = router.write("haproxy.cfg", HAPROXY);
-    let _haproxy = router.run(&format!("haproxy -db -f {}", config.display()));
+    assert!(eventually(LONG, || router.namespace.succeeds(fetch)), "{}", router.log());
+    assert!(eventually(LONG, || guest.succeeds(fetch)), "{}", router.log());
+    router.write("haproxy.cfg", HAPROXY);
+    let _haproxy = router.background(&router.namespace, "haproxy -db -f haproxy.cfg");
     let fetch = "curl -sf -m3 -o /dev/null http://203.0.113.10/rules.json";
-    assert!(eventually(LONG, || succeeds(&internet, fetch)), "{}", router.log());
+    assert!(eventually(LONG, || internet.succeeds(fetch)), "{}", router.log());
 }
 
 const TAGGED: &str = r#"{
@@ -339,7 +229,8 @@ fn natwerk_answers_and_asks_itself_where_the_kernel_has_no_interface() {
     for (namespace, device) in [(&router.namespace, "eth0"), (&guest, "g0")] {
         namespace.run(&format!("ethtool -K {device} rxvlan off txvlan off"));
     }
-    let _engine = router.start(TAGGED);
+    router.write("rules.json", TAGGED);
+    let _engine = router.start();
     // Two tenants with the same address.
     let guests = [100, 200].map(|vlan| TaggedGuest::new(&guest, vlan, 5));
     for guest in &guests {
@@ -351,8 +242,7 @@ fn natwerk_answers_and_asks_itself_where_the_kernel_has_no_interface() {
 
     // Nobody has heard of this guest yet: natwerk has to ask for it.
     let silent = TaggedGuest::new(&guest, 200, 6);
-    let log = router.folder.path().join("programs");
-    let _client = background(&internet, "nc -w3 203.0.113.10 8080", &log);
+    let _client = router.background(&internet, "nc -w3 203.0.113.10 8080");
     let asked = silent.hears(|frame| {
         let arp = natwerk::wire::arp::parse(frame)?;
         let wanted = arp.operation == ArpOperation::Request && arp.target == silent.address;
@@ -425,21 +315,19 @@ fn two_routers_hand_their_addresses_over_by_vrrp() {
     internet.run("ip address add 203.0.113.1/24 dev i0");
     let mut routers = Vec::new();
     for (number, priority) in [(2, 150), (3, 100)] {
-        let Some(router) = Router::new(&format!("router{number}")) else { return };
+        let Some(router) = Router::new(CONFIG) else { return };
         plug(&router.namespace, "eth0", &format!("inside{number}"), "inside");
         plug(&router.namespace, "eth2", &format!("outside{number}"), "outside");
         router.namespace.run(&format!("ip address add 10.1.1.{number}/24 dev eth0"));
         router.namespace.run(&format!("ip address add 203.0.113.{number}/24 dev eth2"));
-        let engine = router.start(RULES);
-        let config = router.write("vrrp", &VRRP.replace("PRIORITY", &priority.to_string()));
-        let pid = |name: &str| router.folder.path().join(name).display().to_string();
-        let keepalived = router.run(&format!(
-            "keepalived --dont-fork --log-console -f {} -p {} -r {} -c {}",
-            config.display(),
-            pid("pid"),
-            pid("vrrp.pid"),
-            pid("check.pid"),
-        ));
+        router.write("rules.json", RULES);
+        let engine = router.start();
+        router.write("vrrp", &VRRP.replace("PRIORITY", &priority.to_string()));
+        let keepalived = "keepalived --dont-fork --log-console -f FOLDER/vrrp -p FOLDER/pid \
+                          -r FOLDER/vrrp.pid -c FOLDER/check.pid";
+        let folder = router.path("");
+        let keepalived = keepalived.replace("FOLDER", folder.to_str().expect("a name"));
+        let keepalived = router.background(&router.namespace, &keepalived);
         routers.push((router, engine, keepalived));
     }
     let has_addresses = |router: &Router| {
@@ -447,7 +335,7 @@ fn two_routers_hand_their_addresses_over_by_vrrp() {
         (shown.contains("10.1.1.1/24"), shown.contains("203.0.113.10/24"))
     };
     let (backup, first) = (routers.pop().expect("two"), routers.pop().expect("two"));
-    let log = || fs::read_to_string(first.0.folder.path().join("programs")).unwrap_or_default();
+    let log = || fs::read_to_string(first.0.path("programs")).unwrap_or_default();
     assert!(eventually(LONG, || has_addresses(&first.0) == (true, true)), "{}", log());
     assert!(eventually(LONG, || has_addresses(&backup.0) == (false, false)), "{}", log());
     assert!(eventually(LONG, || pings(&guest, "203.0.113.1")), "{}", first.0.log());

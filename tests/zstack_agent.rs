@@ -9,34 +9,17 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use common::router::{CONFIG, LONG, Router, Running};
 use common::{Namespace, cable, eventually};
 use serde_json::{Value, json};
 
-const LONG: Duration = Duration::from_secs(20);
 /// How long nothing must come until it is taken for cut.
 const SILENCE: Duration = Duration::from_millis(700);
-
-const CONFIG: &str = r#"
-rules = ["zstack:FOLDER/zstack"]
-state_dir = "FOLDER/state"
-control_socket = "FOLDER/control.sock"
-manage_addresses = true
-[[interface]]
-name = "eth1"
-role = "public"
-[[interface]]
-name = "eth2"
-role = "guest"
-[workers]
-frames = 4096
-[sessions]
-max = 4096
-"#;
 
 const PUBLIC: &str = "fa:16:3e:00:00:01";
 const PRIVATE: &str = "fa:16:3e:00:00:02";
@@ -145,54 +128,31 @@ fn take(mut stream: TcpStream, refused: &mut Vec<String>, sender: &Sender<(Strin
     }
 }
 
-/// A process that is ended with its test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts `natwerk` and waits for its line.
-fn start(mut command: Command, folder: &Path, name: &str) -> (Process, String) {
-    let log = fs::File::create(folder.join(name)).expect("a log");
-    let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("started");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("read");
-    let log = fs::read_to_string(folder.join(name)).unwrap_or_default();
-    assert!(line.starts_with("ready "), "{line:?}\n{log}");
-    (Process(child), line)
-}
-
-/// A folder with a configuration and boot information.
-fn folder(management: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    let name = folder.path().to_str().expect("a name");
-    fs::write(folder.path().join("natwerk.toml"), CONFIG.replace("FOLDER", name)).expect("written");
-    fs::write(folder.path().join("boot.json"), boot(management).to_string()).expect("written");
-    folder
-}
-
-fn arguments(command: &mut Command, folder: &Path, words: &[&str]) {
-    command.args(words).arg("--config").arg(folder.join("natwerk.toml"));
+/// The configuration: rules are what the front records.
+fn config() -> String {
+    let config = CONFIG.replace("FOLDER/rules.json", "zstack:FOLDER/zstack");
+    // In this order: what was `eth2` is not renamed twice.
+    let config = config.replace("eth2", "eth1").replace("eth0", "eth2");
+    format!("manage_addresses = true\n{config}")
 }
 
 /// The front without an engine, on a port of its own.
-fn front_alone(folder: &Path) -> (Process, SocketAddr) {
+fn front_alone(folder: &Path) -> (Running, SocketAddr) {
+    let name = folder.to_str().expect("a name");
+    fs::write(folder.join("natwerk.toml"), config().replace("FOLDER", name)).expect("written");
+    fs::write(folder.join("boot.json"), boot("127.0.0.1").to_string()).expect("written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_natwerk"));
-    let boot = folder.join("boot.json");
-    let boot = boot.to_str().expect("a name");
-    arguments(&mut command, folder, &["zstack-agent", "--listen", "127.0.0.1:0", "--boot", boot]);
-    let (process, line) = start(command, folder, "front.log");
-    let address = line.trim().strip_prefix("ready listen=").expect("an address");
-    (process, address.parse().expect("an address"))
+    command.args(["zstack-agent", "--listen", "127.0.0.1:0", "--boot"]);
+    command.arg(folder.join("boot.json")).arg("--config").arg(folder.join("natwerk.toml"));
+    let front = Running::ready(&mut command, &folder.join("front.log"));
+    let address = front.line().strip_prefix("ready listen=").expect("an address");
+    let address = address.parse().expect("an address");
+    (front, address)
 }
 
 #[test]
 fn requests_that_are_none_are_refused_in_the_response() {
-    let folder = folder("127.0.0.1");
+    let folder = tempfile::tempdir().expect("a folder");
     let (_front, address) = front_alone(folder.path());
     let (status, text) = post(address, "/nowhere", "", "{}");
     assert_eq!((status, &*text), (404, "no plugin registered the path[/nowhere]"));
@@ -208,7 +168,7 @@ fn requests_that_are_none_are_refused_in_the_response() {
 
 #[test]
 fn answers_are_sent_until_somebody_takes_them_and_without_an_engine_nothing_is_kept() {
-    let folder = folder("127.0.0.1");
+    let folder = tempfile::tempdir().expect("a folder");
     let (front, address) = front_alone(folder.path());
     let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
     let initialised = server.command(address, "again-1", "/init", &json!({"uuid": "run-7"}));
@@ -234,40 +194,39 @@ fn answers_are_sent_until_somebody_takes_them_and_without_an_engine_nothing_is_k
 
 /// A router with its engine and front, a management server, a guest with several addresses, and a client outside.
 struct Lab {
-    router: Namespace,
+    router: Router,
     guest: Namespace,
     client: Namespace,
     management: Namespace,
-    folder: tempfile::TempDir,
 }
 
 impl Lab {
     fn new() -> Option<Self> {
-        let names = ["router", "guest", "client", "management"];
-        let [router, guest, client, management] = names.map(Namespace::new);
-        let (router, guest, client, management) = (router?, guest?, client?, management?);
-        cable((&router, "eth0"), (&management, "m0"));
-        cable((&router, "eth1"), (&client, "c0"));
-        cable((&router, "eth2"), (&guest, "g0"));
-        router.run(&format!("ip link set eth1 address {PUBLIC}"));
-        router.run(&format!("ip link set eth2 address {PRIVATE}"));
-        router.run("ip address add 10.9.0.2/24 dev eth0");
+        let router = Router::new(&config())?;
+        let [guest, client, management] = ["guest", "client", "management"].map(Namespace::new);
+        let (guest, client, management) = (guest?, client?, management?);
+        cable((&router.namespace, "eth0"), (&management, "m0"));
+        cable((&router.namespace, "eth1"), (&client, "c0"));
+        cable((&router.namespace, "eth2"), (&guest, "g0"));
+        router.namespace.run(&format!("ip link set eth1 address {PUBLIC}"));
+        router.namespace.run(&format!("ip link set eth2 address {PRIVATE}"));
+        router.namespace.run("ip address add 10.9.0.2/24 dev eth0");
         management.run("ip address add 10.9.0.10/24 dev m0");
         client.run("ip address add 203.0.113.1/24 dev c0");
         for last in [50, 51, 60] {
             guest.run(&format!("ip address add 192.168.10.{last}/24 dev g0"));
         }
         guest.run("ip route add default via 192.168.10.1");
-        let folder = folder("10.9.0.2");
-        fs::create_dir(folder.path().join("zstack")).expect("a folder");
-        Some(Self { router, guest, client, management, folder })
+        router.write("boot.json", &boot("10.9.0.2").to_string());
+        fs::create_dir(router.path("zstack")).expect("a folder");
+        Some(Self { router, guest, client, management })
     }
 
-    fn natwerk(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.router.name(), env!("CARGO_BIN_EXE_natwerk")]);
-        arguments(&mut command, self.folder.path(), words);
-        command
+    /// Starts the front and waits until it is ready.
+    fn front(&self) -> Running {
+        let boot = self.router.path("boot.json");
+        let mut command = self.router.natwerk("zstack-agent");
+        Running::ready(command.arg("--boot").arg(boot), &self.router.path("front.log"))
     }
 
     /// Guests on `address`: a TCP service that says which guest it is and echoes, and a UDP one.
@@ -342,16 +301,14 @@ fn ask(socket: &UdpSocket) -> Option<String> {
 #[test]
 fn rebinding_moves_new_sessions_at_once_and_cuts_exactly_the_old_rules() {
     let Some(lab) = Lab::new() else { return };
-    let boot = lab.folder.path().join("boot.json");
-    fs::copy(&boot, lab.folder.path().join("zstack/bootstrap-info.json")).expect("copied");
+    let boot = boot("10.9.0.2").to_string();
+    lab.router.write("zstack/bootstrap-info.json", &boot);
     for address in ["192.168.10.50", "192.168.10.51", "192.168.10.60"] {
         lab.serve(address, 22);
     }
-    let (_engine, _) = start(lab.natwerk(&["run"]), lab.folder.path(), "engine.log");
-    let boot = boot.to_str().expect("a name").to_owned();
-    let (front, line) =
-        start(lab.natwerk(&["zstack-agent", "--boot", &boot]), lab.folder.path(), "front.log");
-    assert_eq!(line.trim(), "ready listen=10.9.0.2:7272");
+    let _engine = lab.router.start();
+    let front = lab.front();
+    assert_eq!(front.line(), "ready listen=10.9.0.2:7272");
     let listener = lab.management.enter(|| TcpListener::bind("10.9.0.10:8080").expect("a port"));
     let server = Server::start(listener);
     let front_at: SocketAddr = "10.9.0.2:7272".parse().expect("an address");
@@ -408,10 +365,8 @@ fn rebinding_moves_new_sessions_at_once_and_cuts_exactly_the_old_rules() {
     assert!(lab.connect("203.0.113.21:2225").is_some(), "{answer}");
 
     // It is kept: another front goes on where this one ended.
-    assert!(Command::new("kill").arg(front.0.id().to_string()).status().expect("kill").success());
-    drop(front);
-    let (_front, _) =
-        start(lab.natwerk(&["zstack-agent", "--boot", &boot]), lab.folder.path(), "front.log");
+    front.end("-TERM");
+    let _front = lab.front();
     done(
         "9",
         "/revokeportforwarding",

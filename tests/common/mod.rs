@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+#[allow(dead_code, reason = "not every file of tests needs all of it")]
+pub mod router;
+
 /// A network namespace of this test's own, deleted with everything in it.
 pub struct Namespace {
     name: String,
@@ -63,7 +66,14 @@ impl Namespace {
         })
     }
 
-    fn command(&self, command: &str) -> Command {
+    /// Whether a command inside succeeds.
+    #[allow(dead_code, reason = "not every file of tests needs it")]
+    pub fn succeeds(&self, command: &str) -> bool {
+        self.command(command).output().expect(command).status.success()
+    }
+
+    /// A command inside, still to be started. Its words are separated by spaces.
+    pub fn command(&self, command: &str) -> Command {
         let mut words = vec!["netns", "exec", &self.name];
         words.extend(command.split_whitespace());
         let mut process = Command::new("ip");
