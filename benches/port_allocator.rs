@@ -44,6 +44,7 @@ fn request(pool: &Pool, number: u32) -> BindRequest<'_> {
             FIRST + (number % PORTS) as u16,
         ),
         pool,
+        paired: None,
         was_taken: false,
     }
 }

@@ -38,6 +38,8 @@ pub enum DropReason {
     BadTcpFlags,
     /// An egress rule, or the network's egress default, refused the session.
     EgressDenied,
+    /// Another session has the same two endpoints behind the translation.
+    EndpointsTaken,
     /// A guest sent to a public endpoint that no rule and no mapping serves.
     ExternalHairpinLoop,
     /// The public address, or the guest of an IPv6 network, is closed for this packet: no firewall rule opens it.
@@ -112,7 +114,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::AclDenied,
         Self::AddressNotOurs,
         Self::BadChecksum,
@@ -121,6 +123,7 @@ impl DropReason {
         Self::BadOptions,
         Self::BadTcpFlags,
         Self::EgressDenied,
+        Self::EndpointsTaken,
         Self::ExternalHairpinLoop,
         Self::FirewallDenied,
         Self::ForwardDetached,
@@ -176,6 +179,7 @@ impl DropReason {
             Self::BadOptions => "bad_options",
             Self::BadTcpFlags => "bad_tcp_flags",
             Self::EgressDenied => "egress_denied",
+            Self::EndpointsTaken => "endpoints_taken",
             Self::ExternalHairpinLoop => "external_hairpin_loop",
             Self::FirewallDenied => "firewall_denied",
             Self::ForwardDetached => "forward_detached",
@@ -239,6 +243,9 @@ impl DropReason {
             Self::BadTcpFlags => "The TCP flags contradict each other, such as SYN with FIN.",
             Self::EgressDenied => {
                 "An egress rule, or the network's egress default, refused the session."
+            }
+            Self::EndpointsTaken => {
+                "Another session has the same two endpoints behind the translation."
             }
             Self::ExternalHairpinLoop => {
                 "A guest sent to a public endpoint that no rule and no mapping serves."

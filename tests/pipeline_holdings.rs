@@ -230,3 +230,78 @@ fn new_rules_judge_a_query_by_its_own_type() {
     lab.reload(&rules("", &egress(13)));
     assert_eq!(answers(&mut lab), [false, false]);
 }
+
+const STATIC: &str = r#", "static_nats": [{"id": "s", "public_ip": "203.0.113.12", "network": "web", "guest_ip": "GUEST"}]"#;
+
+/// A static NAT of 203.0.113.12 to `guest`, beside the pool.
+fn static_rules(guest: &str) -> String {
+    let address = r#""public_ips": ["#;
+    let more = r#""public_ips": [{"address": "203.0.113.12", "prefix_len": 24, "interface": "eth2",
+        "gateway": "203.0.113.1", "ingress_default": "allow"}, "#;
+    rules("", &STATIC.replace("GUEST", guest)).replace(address, more)
+}
+
+#[test]
+fn after_a_rebind_the_new_guest_answers_at_once_where_the_old_ones_session_stood() {
+    let mut lab = Lab::new(&static_rules("10.1.1.5"));
+    let asked = lab.send(PUBLIC, udp(REMOTE, "203.0.113.12:22"));
+    assert_eq!(asked.verdict, Verdict::Forward(GUEST));
+    lab.reload(&static_rules("10.1.1.6"));
+    // No sweep has been by: the key of what comes back is still the old guest's session's.
+    let sent = lab.send(GUEST, udp("10.1.1.6:22", REMOTE));
+    assert_eq!((sent.verdict, source_of(&sent)), (Verdict::Forward(PUBLIC), at("203.0.113.12:22")));
+    assert_eq!(lab.shared.sessions.len(), 1);
+    let late = lab.send(GUEST, udp("10.1.1.5:22", REMOTE));
+    assert_eq!(source_of(&late).address, POOL, "the old guest is an ordinary one now");
+}
+
+#[test]
+fn who_would_have_the_endpoints_of_a_session_that_lives_is_told_why_not() {
+    let forward = |id, port| {
+        format!(
+            r#"{{"id": "{id}", "public_ip": "{POOL}", "protocol": "udp", "public_ports": "{port}",
+                 "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "53"}}"#
+        )
+    };
+    let more = format!(
+        r#", "firewall_rules": [{{"id": "f", "public_ip": "{POOL}", "protocol": "udp"}}],
+            "port_forwards": [{}, {}]"#,
+        forward("one", 53),
+        forward("two", 54)
+    );
+    let mut lab = Lab::new(&rules("", &more));
+    assert_eq!(lab.send(PUBLIC, udp(REMOTE, "203.0.113.10:53")).verdict, Verdict::Forward(GUEST));
+    let second = lab.send(PUBLIC, udp(REMOTE, "203.0.113.10:54"));
+    assert_eq!(second.verdict, Verdict::Drop(DropReason::EndpointsTaken));
+}
+
+#[test]
+fn a_guest_keeps_its_address_of_a_pool_that_grows_while_sessions_live() {
+    let addresses = ["203.0.113.10", "203.0.113.13", "203.0.113.14", "203.0.113.15"];
+    let with = |count: usize| {
+        let mut text = rules("", "");
+        for address in &addresses[1..count] {
+            let place =
+                format!(r#"{{"address": "{address}", "prefix_len": 24, "interface": "eth2"}}, "#);
+            text = text.replace(r#""public_ips": ["#, &format!(r#""public_ips": [{place}"#));
+            text = text.replace(r#""source_nat": ["#, &format!(r#""source_nat": ["{address}", "#));
+        }
+        text.replace(r#""interface": "eth2"}"#, r#""interface": "eth2", "gateway": "203.0.113.1"}"#)
+    };
+    let mut lab = Lab::new(&with(2));
+    let guests: Vec<_> = (10..50).map(|last| format!("10.1.1.{last}")).collect();
+    let address = |lab: &mut Lab, guest: &str, port: u16, to: &str| {
+        source_of(&lab.send(GUEST, udp(&format!("{guest}:{port}"), to))).address
+    };
+    let before: Vec<_> =
+        guests.iter().map(|guest| address(&mut lab, guest, 4000, REMOTE)).collect();
+    lab.reload(&with(4));
+    for (guest, before) in guests.iter().zip(&before) {
+        assert_eq!(address(&mut lab, guest, 4001, REMOTE), *before, "{guest}");
+        assert_eq!(address(&mut lab, guest, 4000, "198.51.100.9:9"), *before, "{guest}");
+    }
+    // When nothing lives any more, the new addresses get their share.
+    lab.pass(Duration::from_secs(302));
+    let after = guests.iter().map(|guest| address(&mut lab, guest, 4000, REMOTE));
+    assert!(after.zip(&before).any(|(after, before)| after != *before));
+}

@@ -4,7 +4,7 @@
 //! has recovered too, so memory follows the guests that are there.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -48,6 +48,8 @@ struct GuestUse {
     is_queued: bool,
     /// When, in nanoseconds of the clock, a guest that starts nothing more has its whole burst back.
     recovered_ns: u64,
+    /// The pool address that its sessions have, where a pool has several.
+    paired: Option<Ipv4Addr>,
 }
 
 impl Guests {
@@ -111,6 +113,21 @@ impl Guests {
         self.shard(key).lock().guests.get(&key).map_or(0, |guest| guest.sessions)
     }
 
+    /// The address that the sessions of a guest have of a pool of several, while it has some.
+    #[must_use]
+    pub fn paired(&self, realm: Realm, guest: Ipv4Addr) -> Option<Ipv4Addr> {
+        let key = (realm, guest.into());
+        self.shard(key).lock().guests.get(&key)?.paired
+    }
+
+    /// Remembers that address for as long as the guest is known.
+    pub fn pair(&self, realm: Realm, guest: Ipv4Addr, address: Ipv4Addr) {
+        let key = (realm, guest.into());
+        if let Some(guest) = self.shard(key).lock().guests.get_mut(&key) {
+            guest.paired = Some(address);
+        }
+    }
+
     fn shard(&self, key: GuestKey) -> &Mutex<Uses> {
         let hash = self.hasher.hash_one(key) as usize;
         // The map within uses other bits of the same hash.
@@ -164,8 +181,6 @@ const NS_PER_S: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     const GUEST: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 5);

@@ -77,6 +77,8 @@ pub struct BindRequest<'a> {
     pub internal: Endpoint,
     /// Where from.
     pub pool: &'a Pool,
+    /// The pool address that the guest's live sessions have, if there are some.
+    pub paired: Option<Ipv4Addr>,
     /// Whether what was bound before turned out to carry a session to the remote already.
     pub was_taken: bool,
 }
@@ -406,7 +408,8 @@ impl Mappings {
     }
 
     /// The pool address of a guest: the same for all its sessions and protocols (RFC 4787, REQ-2),
-    /// and when the pool changes, most guests keep theirs (rendezvous hashing).
+    /// also when the pool grows while some live; of guests without any, most keep theirs (rendezvous
+    /// hashing).
     fn paired<'s, 'p>(
         &'s self,
         request: &BindRequest<'p>,
@@ -417,7 +420,13 @@ impl Mappings {
             [only] => only,
             several => several
                 .iter()
-                .max_by_key(|pooled| self.hasher.hash_one((guest, pooled.address.to_bits())))
+                .find(|pooled| request.paired == Some(pooled.address))
+                .or_else(|| {
+                    let by_hash = |pooled: &&PoolAddress| {
+                        self.hasher.hash_one((guest, pooled.address.to_bits()))
+                    };
+                    several.iter().max_by_key(by_hash)
+                })
                 .ok_or(PortsExhausted)?,
         };
         let space = self.directory.find_or_make(address.address, request.protocol);

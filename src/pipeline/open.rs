@@ -83,9 +83,17 @@ impl<F: FrameBuffer> Pipeline<F> {
             match reason {
                 // Another worker was first with the very same session.
                 Refused::Taken if shared.sessions.contains(key) => return Ok(Opened::Elsewhere),
-                // Another guest has this pair of addresses already (protocols without ports).
+                // A session of rules that are no more makes way; one that lives on keeps the pair of
+                // endpoints, and there is no other port to take.
                 Refused::Taken if translated.held == Held::Nothing => {
-                    return Err(DropReason::ProtocolUnsupported);
+                    let taken = responder(key, target, translated.endpoint);
+                    let hash = shared.sessions.hash(&taken);
+                    if self.living(&taken, hash, context).is_some() {
+                        return Err(match key.protocol.has_ports() {
+                            true => DropReason::EndpointsTaken,
+                            false => DropReason::ProtocolUnsupported,
+                        });
+                    }
                 }
                 // Another session has this port for this remote: another worker was first, or it
                 // was opened under rules that are no more. Another port will do.
@@ -148,10 +156,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             protocol: key.protocol,
             internal: key.source,
             pool,
+            paired: shared.paired_address(key, pool),
             was_taken,
         };
         if !key.protocol.has_ports() {
             let public = shared.mappings.paired_address(&request).ok_or(DropReason::NoSourceNat)?;
+            shared.pair(key, pool, public);
             return Ok(kept(Endpoint::new(public, 0)));
         }
         // Who is sent to at its own external endpoint needs another one: no packet of such a session
@@ -162,6 +172,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         };
         match shared.mappings.bind(&request, context.now, unused) {
             Ok(Bound { external, overloaded }) => {
+                shared.pair(key, pool, external.address);
                 let held = if overloaded { Held::SharedPort } else { Held::Mapping };
                 Ok(Translated { endpoint: external, held })
             }

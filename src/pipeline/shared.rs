@@ -1,7 +1,7 @@
 //! What all workers share: the session table, mappings, guests, next hops, the policy in force.
 
 use std::hash::Hash;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -11,7 +11,7 @@ use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
 use crate::flow::{Endpoint, Family, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::health::Health;
-use crate::nat::mappings::Mappings;
+use crate::nat::mappings::{Mappings, Pool};
 use crate::next_hop::NextHops;
 use crate::pipeline::contacts::Contacts;
 use crate::policy::publish::Published;
@@ -127,6 +127,10 @@ impl Shared {
             }
             count += 1;
             let _unlimited = self.enter_guest(&session.initiator, GuestLimits::default(), now);
+            if is_pooled(session.kind) {
+                let (guest, address) = (session.initiator.source, session.responder.destination);
+                self.guests.pair(session.initiator.realm, guest.address, address.address);
+            }
             let public = &session.initiator.destination;
             if let Service::Balancer(_) = policy.service(public.address, protocol, public.port) {
                 self.balance.enter(session);
@@ -175,6 +179,18 @@ impl Shared {
             realm @ Realm::Internal(_) => {
                 self.guests.enter(realm, initiator.source.address, limits, now)
             }
+        }
+    }
+
+    /// The address that the guest of `key` has of a pool of several already (RFC 4787, REQ-2).
+    pub(super) fn paired_address(&self, key: &FlowKey, pool: &Pool) -> Option<Ipv4Addr> {
+        has_choice(pool).then(|| self.guests.paired(key.realm, key.source.address)).flatten()
+    }
+
+    /// Remembers the address that the guest of `key` got of a pool.
+    pub(super) fn pair(&self, key: &FlowKey, pool: &Pool, address: Ipv4Addr) {
+        if has_choice(pool) {
+            self.guests.pair(key.realm, key.source.address, address);
         }
     }
 
@@ -230,14 +246,23 @@ fn mappings_of(session: &NewSession) -> [Option<(Realm, Endpoint, Endpoint)>; 2]
 
 /// Whether a session's external port is shared with sessions to other remotes.
 fn shares_port(session: &NewSession) -> bool {
-    let is_pooled = match session.kind {
+    is_pooled(session.kind) && !session.source_mapped && session.initiator.protocol.has_ports()
+}
+
+/// Whether a session's external endpoint came out of a pool.
+const fn is_pooled(kind: SessionKind) -> bool {
+    match kind {
         SessionKind::Hairpin | SessionKind::SourceNat => true,
         SessionKind::HairpinStatic
         | SessionKind::Inbound
         | SessionKind::Routed
         | SessionKind::StaticNat => false,
-    };
-    is_pooled && !session.source_mapped && session.initiator.protocol.has_ports()
+    }
+}
+
+/// Whether guests of a pool may have different addresses.
+const fn has_choice(pool: &Pool) -> bool {
+    pool.addresses.len() > 1
 }
 
 /// What balancers remember between sessions: whose turn it is, and how many sessions members have.

@@ -27,7 +27,7 @@ fn realm() -> Realm {
 
 fn request(pool: &Pool, protocol: Protocol, guest: Ipv4Addr, port: u16) -> BindRequest<'_> {
     let internal = Endpoint::new(guest, port);
-    BindRequest { realm: realm(), protocol, internal, pool, was_taken: false }
+    BindRequest { realm: realm(), protocol, internal, pool, paired: None, was_taken: false }
 }
 
 fn at(seconds: u64) -> Tick {
