@@ -79,7 +79,15 @@ write_rules() { # write_rules [EXTRA]: the rules, with one more port forward if 
     {"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
      "source_nat": ["203.0.113.10"], "egress_default": "allow"},
     {"name": "other", "interface": "eth1", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
-     "source_nat": ["203.0.113.10"], "egress_default": "allow"}
+     "source_nat": ["203.0.113.10"], "egress_default": "allow"},
+    {"name": "app", "domain": "shop", "interface": "eth3", "cidr": "10.2.1.0/24", "gateway": "10.2.1.1",
+     "source_nat": ["203.0.113.10"], "egress_default": "allow"},
+    {"name": "db", "domain": "shop", "interface": "eth4", "cidr": "10.2.2.0/24", "gateway": "10.2.2.1"}
+  ],
+  "network_acls": [
+    {"network": "db", "direction": "ingress", "entries": [
+      {"number": 10, "action": "deny", "protocol": "tcp", "ports": "5433", "cidr": "10.2.1.0/24"},
+      {"number": 20, "action": "allow", "protocol": "tcp", "ports": "5432-5440", "cidr": "10.2.1.0/24"}]}
   ],
   "egress_rules": [{"id": "no-mail", "network": "web", "action": "deny", "protocol": "tcp", "ports": "25"}],
   "firewall_rules": [
@@ -159,6 +167,14 @@ role = "guest"
 [[interface]]
 name = "eth1"
 role = "guest"
+
+[[interface]]
+name = "eth3"
+role = "guest"
+
+[[interface]]
+name = "eth4"
+role = "guest"
 TOML
 write_rules
 "$NATWERK" check --config "$work/natwerk.toml"
@@ -168,6 +184,7 @@ serve nwlab-inet internet 80 25
 serve nwlab-guest1 guest1 22 23 30 8080
 serve nwlab-guest2 guest2 8080 81
 serve nwlab-other other 8080
+serve nwlab-db db 5432 5433 80
 in_ns nwlab-inet iperf3 -s -B 198.51.100.9 >/dev/null 2>&1 &
 in_ns nwlab-inet iperf3 -s -B 198.51.100.9 -p 5202 >/dev/null 2>&1 &
 in_ns nwlab-guest1 iperf3 -s >/dev/null 2>&1 &
@@ -190,7 +207,8 @@ check "iperf3 UDP in, through a port forward" "over 15 Mbit/s*" "$(faster 15 "$(
 
 echo "== port forwards, load balancer, static NAT"
 check "forwarded range, first port" "guest1:22 sees 198.51.100.9:*" "$(get nwlab-inet http://203.0.113.11:2222/)"
-check "forwarded range, last port" "guest1:30 sees 198.51.100.9:*" "$(get nwlab-inet http://203.0.113.11:2230/)"
+by_nc=$(printf 'GET / HTTP/1.0\r\n\r\n' | in_ns nwlab-inet nc -s 198.51.100.9 -w 3 203.0.113.11 2230 2>&1 || true)
+check "forwarded range, last port, with nc" "guest1:30 sees 198.51.100.9:*" "$(tail -n 1 <<<"$by_nc")"
 both=$(for _ in 1 2 3 4; do get nwlab-inet http://203.0.113.11/; done | cut -d: -f1 | sort | uniq -c | tr -s ' ' | tr '\n' ',')
 check "load balancer, four connections" " 2 guest1, 2 guest2," "$both"
 check "static NAT, in" "guest2:8080 sees 198.51.100.9:*" "$(get nwlab-inet http://203.0.113.12:8080/)"
@@ -218,6 +236,14 @@ check "iperf3 TCP of the first" "over 50 Mbit/s*" "$(faster 50 "$(cat "$work/one
 check "iperf3 TCP of the other" "over 50 Mbit/s*" "$(faster 50 "$(cat "$work/other")")"
 check "a forward to the other 10.1.1.5" "other:8080 sees 198.51.100.9:*" "$(get nwlab-inet http://203.0.113.11:8081/)"
 check "the other tenant, to a forward of the first" "guest1:22 sees 203.0.113.10:*" "$(get nwlab-other http://203.0.113.11:2222/)"
+
+echo "== tiers of a VPC, and the ACL between them"
+check "from one tier to the other, not translated" "db:5432 sees 10.2.1.5:*" "$(get nwlab-app http://10.2.2.5:5432/)"
+check "a port that an earlier entry denies" "*timed out*" "$(get nwlab-app http://10.2.2.5:5433/ 2)"
+check "a port that no entry allows" "*timed out*" "$(get nwlab-app http://10.2.2.5:80/ 2)"
+check "another tenant, to a tier" "*timed out*" "$(get nwlab-guest1 http://10.2.2.5:5432/ 2)"
+check "from a tier to the internet" "internet:80 sees 203.0.113.10:*" "$(get nwlab-app http://198.51.100.9/)"
+check "from the tier without source NAT to the internet" "*timed out*" "$(get nwlab-db http://198.51.100.9/ 2)"
 
 echo "== changes under a running transfer"
 wanted=$(python3 -c 'import sys; sys.argv=["",""]; exec(open("scripts/lab-server.py").read().split("class Handler")[0]); n=25165824; print(hashlib.sha256((BLOCK*(n//len(BLOCK)+1))[:n]).hexdigest())')

@@ -10,8 +10,10 @@
 #   198.51.100.0/24, all of it    eth2 public     eth0 guests ─── a bridge ────── nwlab-guest2  10.1.1.6
 #   203.0.113.1 ───────────────── 203.0.113.0/24  10.1.1.1/24
 #                                                 eth1 guests ─────────────────── nwlab-other   10.1.1.5
+#                                                 eth3 a tier ─────────────────── nwlab-app     10.2.1.5
+#                                                 eth4 a tier ─────────────────── nwlab-db      10.2.2.5
 #
-# nwlab-other is another tenant, with the first one's addresses. The router's interfaces are up and bare:
+# nwlab-other is another tenant, with the first one's addresses; nwlab-app and nwlab-db are in one VPC. The router's interfaces are up and bare:
 # natwerk puts its addresses there (manage_addresses). Its kernel does not forward. Offloads are as the
 # kernel sets them, so guests leave checksums unfinished. LAB_QUEUES=N gives the router's interfaces N
 # queues (one if unset), LAB_MTU another MTU.
@@ -20,7 +22,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 readonly PREFIX=nwlab
-readonly NAMESPACES=(inet router switch guest1 guest2 other)
+readonly NAMESPACES=(inet router switch guest1 guest2 other app db)
 readonly DNS=198.51.100.9
 readonly QUEUES=${LAB_QUEUES:-1}
 readonly MTU=${LAB_MTU:-1500}
@@ -61,7 +63,7 @@ make_namespace() {
 
 make_guest() { # make_guest NS ADDRESS
     ip_in "$1" address add "$2/24" dev eth0
-    ip_in "$1" route add default via 10.1.1.1
+    ip_in "$1" route add default via "${2%.*}.1"
 }
 
 up() {
@@ -86,9 +88,13 @@ up() {
     cable guest2 eth0 02:4e:00:01:00:06 switch guest2 02:4e:00:01:01:06
     for ns in router guest1 guest2; do ip_in switch link set "$ns" master br0; done
     cable router eth1 02:4e:00:02:00:01 other eth0 02:4e:00:02:00:05
+    cable router eth3 02:4e:00:03:00:01 app eth0 02:4e:00:03:00:05
+    cable router eth4 02:4e:00:04:00:01 db eth0 02:4e:00:04:00:05
     make_guest guest1 10.1.1.5
     make_guest guest2 10.1.1.6
     make_guest other 10.1.1.5
+    make_guest app 10.2.1.5
+    make_guest db 10.2.2.5
 
     # The router's own connections take few ports, so that guests may keep theirs.
     run_in router sysctl -qw net.ipv4.ip_local_port_range='61000 65535'
