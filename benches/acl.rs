@@ -240,6 +240,7 @@ fn config() -> Config {
             name: "eth2".to_owned(),
             role: Role::Public,
             checksum: ChecksumMode::DetectPartial,
+            kernel_vlans: Vec::new(),
         }],
         workers: Workers { count: None, mode: XdpMode::Auto, spin: false, frames: 4096 },
         sessions: Sessions {

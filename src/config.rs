@@ -83,6 +83,8 @@ pub struct Interface {
     pub role: Role,
     /// What to do about transport checksums that the sender left unfinished.
     pub checksum: ChecksumMode,
+    /// VLANs whose frames are the kernel's, beside those that it has VLAN interfaces for.
+    pub kernel_vlans: Vec<u16>,
 }
 
 /// Which side an interface is on.

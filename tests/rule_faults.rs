@@ -95,6 +95,7 @@ fn every_fault_of_rule_files_is_told_where_it_is() {
         name: name.to_owned(),
         role,
         checksum: natwerk::config::ChecksumMode::DetectPartial,
+        kernel_vlans: Vec::new(),
     };
     let config = Config {
         interfaces: vec![interface("eth0", Role::Guest), interface("eth2", Role::Public)],

@@ -22,7 +22,7 @@ use rustix::net;
 use veth::{THERE, UDP, frame, in_namespace, ip, next, send, tap};
 
 fn steering() -> Steering {
-    Steering { tags: [0, 100].into(), ..Steering::default() }
+    Steering { tags: [0, 100].into(), kernel_tags: [7].into(), ..Steering::default() }
 }
 
 fn opened(mode: XdpMode, workers: usize) -> Opened {
@@ -169,6 +169,7 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         let mut steering = Steering {
             tags: [0, 100].into(),
             arp_tags: [].into(),
+            kernel_tags: [300].into(),
             local_addresses: [(0, Ipv4Addr::new(10, 1, 1, 1)), (100, Ipv4Addr::new(10, 1, 2, 1))]
                 .into(),
             local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),
@@ -204,7 +205,20 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         let mut group = ipv4(None, THERE, UDP, 67);
         group[0..6].fill(0xff);
         expect(&group, "passed_group");
-        expect(&ipv4(Some(7), THERE, UDP, 1), "passed_tag");
+        expect(&ipv4(Some(7), THERE, UDP, 1), "dropped_unknown_tag");
+        expect(&ipv4(Some(300), THERE, UDP, 1), "passed_tag");
+        expect(&ipv4(Some(300), [10, 1, 1, 1], UDP, 1), "passed_tag");
+        let mut provider = ipv4(Some(100), THERE, UDP, 1);
+        provider[12..14].copy_from_slice(&[0x88, 0xa8]);
+        expect(&provider, "dropped_unknown_tag");
+        let mut twice = ipv4(Some(100), THERE, UDP, 1);
+        twice.splice(12..12, [0x81, 0, 0, 100]);
+        expect(&twice, "dropped_unknown_tag");
+        // Spanning tree and the like have no tag, and no network of ours is told of them.
+        let mut spanning_tree = ipv4(None, THERE, UDP, 1);
+        spanning_tree[0..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, 0]);
+        spanning_tree[12..14].copy_from_slice(&[0, 38]);
+        expect(&spanning_tree, "passed_group");
         expect(&ipv4(None, [10, 1, 1, 1], UDP, 53), "passed_local_address");
         expect(&ipv4(Some(100), [10, 1, 2, 1], UDP, 53), "passed_local_address");
         // Under another tag the same address is somebody else's. No socket is bound here.
@@ -250,6 +264,7 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         assert_eq!(counter(&program, "passed_service"), service + 1);
         assert_eq!(counter(&program, "dropped_no_socket"), dropped + 3);
         assert_eq!(counter(&program, "passed_tag"), 2);
+        assert_eq!(counter(&program, "dropped_unknown_tag"), 4);
     });
 }
 
@@ -300,7 +315,7 @@ fn ipv6_is_the_dataplanes_but_for_neighbour_discovery_and_the_routers_own() {
             // Forwarded before, so it is none (RFC 4861, section 7.1).
             (icmpv6(None, remote, 135, 254), "dropped_no_socket"),
             (icmpv6(None, remote, 132, 255), "dropped_no_socket"),
-            (icmpv6(Some(7), remote, 128, 64), "passed_tag"),
+            (icmpv6(Some(7), remote, 128, 64), "dropped_unknown_tag"),
             (short, "dropped_no_socket"),
         ] {
             let before = counter(&program, reason);

@@ -215,8 +215,10 @@ fn lab_of(rules: &RuleSet, json: &str) -> (Lab, Vec<String>) {
     interfaces.dedup();
     let names = interfaces.iter().map(|(name, _)| name.clone()).collect();
     let checksum = ChecksumMode::DetectPartial;
-    let interfaces =
-        interfaces.into_iter().map(|(name, role)| Interface { name, role, checksum }).collect();
+    let interfaces = interfaces
+        .into_iter()
+        .map(|(name, role)| Interface { name, role, checksum, kernel_vlans: Vec::new() })
+        .collect();
     (Lab::with(json, |config| config.interfaces = interfaces), names)
 }
 

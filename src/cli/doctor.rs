@@ -369,6 +369,7 @@ mod tests {
             name: name.to_owned(),
             role: Role::Guest,
             checksum: ChecksumMode::DetectPartial,
+            kernel_vlans: Vec::new(),
         }
     }
 

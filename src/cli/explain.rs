@@ -141,6 +141,7 @@ fn fitting(loaded: &Loaded) -> Config {
                 name: name.clone(),
                 role,
                 checksum: crate::config::ChecksumMode::default(),
+                kernel_vlans: Vec::new(),
             });
         }
     }

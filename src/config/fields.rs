@@ -48,6 +48,13 @@ pub static INTERFACE: Section = Section {
             "\"detect-partial\"",
             "Whether checksums that the sending kernel left to its device are recognised and finished.",
         ),
+        optional(
+            "kernel_vlans",
+            Kind::List(&Kind::Integer(1, 4094)),
+            "[]",
+            "VLANs whose frames are the kernel's, beside those that it has VLAN interfaces for; frames \
+             under tags that neither it nor the rules know are dropped.",
+        ),
     ],
 };
 

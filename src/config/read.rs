@@ -131,6 +131,10 @@ fn interfaces(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Vec<Interface
             ("incremental", ChecksumMode::Incremental),
         ];
         let checksum = fields.choice("checksum", &modes, faults).unwrap_or_default();
+        let kernel_vlans = fields.list("kernel_vlans", faults).iter();
+        let kernel_vlans = kernel_vlans
+            .filter_map(|node| u16::try_from(integer(node, 1, 4094, faults)?).ok())
+            .collect();
         let Some(name) = name else { continue };
         let at = fields.place_of("name");
         if name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
@@ -144,7 +148,7 @@ fn interfaces(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Vec<Interface
         }
         names.insert(name, at);
         if let Some(role) = role {
-            interfaces.push(Interface { name: name.to_owned(), role, checksum });
+            interfaces.push(Interface { name: name.to_owned(), role, checksum, kernel_vlans });
         }
     }
     interfaces
@@ -271,6 +275,7 @@ mod tests {
             name: "eth0".to_owned(),
             role: Role::Guest,
             checksum: ChecksumMode::DetectPartial,
+            kernel_vlans: Vec::new(),
         };
         assert_eq!(config, Config { interfaces: vec![interface], ..Config::default() });
         assert_eq!(config.sessions.max, 1_048_576);
@@ -298,6 +303,7 @@ mod tests {
             name = "eth2"
             role = "public"
             checksum = "incremental"
+            kernel_vlans = [7, 4094]
             [workers]
             count = 4
             mode = "zero-copy"
@@ -339,6 +345,7 @@ mod tests {
                 name: "eth2".to_owned(),
                 role: Role::Public,
                 checksum: ChecksumMode::Incremental,
+                kernel_vlans: vec![7, 4094],
             }],
             workers: Workers { count: Some(4), mode: XdpMode::ZeroCopy, spin: true, frames: 8192 },
             sessions: Sessions {

@@ -50,6 +50,7 @@ fn interface(interface: &Interface) -> Value {
             ChecksumMode::DetectPartial => "detect-partial",
             ChecksumMode::Incremental => "incremental",
         },
+        "kernel_vlans": interface.kernel_vlans,
     })
 }
 
@@ -87,8 +88,12 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_what_a_file_would_say() {
-        let interface =
-            |name: &str, role, checksum| Interface { name: name.to_owned(), role, checksum };
+        let interface = |name: &str, role, checksum| Interface {
+            name: name.to_owned(),
+            role,
+            checksum,
+            kernel_vlans: Vec::new(),
+        };
         let folder = tempfile::tempdir().unwrap();
         let rules = folder.path().join("rules.json");
         let mut config = Config {

@@ -227,6 +227,7 @@ mod tests {
                 name: "no-such-one".into(),
                 role: crate::config::Role::Guest,
                 checksum: crate::config::ChecksumMode::default(),
+                kernel_vlans: Vec::new(),
             }],
             ..Config::default()
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::config::Config;
+use crate::config::{Config, Interface};
 use crate::flow::Protocol;
 use crate::host::view::{KernelAddress, View};
 use crate::io::xdp::steering::{PortSet, Steering};
@@ -25,6 +25,7 @@ pub fn steering(
     interfaces
         .map(|interface| Steering {
             tags: tags(&interface.name, rules),
+            kernel_tags: kernel_tags(interface, view),
             arp_tags: tags(&interface.name, rules)
                 .into_iter()
                 .filter(|&vlan| is_ours_alone(&interface.name, vlan, view))
@@ -47,6 +48,16 @@ fn tags(interface: &str, rules: &RuleSet) -> BTreeSet<u16> {
         .filter(|(on, _)| *on == interface)
         .map(|(_, vlan)| vlan)
         .collect()
+}
+
+/// The tags under which the kernel has VLAN interfaces, or something that the operator knows of.
+fn kernel_tags(interface: &Interface, view: &View) -> BTreeSet<u16> {
+    let mut tags: BTreeSet<u16> = interface.kernel_vlans.iter().copied().collect();
+    if let Some(index) = view.index_of(&interface.name) {
+        let on_it = view.links.values().filter_map(|link| link.tag);
+        tags.extend(on_it.filter(|(lower, _)| *lower == index).map(|(_, vlan)| vlan));
+    }
+    tags
 }
 
 /// Whether the kernel has no IPv4 address under a tag of an interface. Untagged frames are always
@@ -164,7 +175,7 @@ fn kernel_ports(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ChecksumMode, Interface, Role};
+    use crate::config::{ChecksumMode, Role};
     use crate::host::view::{KernelAddress, KernelLink};
 
     const RULES: &str = r#"{
@@ -205,6 +216,7 @@ mod tests {
             name: name.into(),
             role,
             checksum: ChecksumMode::default(),
+            kernel_vlans: vec![300],
         };
         let config = Config {
             interfaces: vec![interface("guest", Role::Guest), interface("public", Role::Public)],
@@ -246,6 +258,14 @@ mod tests {
         let [guest, public] = steered();
         assert_eq!(guest.tags, [0, 100, 101].into());
         assert_eq!(public.tags, [0, 7].into());
+    }
+
+    #[test]
+    fn the_kernels_tags_are_those_of_its_vlan_interfaces_and_of_the_configuration() {
+        let [guest, public] = steered();
+        // The rules have a network under 100, which beats this.
+        assert_eq!(guest.kernel_tags, [100, 300].into());
+        assert_eq!(public.kernel_tags, [300].into());
     }
 
     #[test]

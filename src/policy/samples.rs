@@ -22,6 +22,7 @@ pub(crate) fn config() -> Config {
         name: name.to_owned(),
         role,
         checksum: ChecksumMode::DetectPartial,
+        kernel_vlans: Vec::new(),
     };
     Config {
         rules: Vec::new(),

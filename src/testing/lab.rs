@@ -69,6 +69,7 @@ impl Lab {
             name: name.to_owned(),
             role,
             checksum: crate::config::ChecksumMode::DetectPartial,
+            kernel_vlans: Vec::new(),
         };
         let mut config = Config {
             interfaces: vec![interface("eth2", Role::Public), interface("eth0", Role::Guest)],

@@ -180,7 +180,12 @@ pub fn config(rules: &RuleSet) -> Config {
     let mut interfaces: Vec<Interface> = Vec::new();
     for (name, role) in public.chain(guest) {
         if !interfaces.iter().any(|known| known.name == name) {
-            interfaces.push(Interface { name, role, checksum: ChecksumMode::DetectPartial });
+            interfaces.push(Interface {
+                name,
+                role,
+                checksum: ChecksumMode::DetectPartial,
+                kernel_vlans: Vec::new(),
+            });
         }
     }
     Config { interfaces, icmp_errors_per_second: 0, ..Config::default() }

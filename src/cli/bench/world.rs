@@ -78,6 +78,7 @@ fn config(sessions: u32) -> Config {
         name: name.to_owned(),
         role,
         checksum: ChecksumMode::DetectPartial,
+        kernel_vlans: Vec::new(),
     };
     let mut config = Config {
         interfaces: vec![interface("guest", Role::Guest), interface("public", Role::Public)],

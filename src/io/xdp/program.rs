@@ -1,5 +1,6 @@
 //! The XDP program of one interface: loaded, told what to go by, attached, counted.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -69,9 +70,10 @@ fn hint(said: &str) -> &'static str {
 }
 
 /// What the program counts, by name, in the order of `enum reason` in steer.bpf.c.
-pub const COUNTERS: [&str; 10] = [
+pub const COUNTERS: [&str; 11] = [
     "dropped_no_socket",
     "dropped_short",
+    "dropped_unknown_tag",
     "passed_group",
     "passed_link_local",
     "passed_local_address",
@@ -136,10 +138,13 @@ impl Program {
                 self.kernel_ports.insert(page_key(*address, *protocol, page), bits, 0)?;
             }
         }
-        for tag in steering.tags.union(&self.applied.tags) {
-            let is_ours = ownership(steering, *tag);
-            if is_ours != ownership(&self.applied, *tag) {
-                self.tags.set(u32::from(*tag), is_ours, 0)?;
+        let tags =
+            |steering: &Steering| steering.tags.union(&steering.kernel_tags).copied().collect();
+        let (new, old): (BTreeSet<u16>, BTreeSet<u16>) = (tags(steering), tags(&self.applied));
+        for tag in new.union(&old) {
+            let owner = owner(steering, *tag);
+            if owner != self::owner(&self.applied, *tag) {
+                self.tags.set(u32::from(*tag), owner, 0)?;
             }
         }
         for local in self.applied.local_addresses.difference(&steering.local_addresses) {
@@ -259,9 +264,10 @@ fn page_key(address: Ipv4Addr, protocol: Protocol, page: u8) -> [u8; 8] {
     [a, b, c, d, protocol.0, page, 0, 0]
 }
 
-/// What the program's map says of a tag.
-fn ownership(steering: &Steering, tag: u16) -> u32 {
+/// What the program's map says of a tag: `enum owner` in steer.bpf.c.
+fn owner(steering: &Steering, tag: u16) -> u32 {
     match (steering.tags.contains(&tag), steering.arp_tags.contains(&tag)) {
+        (false, _) if steering.kernel_tags.contains(&tag) => 3,
         (false, _) => 0,
         (true, false) => 1,
         (true, true) => 2,

@@ -63,6 +63,7 @@ struct page {
 enum reason {
 	DROPPED_NO_SOCKET,
 	DROPPED_SHORT,
+	DROPPED_UNKNOWN_TAG,
 	PASSED_GROUP,
 	PASSED_LINK_LOCAL,
 	PASSED_LOCAL_ADDRESS,
@@ -81,11 +82,17 @@ struct {
 	__type(value, __u32);
 } xsks SEC(".maps");
 
-/* The kernel has no address under the tag, so ARP is the dataplane's too; any other value but zero
- * leaves ARP to the kernel. */
-#define OURS_WITH_ARP 2
+/* Whose the frames under a tag are. */
+enum owner {
+	NOBODYS,
+	/* The dataplane's, but for ARP and what is sent to the kernel's addresses. */
+	OURS,
+	/* The same where the kernel has no address: ARP is the dataplane's, too. */
+	OURS_WITH_ARP,
+	KERNELS,
+};
 
-/* By VLAN identifier, zero for untagged: whether the dataplane has a network there. */
+/* By VLAN identifier, zero for untagged. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 4096);
@@ -223,11 +230,17 @@ int natwerk_steer(struct xdp_md *frame)
 		protocol = tag->protocol;
 	}
 
-	__u32 *ours = bpf_map_lookup_elem(&tags, &vlan);
+	__u32 *known = bpf_map_lookup_elem(&tags, &vlan);
+	__u32 owner = known ? *known : NOBODYS;
 
-	if (!ours || !*ours)
+	/* What comes without a tag where no network does is the kernel's: management, and what
+	 * switches say to each other. */
+	if (owner == KERNELS || (owner == NOBODYS && !vlan))
 		return counted(XDP_PASS, PASSED_TAG);
-	if (*ours == OURS_WITH_ARP && protocol == bpf_htons(ETH_P_ARP))
+	/* A provider's tag, or another one behind it, is none of a network with one tag. */
+	if (owner == NOBODYS || ethernet->h_proto == bpf_htons(ETH_P_8021AD) || is_tag(protocol))
+		return counted(XDP_DROP, DROPPED_UNKNOWN_TAG);
+	if (owner == OURS_WITH_ARP && protocol == bpf_htons(ETH_P_ARP))
 		return to_socket(frame);
 	/* The kernel does not forward packets out of group frames. */
 	if (ethernet->h_dest[0] & 1)

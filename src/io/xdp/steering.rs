@@ -13,8 +13,10 @@ use crate::flow::Protocol;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Steering {
     /// Tags under which the dataplane has a network or public addresses; zero stands for none.
-    /// Frames under other tags are the kernel's.
     pub tags: BTreeSet<u16>,
+    /// Tags under which frames are the kernel's. Frames under tags that stand in neither set are
+    /// dropped; those without a tag are the kernel's then.
+    pub kernel_tags: BTreeSet<u16>,
     /// Those among them under which the kernel has no IPv4 address: ARP is the dataplane's there.
     pub arp_tags: BTreeSet<u16>,
     /// Addresses that are the kernel's alone, by the tag they are reached under: gateways of guest
