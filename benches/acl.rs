@@ -247,9 +247,11 @@ fn config() -> Config {
             max: 1024,
             max_ipv6: 1024,
             per_guest: 0,
+            ports_per_guest: 0,
             on_rule_removal: OnRuleRemoval::End,
         },
         timeouts: Timeouts::default(),
+        events: None,
         icmp_errors_per_second: 0,
     }
 }

@@ -69,6 +69,7 @@ fn established(criterion: &mut Criterion) {
         let mut lab = Lab::with(&rules(), |config| {
             config.sessions.max = sessions;
             config.sessions.per_guest = 0;
+            config.sessions.ports_per_guest = 0;
         });
         let frames = open(&mut lab, sessions);
         let mut place = 0_usize;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use natwerk::flow::{Endpoint, Protocol, Realm};
 use natwerk::nat::guests::{GuestLimits, Guests};
-use natwerk::nat::mappings::{BindRequest, MappingBehavior, Mappings, Pool, PoolAddress};
+use natwerk::nat::mappings::{
+    BindRequest, MappingBehavior, MappingLimits, Mappings, Pool, PoolAddress,
+};
 use natwerk::time::Tick;
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -45,6 +47,7 @@ fn request(pool: &Pool, number: u32) -> BindRequest<'_> {
         ),
         pool,
         paired: None,
+        limits: MappingLimits::default(),
         was_taken: false,
     }
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// Idle timeouts.
     pub timeouts: Timeouts,
+    /// Where NAT events go, if anywhere.
+    pub events: Option<EventExport>,
     /// ICMP errors that natwerk may send per second and worker; zero means no limit.
     pub icmp_errors_per_second: u32,
 }
@@ -69,9 +71,19 @@ impl Default for Config {
             workers: Workers::default(),
             sessions: Sessions::default(),
             timeouts: Timeouts::default(),
+            events: None,
             icmp_errors_per_second: 1000,
         }
     }
+}
+
+/// Where NAT events go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EventExport {
+    /// The IPFIX collector.
+    pub collector: SocketAddr,
+    /// Whether every session is told of, with its destination.
+    pub sessions: bool,
 }
 
 /// A network interface natwerk owns.
@@ -148,6 +160,8 @@ pub struct Sessions {
     pub max_ipv6: u32,
     /// Sessions one guest may have; zero means no limit.
     pub per_guest: u32,
+    /// External ports of each protocol that one guest may have; zero means no limit.
+    pub ports_per_guest: u32,
     /// What becomes of sessions whose rule is taken away.
     pub on_rule_removal: OnRuleRemoval,
 }
@@ -158,6 +172,7 @@ impl Default for Sessions {
             max: 1 << 20,
             max_ipv6: 1 << 16,
             per_guest: 1 << 16,
+            ports_per_guest: 1 << 15,
             on_rule_removal: OnRuleRemoval::End,
         }
     }

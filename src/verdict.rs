@@ -88,6 +88,8 @@ pub enum DropReason {
     NotForwardable,
     /// No free frame was left to build the packet in.
     OutOfFrames,
+    /// The guest has as many external ports, or mappings, as it may have (RFC 6888, REQ-4).
+    PortLimit,
     /// The protocol cannot be translated by address alone here (no static NAT, or another guest uses it with this peer).
     ProtocolUnsupported,
     /// The guest opens sessions faster than it may.
@@ -114,7 +116,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::AclDenied,
         Self::AddressNotOurs,
         Self::BadChecksum,
@@ -148,6 +150,7 @@ impl DropReason {
         Self::NoSourceNat,
         Self::NotForwardable,
         Self::OutOfFrames,
+        Self::PortLimit,
         Self::ProtocolUnsupported,
         Self::RateLimited,
         Self::SessionLimit,
@@ -204,6 +207,7 @@ impl DropReason {
             Self::NoSourceNat => "no_source_nat",
             Self::NotForwardable => "not_forwardable",
             Self::OutOfFrames => "out_of_frames",
+            Self::PortLimit => "port_limit",
             Self::ProtocolUnsupported => "protocol_unsupported",
             Self::RateLimited => "rate_limited",
             Self::SessionLimit => "session_limit",
@@ -297,6 +301,9 @@ impl DropReason {
                 "A frame that natwerk has no use for: neither IP nor ARP that it answers."
             }
             Self::OutOfFrames => "No free frame was left to build the packet in.",
+            Self::PortLimit => {
+                "The guest has as many external ports, or mappings, as it may have (RFC 6888, REQ-4)."
+            }
             Self::ProtocolUnsupported => {
                 "The protocol cannot be translated by address alone here (no static NAT, or another guest uses it with this peer)."
             }

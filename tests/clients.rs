@@ -1,5 +1,5 @@
 //! Real clients through the running engine: what a STUN client says of the NAT, transfers across
-//! links of unequal MTU, SIP calls with `rport`. Needs root, and each client to be installed.
+//! links of unequal MTU, SIP calls with `rport`, a WireGuard tunnel. Needs root, and each client to be installed.
 #![cfg(feature = "af-xdp")]
 
 mod common;
@@ -123,4 +123,45 @@ fn sip_calls_with_rport_pass_without_a_gateway() {
                   -nostdin -timeout 15";
     let said = lab.guest_does(caller);
     assert!(said.contains("Successful call"), "{said}");
+}
+
+/// Makes a WireGuard interface in `namespace` with `address`, and returns its public key.
+fn tunnel_end(lab: &Lab, namespace: &Namespace, name: &str, address: &str) -> (Running, String) {
+    let end = lab.router.background(namespace, &format!("wireguard-go -f {name}"));
+    assert!(eventually(LONG, || lab.done(namespace, &format!("wg show {name}")).0), "no {name}");
+    let private = namespace.run("wg genkey");
+    let file = lab.router.write(&format!("{name}.key"), &private);
+    namespace.run(&format!("wg set {name} private-key {}", file.display()));
+    namespace.run(&format!("ip address add {address} dev {name}"));
+    namespace.run(&format!("ip link set {name} mtu 1420 up"));
+    let key = namespace.run(&format!("wg show {name} public-key")).trim().to_owned();
+    (end, key)
+}
+
+#[test]
+fn a_wireguard_tunnel_passes_and_survives_a_restart() {
+    let filtering = "address-and-port-dependent";
+    let Some((lab, engine)) = Lab::start("wireguard-go", filtering) else { return };
+    // Their control sockets are in one folder, whatever the namespace.
+    let [near, far] = ["a", "b"].map(|end| format!("nw{end}{}", std::process::id()));
+    let (_near, near_key) = tunnel_end(&lab, &lab.guest, &near, "10.99.0.1/24");
+    let (_far, far_key) = tunnel_end(&lab, &lab.internet, &far, "10.99.0.2/24");
+    let peer = format!("peer {near_key} allowed-ips 10.99.0.1/32");
+    lab.internet.run(&format!("wg set {far} listen-port 51820 {peer}"));
+    let peer = format!("peer {far_key} allowed-ips 10.99.0.2/32 endpoint 198.51.100.9:51820");
+    lab.guest.run(&format!("wg set {near} {peer}"));
+    lab.guest_does("ping -c1 -W1 10.99.0.2");
+    let endpoint = || lab.internet.run(&format!("wg show {far} endpoints"));
+    let before = endpoint();
+    assert!(before.contains("203.0.113.10:"), "the far end sees the public address: {before}");
+    // Full packets, both ways, through the tunnel.
+    let _server = lab.router.background(&lab.internet, "iperf3 -s -B 10.99.0.2");
+    for direction in ["", "-R"] {
+        lab.guest_does(&format!("timeout 20 iperf3 -c 10.99.0.2 -n 2M {direction} --json"));
+    }
+    // Killed and started anew: the far end speaks first, and its packets find the session.
+    engine.end("-KILL");
+    let _engine = lab.router.start();
+    assert!(eventually(LONG, || lab.internet.succeeds("ping -c1 -W1 10.99.0.1")));
+    assert_eq!(endpoint(), before, "the same mapping as before");
 }

@@ -1,10 +1,11 @@
-//! Limits of bandwidth and packet rate, packet by packet, on the lab's own clock.
+//! Limits of bandwidth, packet rate and new sessions, packet by packet, on the lab's own clock.
 
 use std::time::Duration;
 
 use natwerk::flow::{Endpoint, PortId};
 use natwerk::testing::lab::{GUEST, Lab, PUBLIC};
 use natwerk::testing::packets::Packet;
+use natwerk::testing::packets_ipv6;
 use natwerk::verdict::{DropReason, Verdict};
 
 /// Two tenants behind one address; the first one has `LIMITS`.
@@ -112,4 +113,79 @@ fn limits_come_and_go_for_sessions_that_live() {
     lab.reload(&rules(""));
     assert_eq!(up(&mut lab, 100, "10.1.1.5"), ALL);
     assert_eq!(burst(&mut lab, PUBLIC, 0, at(REMOTE, 53), public), ALL);
+}
+
+/// One network with both families and `LIMITS`.
+fn rules_ipv6(limits: &str) -> String {
+    format!(
+        r#"{{"version": 1,
+        "public_ipv6": [{{"address": "2001:db8:ff::1", "prefix_len": 64, "interface": "eth2",
+                         "gateway": "2001:db8:ff::fe"}}],
+        "networks": [{{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
+                       "gateway": "10.1.1.1",
+                       "ipv6": {{"cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1"}},
+                       "limits": {{{limits}}}}}]}}"#
+    )
+}
+
+fn at_ipv6(address: &str, port: u16) -> Endpoint<std::net::Ipv6Addr> {
+    Endpoint::new(address.parse().expect("an address"), port)
+}
+
+/// What becomes of IPv6 datagrams of a guest, each with a source port of its own or all with one.
+fn ipv6(lab: &mut Lab, guest: &str, ports: impl Iterator<Item = u16>) -> Vec<Verdict> {
+    let remote = at_ipv6("2001:db8:51::9", 53);
+    ports
+        .map(|port| packets_ipv6::Packet::udp(at_ipv6(guest, port), remote, &[7; 80]).frame())
+        .map(|frame| lab.send(GUEST, frame).verdict)
+        .collect()
+}
+
+fn count(verdicts: &[Verdict], which: Verdict) -> usize {
+    verdicts.iter().filter(|verdict| **verdict == which).count()
+}
+
+#[test]
+fn rates_of_ipv6_are_limited_each_way_too() {
+    let mut lab = Lab::new(&rules_ipv6(r#""guest_packets_per_second": 1000"#));
+    let exceeded = Verdict::Drop(DropReason::GuestRateExceeded);
+    for guest in ["2001:db8:1::5", "2001:db8:1::6"] {
+        let up = ipv6(&mut lab, guest, std::iter::repeat_n(4000, 150));
+        assert_eq!((count(&up, Verdict::Forward(PUBLIC)), count(&up, exceeded)), (100, 50));
+    }
+    let (remote, guest) = (at_ipv6("2001:db8:51::9", 53), at_ipv6("2001:db8:1::5", 4000));
+    let reply = packets_ipv6::Packet::udp(remote, guest, &[7; 80]).frame();
+    let down: Vec<_> = (0..150).map(|_| lab.send(PUBLIC, reply.clone()).verdict).collect();
+    assert_eq!((count(&down, Verdict::Forward(GUEST)), count(&down, exceeded)), (100, 50));
+}
+
+#[test]
+fn new_sessions_of_an_ipv6_guest_are_limited_and_its_neighbour_is_spared() {
+    let mut lab = Lab::new(&rules_ipv6(r#""new_sessions_per_second": 10"#));
+    let limited = Verdict::Drop(DropReason::RateLimited);
+    for guest in ["2001:db8:1::5", "2001:db8:1::6"] {
+        let all = ipv6(&mut lab, guest, 4000..4050);
+        assert_eq!((count(&all, Verdict::Forward(PUBLIC)), count(&all, limited)), (10, 40));
+    }
+    let known = ipv6(&mut lab, "2001:db8:1::5", 4000..4010);
+    assert_eq!(count(&known, Verdict::Forward(PUBLIC)), 10, "what there is goes on");
+    lab.pass(Duration::from_secs(1));
+    let more = ipv6(&mut lab, "2001:db8:1::5", 5000..5050);
+    assert_eq!(count(&more, Verdict::Forward(PUBLIC)), 10);
+}
+
+#[test]
+fn a_flooding_ipv6_guest_takes_nothing_from_its_neighbour() {
+    let mut lab = Lab::new(&rules_ipv6(r#""sessions_per_guest": 100"#));
+    let held = ipv6(&mut lab, "2001:db8:1::6", 4000..4050);
+    let flood = ipv6(&mut lab, "2001:db8:1::5", 1024..6024);
+    assert_eq!(count(&flood, Verdict::Forward(PUBLIC)), 100);
+    assert_eq!(count(&flood, Verdict::Drop(DropReason::SessionLimit)), 4900);
+    for verdicts in [
+        held,
+        ipv6(&mut lab, "2001:db8:1::6", 4000..4050),
+        ipv6(&mut lab, "2001:db8:1::6", 5000..5050),
+    ] {
+        assert_eq!(count(&verdicts, Verdict::Forward(PUBLIC)), 50);
+    }
 }

@@ -312,6 +312,12 @@ pub fn stats(row: &Stats) -> String {
         ),
         ("sessions created", row.sessions_created.to_string()),
         ("sessions ended", some_or_dash(pairs(&row.sessions_ended))),
+        (
+            "NAT events",
+            row.events.map_or_else(dash, |[exported, lost, withheld]| {
+                format!("{exported} exported, {lost} lost, {withheld} withheld")
+            }),
+        ),
         ("policy", format!("generation {}", row.generation)),
         ("reloads", format!("{} done, {} refused", row.reloads, row.reloads_refused)),
         ("batches", some_or_dash(pairs(&row.batches))),

@@ -31,6 +31,7 @@ pub static CONFIG: Section = Section {
         optional("sessions", Kind::Table(&SESSIONS), "{}", "The session table."),
         optional("timeouts", Kind::Table(&TIMEOUTS), "{}", "Idle timeouts, in seconds."),
         optional("icmp", Kind::Table(&ICMP), "{}", "ICMP errors."),
+        optional("events", Kind::Table(&EVENTS), "", "Export of NAT events; left out, none."),
         optional("cloudstack", Kind::Table(&CLOUDSTACK), "{}", "How CloudStack's files are read."),
     ],
 };
@@ -104,6 +105,12 @@ pub static SESSIONS: Section = Section {
             "Sessions one guest may have; 0 means no limit.",
         ),
         optional(
+            "ports_per_guest",
+            Kind::Integer(0, 1 << 28),
+            "32768",
+            "External ports of each protocol that one guest may have; 0 means no limit.",
+        ),
+        optional(
             "on_rule_removal",
             Kind::Choice(&["end", "keep"]),
             "\"end\"",
@@ -161,6 +168,21 @@ pub static ICMP: Section = Section {
         "1000",
         "ICMP errors that may be sent per second and worker; 0 means no limit.",
     )],
+};
+
+/// `[events]`.
+pub static EVENTS: Section = Section {
+    name: "[events]",
+    about: "Export of NAT events (RFC 8158) as IPFIX over UDP: mappings, exhausted ports, exceeded limits.",
+    fields: &[
+        required("collector", Kind::Socket, "The address and port of the collector."),
+        optional(
+            "sessions",
+            Kind::Boolean,
+            "false",
+            "Whether every session is told of, which tells guests' destinations.",
+        ),
+    ],
 };
 
 /// `[cloudstack]`.

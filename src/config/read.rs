@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::fields::{CONFIG, INTERFACE, YEAR};
-use super::{ChecksumMode, Config, Interface, OnRuleRemoval, Role, Sessions, Workers, XdpMode};
+use super::{
+    ChecksumMode, Config, EventExport, Interface, OnRuleRemoval, Role, Sessions, Workers, XdpMode,
+};
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::fields::Section;
 use crate::rules::from_toml;
@@ -92,11 +94,17 @@ fn config(fields: &Fields<'_, '_>, folder: &Path, faults: &mut Faults<'_>) -> Co
         timeouts: fields
             .table("timeouts", faults)
             .map_or(default.timeouts, |fields| timeouts(&fields, faults)),
+        events: fields.table("events", faults).and_then(|fields| events(&fields, faults)),
         icmp_errors_per_second: fields
             .table("icmp", faults)
             .and_then(|fields| fields.integer("errors_per_second", faults))
             .unwrap_or(default.icmp_errors_per_second),
     }
+}
+
+fn events(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Option<EventExport> {
+    let sessions = fields.boolean("sessions", faults).unwrap_or(false);
+    Some(EventExport { collector: fields.socket("collector", faults)?, sessions })
 }
 
 /// `path`, seen from `folder` if it is relative; a prefix of another format stays in front.
@@ -201,6 +209,9 @@ fn sessions(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Sessions {
         max: fields.integer("max", faults).unwrap_or(default.max),
         max_ipv6: fields.integer("max_ipv6", faults).unwrap_or(default.max_ipv6),
         per_guest: fields.integer("per_guest", faults).unwrap_or(default.per_guest),
+        ports_per_guest: fields
+            .integer("ports_per_guest", faults)
+            .unwrap_or(default.ports_per_guest),
         on_rule_removal: fields.choice("on_rule_removal", &meanings, faults).unwrap_or_default(),
     }
 }
@@ -312,6 +323,7 @@ mod tests {
             [sessions]
             max = 1000
             per_guest = 0
+            ports_per_guest = 9
             on_rule_removal = "keep"
             [timeouts]
             tcp_established = 1
@@ -327,6 +339,9 @@ mod tests {
             refresh_inbound = true
             [icmp]
             errors_per_second = 0
+            [events]
+            collector = "192.0.2.9:4739"
+            sessions = true
             [cloudstack]
             command_files = "commands"
             unmatched_vpc_egress = "allow"
@@ -352,6 +367,7 @@ mod tests {
                 max: 1000,
                 max_ipv6: 1 << 16,
                 per_guest: 0,
+                ports_per_guest: 9,
                 on_rule_removal: OnRuleRemoval::Keep,
             },
             timeouts: Timeouts {
@@ -367,6 +383,10 @@ mod tests {
                 port_hold: seconds(0),
                 refresh_inbound: true,
             },
+            events: Some(EventExport {
+                collector: "192.0.2.9:4739".parse().unwrap(),
+                sessions: true,
+            }),
             icmp_errors_per_second: 0,
             sources: sources::Options {
                 cloudstack: sources::cloudstack::Options {
@@ -404,6 +424,7 @@ mod tests {
         assert_eq!(default("workers", "frames"), workers.frames);
         assert_eq!(default("sessions", "max"), sessions.max);
         assert_eq!(default("sessions", "per_guest"), sessions.per_guest);
+        assert_eq!(default("sessions", "ports_per_guest"), sessions.ports_per_guest);
         let timeouts = Timeouts::default();
         for (field, value) in [
             ("tcp_established", timeouts.tcp_established),

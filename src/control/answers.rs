@@ -299,6 +299,10 @@ impl Answers {
             sessions_ipv6: wide.len().into(),
             sessions_ipv6_max: wide.sessions_max().into(),
             sessions_ipv6_memory_bytes: wide.memory_bytes(),
+            events: self.shared.events.as_ref().map(|events| {
+                let counts = events.counts();
+                [counts.exported, counts.lost, counts.withheld]
+            }),
             generation: self.shared.policy.load().generation().0,
             ..workers::stats(&self.engine, self.flushed.load(Ordering::Relaxed))
         }

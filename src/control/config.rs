@@ -28,6 +28,7 @@ pub fn json(config: &Config) -> Value {
             "max": config.sessions.max,
             "max_ipv6": config.sessions.max_ipv6,
             "per_guest": config.sessions.per_guest,
+            "ports_per_guest": config.sessions.ports_per_guest,
             "on_rule_removal": match config.sessions.on_rule_removal {
                 OnRuleRemoval::End => "end",
                 OnRuleRemoval::Keep => "keep",
@@ -38,6 +39,10 @@ pub fn json(config: &Config) -> Value {
     // TOML has no null: what is not there is left out.
     if let (Some(listen), Value::Object(fields)) = (config.metrics_listen, &mut value) {
         fields.insert("metrics_listen".to_owned(), json!(listen));
+    }
+    if let (Some(events), Value::Object(fields)) = (&config.events, &mut value) {
+        let events = json!({ "collector": events.collector, "sessions": events.sessions });
+        fields.insert("events".to_owned(), events);
     }
     value
 }

@@ -133,6 +133,11 @@ fn sessions(metrics: &mut Metrics, answers: &Answers) {
     metrics.count("held_packets", "Frames that had to wait", stats.held);
     metrics.count("icmp_errors_sent", "ICMP errors sent", stats.icmp_errors_sent);
     metrics.count("icmp_errors_limited", "ICMP errors withheld", stats.icmp_errors_limited);
+    if let Some([exported, lost, withheld]) = stats.events {
+        metrics.count("events_exported", "NAT events given to the network", exported);
+        metrics.count("events_lost", "NAT events lost, as the queue was full", lost);
+        metrics.count("events_withheld", "Refusals beyond those told of in a second", withheld);
+    }
     metrics.count("reloads", "Reloads that were done", stats.reloads);
     metrics.count("reloads_refused", "Reloads that were refused", stats.reloads_refused);
     metrics.number(

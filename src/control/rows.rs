@@ -305,6 +305,9 @@ pub struct Stats {
     pub sessions_created: u64,
     /// Sessions ended, by how.
     pub sessions_ended: std::collections::BTreeMap<String, u64>,
+    /// NAT events: exported, lost, withheld; none if they are not exported.
+    #[serde(default)]
+    pub events: Option<[u64; 3]>,
     /// Bytes of memory the session table takes.
     pub sessions_memory_bytes: u64,
     /// The number of the policy in force.

@@ -37,6 +37,7 @@ fn answers() -> Answers {
         ports,
         timeouts: Timeouts::default(),
         on_rule_removal: config.sessions.on_rule_removal,
+        events: None,
         icmp_errors_per_second: 0,
         workers: 1,
         seed: [1, 2, 3, 4],

@@ -23,6 +23,9 @@ pub enum StartError {
     /// The interfaces cannot be taken over.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    /// Events cannot be exported.
+    #[error("events cannot be exported: {0}")]
+    Export(io::Error),
     /// Members of load balancers cannot be checked.
     #[error("no thread to check the members of load balancers: {0}")]
     Health(io::Error),
@@ -63,6 +66,7 @@ impl StartError {
             Self::Check(_)
             | Self::Control(_)
             | Self::Dataplane(_)
+            | Self::Export(_)
             | Self::Health(_)
             | Self::Host(_)
             | Self::Metrics(_)

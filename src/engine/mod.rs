@@ -10,6 +10,8 @@ mod dataplane;
 #[cfg(feature = "af-xdp")]
 mod error;
 #[cfg(feature = "af-xdp")]
+mod export;
+#[cfg(feature = "af-xdp")]
 mod files;
 pub mod handle;
 #[cfg(feature = "af-xdp")]

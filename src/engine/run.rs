@@ -18,6 +18,7 @@ use crate::control::server::Server as ControlServer;
 use crate::engine::checks::{self, StateLock};
 use crate::engine::dataplane::{Crew, Dataplane};
 use crate::engine::error::StartError;
+use crate::engine::export::Export;
 use crate::engine::files::{FileWatch, fingerprint};
 use crate::engine::handle::{Command, EngineHandle, ReloadError, ReloadReport};
 use crate::engine::health::HealthChecks;
@@ -43,6 +44,7 @@ pub(super) struct Engine {
     commands: Receiver<Command>,
     /// None while a device is gone for good and has not come back.
     pub(super) dataplane: Option<Dataplane>,
+    _export: Option<Export>,
     _health: HealthChecks,
     _control: ControlServer,
     _metrics: Option<MetricsServer>,
@@ -126,7 +128,14 @@ impl Engine {
         let dataplane = Dataplane::start(&config, devices, steering, &crew)?;
         let health = HealthChecks::start(Arc::clone(&shared), Arc::clone(&config))
             .map_err(StartError::Health)?;
+        let export = config
+            .events
+            .as_ref()
+            .map(|events| Export::start(Arc::clone(&shared), events.collector))
+            .transpose()
+            .map_err(StartError::Export)?;
         let mut engine = Self {
+            _export: export,
             _health: health,
             files: watch_files(&handle),
             fingerprint,

@@ -3,7 +3,8 @@
 //!
 //! Two views of one truth: a slot for each external port (`ports`, found by `directory`) says whose
 //! it is; an index by internal endpoint names the slots of a guest's mappings. Locks: a shard of the
-//! index first, then the ports of one public address and protocol; never two of a kind.
+//! index first, then the ports of one public address and protocol, a guest's counts last; never two of a
+//! kind.
 //!
 //! Memory: 16.3 bytes for each port in use (64 ports at a time), 8 bytes of index for each of the
 //! `capacity` mappings, and 1 KiB for each public address and protocol in use.
@@ -12,15 +13,15 @@ mod allowed;
 mod directory;
 mod index;
 mod owner;
+mod pool;
 mod ports;
+mod quota;
 mod slots;
 #[cfg(test)]
 mod tests;
 
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ahash::RandomState;
 
@@ -31,40 +32,10 @@ use directory::{Directory, Space};
 use index::{Index, PortName};
 use owner::Owner;
 use ports::{Adopted, Left, Wish};
+use quota::Quota;
 
-/// Where a network's external endpoints come from. Part of the policy, immutable.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Pool {
-    /// The public addresses, at least one. Paired pooling: a guest keeps one of them (RFC 4787, REQ-2).
-    pub addresses: Vec<PoolAddress>,
-    /// The ports that may be given out; 1-65535 unless the rule file narrows it.
-    pub ports: RangeInclusive<u16>,
-    /// Whether one internal endpoint has one external endpoint for all remotes.
-    pub mapping: MappingBehavior,
-    /// Whether ports may be shared between different remotes once none is free.
-    pub overload: bool,
-    /// How long a freed port rests before another guest gets it.
-    pub hold: Duration,
-}
-
-/// A public address of a pool, with the ports that are never given out on it: those of port
-/// forwards, load balancers, local services and the kernel's own range (CVE-2021-3773).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PoolAddress {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Reserved ports by protocol, ascending and not overlapping.
-    pub reserved: Vec<(Protocol, RangeInclusive<u16>)>,
-}
-
-/// RFC 4787, section 4.1.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum MappingBehavior {
-    /// A new external endpoint may be chosen for each remote endpoint.
-    AddressAndPortDependent,
-    /// The same external endpoint for all remotes.
-    EndpointIndependent,
-}
+pub use pool::{MappingBehavior, Pool, PoolAddress};
+pub use quota::{MappingCounts, MappingLimits};
 
 /// Who wants an external endpoint, for what.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +50,8 @@ pub struct BindRequest<'a> {
     pub pool: &'a Pool,
     /// The pool address that the guest's live sessions have, if there are some.
     pub paired: Option<Ipv4Addr>,
+    /// What the guest may have.
+    pub limits: MappingLimits,
     /// Whether what was bound before turned out to carry a session to the remote already.
     pub was_taken: bool,
 }
@@ -101,19 +74,33 @@ pub struct Mapping {
 pub struct Bound {
     /// The external endpoint.
     pub external: Endpoint,
-    /// Whether the endpoint is shared with other guests' sessions to other remotes: nothing inbound
-    /// may rely on it, and it holds no reference.
+    /// Whether others' sessions to other remotes share it: nothing inbound may rely on it, and it
+    /// holds no reference.
     pub overloaded: bool,
+    /// Whether no session used it before.
+    pub is_new: bool,
 }
 
-/// No external port is free.
+impl Bound {
+    const fn alone(external: Endpoint, is_new: bool) -> Self {
+        Self { external, overloaded: false, is_new }
+    }
+}
+
+/// Why there is no external endpoint.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PortsExhausted;
+pub enum BindError {
+    /// The guest has as many as it may have.
+    GuestLimit,
+    /// No external port is free.
+    PortsExhausted,
+}
 
 /// All mappings of all pool addresses, shared by the workers.
 pub struct Mappings {
     directory: Directory,
     index: Index,
+    quota: Quota,
     hasher: RandomState,
 }
 
@@ -127,6 +114,7 @@ impl Mappings {
         Self {
             directory: Directory::new(hasher(1)),
             index: Index::new(capacity, hasher(2)),
+            quota: Quota::new(hasher(4)),
             hasher: hasher(3),
         }
     }
@@ -141,24 +129,25 @@ impl Mappings {
     /// of them in, and the other binds again.
     ///
     /// # Errors
-    /// When no port is free after a bounded search.
+    /// When no port is free after a bounded search, or the guest has as many as it may.
     pub fn bind(
         &self,
         request: &BindRequest<'_>,
         now: Tick,
         unused: impl Fn(Endpoint) -> bool,
-    ) -> Result<Bound, PortsExhausted> {
+    ) -> Result<Bound, BindError> {
         let owner = Owner::new(request.realm, request.internal);
         let exclusive = match request.pool.mapping {
-            MappingBehavior::AddressAndPortDependent => {
-                self.take(request, owner, now, &unused)?.map(|(space, port)| space.endpoint(port))
-            }
+            MappingBehavior::AddressAndPortDependent => self.take(request, owner, now, &unused)?,
             MappingBehavior::EndpointIndependent => {
-                self.bind_independent(request, owner, now, &unused)?
+                match self.bind_independent(request, owner, now, &unused)? {
+                    Independent::Joined(external) => return Ok(Bound::alone(external, false)),
+                    Independent::Taken(taken) => taken,
+                }
             }
         };
         match exclusive {
-            Some(external) => Ok(Bound { external, overloaded: false }),
+            Some((space, port)) => Ok(Bound::alone(space.endpoint(port), true)),
             None => self.overload(request, owner, &unused),
         }
     }
@@ -184,22 +173,31 @@ impl Mappings {
         space.is_some_and(|space| space.ports.lock().hold(external.port))
     }
 
-    /// Gives one reference back; the last one frees the port, which then rests.
-    pub fn release(&self, protocol: Protocol, external: Endpoint, now: Tick) {
-        let Some(space) = self.directory.find(external.address, protocol) else { return };
+    /// Gives one reference back; the last one frees the port, which then rests. Returns whose mapping
+    /// it was that ended.
+    pub fn release(
+        &self,
+        protocol: Protocol,
+        external: Endpoint,
+        now: Tick,
+    ) -> Option<(Realm, Endpoint)> {
+        let space = self.directory.find(external.address, protocol)?;
         let port = external.port;
         let left = space.ports.lock().leave_shared(port);
         let owner = match left {
-            Left::Gone | Left::Shared => return,
+            Left::Gone | Left::Shared => return None,
             Left::Last(owner) => owner,
         };
         // The index is locked first everywhere, so the last reference takes a second attempt;
         // another worker may have joined the mapping meanwhile, which `leave` sees.
         let place = self.index.place(protocol, owner);
         let mut shard = self.index.lock(place);
-        if space.ports.lock().leave(port, owner, now.coarse()) {
-            shard.remove(place, PortName { space: space.number, port });
+        if !space.ports.lock().leave(port, owner, now.coarse()) {
+            return None;
         }
+        shard.remove(place, PortName { space: space.number, port });
+        self.quota.leave(owner.guest(), protocol);
+        Some((owner.realm(), owner.internal()))
     }
 
     /// Gives back what an overloaded session counted for.
@@ -233,6 +231,8 @@ impl Mappings {
             Adopted::Joined => true,
             Adopted::Refused => false,
             Adopted::Taken => {
+                let _unlimited =
+                    self.quota.enter(owner.guest(), protocol, MappingLimits::default());
                 // Without room in the index the mapping lives for the sessions it has.
                 let name = PortName { space: space.number, port: external.port };
                 let _ = shard.insert(place, name);
@@ -277,6 +277,12 @@ impl Mappings {
         PortUsage { live: ports.live(), resting: ports.resting(), overloaded }
     }
 
+    /// What a guest has.
+    #[must_use]
+    pub fn of_guest(&self, realm: Realm, guest: Ipv4Addr) -> MappingCounts {
+        self.quota.counts(Owner::new(realm, Endpoint::new(guest, 0)).guest())
+    }
+
     /// Bytes of memory all this takes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
@@ -290,27 +296,29 @@ impl Mappings {
         owner: Owner,
         now: Tick,
         unused: impl Fn(Endpoint) -> bool,
-    ) -> Result<Option<Endpoint>, PortsExhausted> {
+    ) -> Result<Independent<'_>, BindError> {
         let place = self.index.place(request.protocol, owner);
         // Locked until the new mapping stands in the index, so that an internal endpoint never gets
         // two at once (RFC 4787, REQ-1).
         let mut shard = self.index.lock(place);
         match self.reuse(shard.candidates(place), request, owner, &unused) {
-            Reuse::Bound(external) => return Ok(Some(external)),
+            Reuse::Bound(external) => return Ok(Independent::Joined(external)),
             Reuse::Conflict => {
                 // This one session goes elsewhere; the mapping stays for all others.
                 drop(shard);
-                let taken = self.take(request, owner, now, &unused)?;
-                return Ok(taken.map(|(space, port)| space.endpoint(port)));
+                return self.take(request, owner, now, &unused).map(Independent::Taken);
             }
             Reuse::None => {}
         }
-        let Some((space, port)) = self.take(request, owner, now, &unused)? else { return Ok(None) };
+        let Some((space, port)) = self.take(request, owner, now, &unused)? else {
+            return Ok(Independent::Taken(None));
+        };
         if shard.insert(place, PortName { space: space.number, port }).is_err() {
             space.ports.lock().leave(port, owner, now.coarse());
-            return Err(PortsExhausted);
+            self.quota.leave(owner.guest(), request.protocol);
+            return Err(BindError::PortsExhausted);
         }
-        Ok(Some(space.endpoint(port)))
+        Ok(Independent::Taken(Some((space, port))))
     }
 
     /// One more reference on a mapping that the owner has and `request.pool` still allows. The
@@ -355,7 +363,7 @@ impl Mappings {
         owner: Owner,
         now: Tick,
         unused: impl Fn(Endpoint) -> bool,
-    ) -> Result<Option<(&'s Space, u16)>, PortsExhausted> {
+    ) -> Result<Option<(&'s Space, u16)>, BindError> {
         let (address, space) = self.paired(request)?;
         let wish = Wish {
             owner,
@@ -364,11 +372,15 @@ impl Mappings {
             now: now.coarse(),
         };
         let is_shared = request.was_taken || space.overloaded.load(Ordering::Relaxed) > 0;
+        self.quota.enter(owner.guest(), request.protocol, request.limits)?;
         let port = space.ports.lock().take(
             &wish,
             || self.random(space, owner),
             |port| !is_shared || unused(space.endpoint(port)),
         );
+        if port.is_none() {
+            self.quota.leave(owner.guest(), request.protocol);
+        }
         Ok(port.map(|port| (space, port)))
     }
 
@@ -378,27 +390,27 @@ impl Mappings {
         request: &BindRequest<'_>,
         owner: Owner,
         unused: impl Fn(Endpoint) -> bool,
-    ) -> Result<Bound, PortsExhausted> {
+    ) -> Result<Bound, BindError> {
         let (address, space) = self.paired(request)?;
         if !request.pool.overload {
-            return Err(PortsExhausted);
+            return Err(BindError::PortsExhausted);
         }
         let allowed = Allowed::new(request.pool, address, request.protocol);
         let passes = allowed.passes(owner.port());
-        let pass = passes.iter().flatten().next().ok_or(PortsExhausted)?;
+        let pass = passes.iter().flatten().next().ok_or(BindError::PortsExhausted)?;
         let mut candidate = owner.port();
         for attempt in 1..=OVERLOAD_ATTEMPTS {
             let external = space.endpoint(candidate);
             if allowed.contains(candidate) && unused(external) {
                 space.overloaded.fetch_add(1, Ordering::Relaxed);
-                return Ok(Bound { external, overloaded: true });
+                return Ok(Bound { external, overloaded: true, is_new: false });
             }
             candidate = pass.port(self.random(space, owner) as u32);
             // The later half of the attempts takes either parity.
             let parity = if attempt < OVERLOAD_ATTEMPTS / 2 { pass.parity } else { Parity::Any };
             candidate = parity.nearest(candidate);
         }
-        Err(PortsExhausted)
+        Err(BindError::PortsExhausted)
     }
 
     /// A number that nobody can foretell who does not know the seed.
@@ -413,7 +425,7 @@ impl Mappings {
     fn paired<'s, 'p>(
         &'s self,
         request: &BindRequest<'p>,
-    ) -> Result<(&'p PoolAddress, &'s Space), PortsExhausted> {
+    ) -> Result<(&'p PoolAddress, &'s Space), BindError> {
         let guest = (request.realm.as_raw(), request.internal.address.to_bits());
         let addresses = &request.pool.addresses;
         let address = match addresses.as_slice() {
@@ -427,12 +439,21 @@ impl Mappings {
                     };
                     several.iter().max_by_key(by_hash)
                 })
-                .ok_or(PortsExhausted)?,
+                .ok_or(BindError::PortsExhausted)?,
         };
         let space = self.directory.find_or_make(address.address, request.protocol);
-        Ok((address, space.ok_or(PortsExhausted)?))
+        Ok((address, space.ok_or(BindError::PortsExhausted)?))
     }
 }
+
+/// What an endpoint-independent request got.
+enum Independent<'s> {
+    /// One more reference on what the endpoint has.
+    Joined(Endpoint),
+    /// A port of its own, if one was free.
+    Taken(Option<(&'s Space, u16)>),
+}
+
 /// What became of a request for an endpoint's present mapping.
 enum Reuse {
     /// It serves, and has one more reference.

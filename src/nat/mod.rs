@@ -5,5 +5,6 @@ pub mod balance;
 pub mod fragments;
 pub mod guests;
 pub mod health;
+pub mod identifications;
 pub mod limits;
 pub mod mappings;

@@ -5,9 +5,11 @@ use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Fragments, Span, Step};
 use crate::next_hop::Resolution;
 use crate::pipeline::charge::Charge;
+use crate::pipeline::shared::Shared;
 use crate::pipeline::waiting::{Fate, Released};
 use crate::pipeline::{Context, Pipeline, Ready, Tracked, queries};
 use crate::session::entry::SessionKind;
+use crate::session::table::Found;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::parse::{Fragment, Kind};
@@ -89,17 +91,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         {
             return Err(Verdict::Drop(DropReason::IcmpRefused));
         }
-        let shares_address = match found.kind() {
-            SessionKind::Hairpin | SessionKind::SourceNat => found.is_initiator(),
-            SessionKind::HairpinStatic
-            | SessionKind::Inbound
-            | SessionKind::Routed
-            | SessionKind::StaticNat => false,
-        };
-        let identification = shares_address.then(|| {
-            self.identification = self.identification.wrapping_add(1);
-            self.identification
-        });
+        let identification = own_identification(&found, key.protocol, context.shared);
         Ok(FragmentPlan::Session { key, identification })
     }
 
@@ -159,6 +151,24 @@ impl<F: FrameBuffer> Pipeline<F> {
         found.rewrite.apply(frame.bytes_mut(), packet);
         self.transmit(port, frame, packet, &link, destination, context)
     }
+}
+
+/// The identification for a datagram that leaves in fragments, if it cannot keep its own: that of
+/// a guest whose public address others share (RFC 6864, section 5.3.1).
+pub(super) fn own_identification(
+    found: &Found<'_>,
+    protocol: Protocol,
+    shared: &Shared,
+) -> Option<u16> {
+    let shares_address = match found.kind() {
+        SessionKind::Hairpin | SessionKind::SourceNat => found.is_initiator(),
+        SessionKind::HairpinStatic
+        | SessionKind::Inbound
+        | SessionKind::Routed
+        | SessionKind::StaticNat => false,
+    };
+    let (source, destination) = (found.rewrite.source.address, found.rewrite.destination.address);
+    shares_address.then(|| shared.identifications.next(source, destination, protocol))
 }
 
 /// Keeps a fragment until its datagram's first one comes; one that cannot be kept is dropped.

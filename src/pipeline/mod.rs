@@ -10,6 +10,7 @@ mod charge;
 pub mod contacts;
 pub mod decide;
 mod errors;
+mod events;
 mod fast;
 mod fragments;
 pub mod ipv6;
@@ -50,7 +51,7 @@ use batch::{BATCH_MAX, Batch, Slot};
 use charge::Charge;
 use errors::ErrorLimit;
 use fast::Glance;
-use fragments::FragmentPlan;
+use fragments::{FragmentPlan, own_identification};
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
@@ -66,8 +67,6 @@ pub struct Pipeline<F> {
     waiting: Waiting<F>,
     fragments: Fragments<FragmentPlan, (PortId, F)>,
     fragments_ipv6: Fragments<ipv6::FragmentPlan, (PortId, F), Ipv6Addr>,
-    /// The identification of the next datagram that is translated in fragments.
-    identification: u16,
     /// Frames that came out of waiting and have yet to be processed.
     released: Vec<Released<F>>,
     /// Trades places with `released` while those are processed, so that neither ever grows.
@@ -128,7 +127,6 @@ impl<F: FrameBuffer> Pipeline<F> {
                 settings.timeouts.fragment,
                 settings.seed,
             ),
-            identification: settings.seed[0] as u16,
             released: Vec::with_capacity(RELEASED_MAX),
             released_before: Vec::with_capacity(RELEASED_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
@@ -338,7 +336,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         if packet.ttl <= 1 {
             return self.ttl_expired(frame.bytes(), port, ready, context);
         }
-        let link = context.shared.next_hops.link(found.next_hop);
+        let shared = context.shared;
+        let link = shared.next_hops.link(found.next_hop);
         if packet.packet_length() > link.mtu && packet.dont_fragment {
             return self.too_big(frame.bytes(), port, ready, link.mtu, context);
         }
@@ -363,6 +362,11 @@ impl<F: FrameBuffer> Pipeline<F> {
             }
         } else {
             found.touch(packet.packet_length(), context.now.coarse());
+        }
+        if packet.packet_length() > link.mtu
+            && let Some(own) = own_identification(found, packet.protocol, shared)
+        {
+            wire::fragment::set_identification(frame.bytes_mut(), packet, own);
         }
         found.rewrite.apply(frame.bytes_mut(), packet);
         self.transmit(port, frame, packet, &link, destination, context)

@@ -6,7 +6,7 @@ use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::nat::balance;
 use crate::nat::guests::GuestLimits;
-use crate::nat::mappings::{BindRequest, Bound};
+use crate::nat::mappings::{BindError, BindRequest, Bound};
 use crate::next_hop::{Neighbor, NextHopId};
 use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::shared::Shared;
@@ -14,6 +14,7 @@ use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::InsertError;
+use crate::telemetry::events::Change;
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
@@ -36,7 +37,7 @@ enum Held {
 impl Translated {
     fn release(&self, protocol: Protocol, shared: &Shared, now: Tick) {
         match self.held {
-            Held::Mapping => shared.mappings.release(protocol, self.endpoint, now),
+            Held::Mapping => shared.release_mapping(protocol, self.endpoint, now),
             Held::Nothing => {}
             Held::SharedPort => shared.mappings.release_overloaded(protocol, self.endpoint),
         }
@@ -118,7 +119,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         if let Err(error) = shared.sessions.insert(session, now) {
             if plan.through_mapping {
-                shared.mappings.release(protocol, public, now);
+                shared.release_mapping(protocol, public, now);
             }
             return Err(match error {
                 InsertError::Exists => Refused::Taken,
@@ -129,6 +130,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             shared.balance.enter(session);
         }
         shared.contacts.enter_if_asked(session, policy);
+        shared.session_changed(session, Change::Created, now);
         Ok(())
     }
 
@@ -157,6 +159,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             internal: key.source,
             pool,
             paired: shared.paired_address(key, pool),
+            limits: context.policy.network(network).mapping_limits,
             was_taken,
         };
         if !key.protocol.has_ports() {
@@ -171,12 +174,16 @@ impl<F: FrameBuffer> Pipeline<F> {
             responder != *key && !shared.sessions.contains(&responder)
         };
         match shared.mappings.bind(&request, context.now, unused) {
-            Ok(Bound { external, overloaded }) => {
+            Ok(Bound { external, overloaded, is_new }) => {
+                if is_new {
+                    shared.mapping_made(&request, external, context.now);
+                }
                 shared.pair(key, pool, external.address);
                 let held = if overloaded { Held::SharedPort } else { Held::Mapping };
                 Ok(Translated { endpoint: external, held })
             }
-            Err(_) => Err(DropReason::NoPort),
+            Err(BindError::GuestLimit) => Err(DropReason::PortLimit),
+            Err(BindError::PortsExhausted) => Err(DropReason::NoPort),
         }
     }
 

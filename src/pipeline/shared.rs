@@ -11,6 +11,7 @@ use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
 use crate::flow::{Endpoint, Family, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::health::Health;
+use crate::nat::identifications::Identifications;
 use crate::nat::mappings::{Mappings, Pool};
 use crate::next_hop::NextHops;
 use crate::pipeline::contacts::Contacts;
@@ -20,6 +21,7 @@ use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::{SessionView, Table};
 use crate::session::timeout::Timeouts;
 use crate::telemetry::counters::RuleCounters;
+use crate::telemetry::events::{Change, Events};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
@@ -31,6 +33,8 @@ pub struct Shared {
     pub sessions_ipv6: Table<Ipv6Addr>,
     /// External endpoints and who has them.
     pub mappings: Mappings,
+    /// Identifications of datagrams in fragments.
+    pub(super) identifications: Identifications,
     /// What guests use.
     pub guests: Guests,
     /// Where frames go next.
@@ -43,6 +47,8 @@ pub struct Shared {
     pub balance: BalanceState,
     /// Remotes that guests with address-dependent filtering have sent to.
     pub contacts: Contacts,
+    /// What the NAT did, for a collector, if there is one.
+    pub events: Option<Events>,
     /// The part of the configuration that workers read.
     pub settings: Settings,
     /// Where the next share of the sweep begins.
@@ -58,6 +64,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// What becomes of sessions whose rule is taken away.
     pub on_rule_removal: OnRuleRemoval,
+    /// Whether events are exported, and if so, whether all sessions are.
+    pub events: Option<bool>,
     /// ICMP errors that a worker may send per second; zero means no limit.
     pub icmp_errors_per_second: u32,
     /// How many workers there are.
@@ -75,6 +83,7 @@ impl Settings {
             ports: ports.iter().map(|interface| (interface.role, interface.checksum)).collect(),
             timeouts: config.timeouts.clone(),
             on_rule_removal: config.sessions.on_rule_removal,
+            events: config.events.as_ref().map(|events| events.sessions),
             icmp_errors_per_second: config.icmp_errors_per_second,
             workers,
             seed,
@@ -95,6 +104,7 @@ impl Shared {
         let capacity = usize::try_from(sessions.sessions_max()).unwrap_or(usize::MAX);
         Self {
             mappings: Mappings::new(capacity, settings.seed),
+            identifications: Identifications::new(settings.seed),
             guests: Guests::new(settings.seed),
             sessions,
             sessions_ipv6,
@@ -103,6 +113,7 @@ impl Shared {
             rules: RuleCounters::default(),
             balance: BalanceState::default(),
             contacts: Contacts::default(),
+            events: settings.events.map(Events::new),
             settings,
             sweep_cursor: AtomicU32::new(0),
         }
@@ -157,7 +168,7 @@ impl Shared {
         match (source, target) {
             (None | Some(Some(_)), None | Some(Some(_))) => true,
             (Some(Some(adopted)), Some(None)) | (Some(None), Some(Some(adopted))) => {
-                self.mappings.release(protocol, adopted, now);
+                self.release_mapping(protocol, adopted, now);
                 false
             }
             (Some(None), None | Some(None)) | (None, Some(None)) => false,
@@ -206,8 +217,9 @@ impl Shared {
         let session = &view.session;
         let protocol = session.initiator.protocol;
         for (_, _, external) in mappings_of(session).into_iter().flatten() {
-            self.mappings.release(protocol, external, now);
+            self.release_mapping(protocol, external, now);
         }
+        self.session_changed(session, Change::Deleted, now);
         if shares_port(session) {
             self.mappings.release_overloaded(protocol, session.responder.destination);
         }
@@ -245,7 +257,7 @@ fn mappings_of(session: &NewSession) -> [Option<(Realm, Endpoint, Endpoint)>; 2]
 }
 
 /// Whether a session's external port is shared with sessions to other remotes.
-fn shares_port(session: &NewSession) -> bool {
+pub(super) fn shares_port(session: &NewSession) -> bool {
     is_pooled(session.kind) && !session.source_mapped && session.initiator.protocol.has_ports()
 }
 

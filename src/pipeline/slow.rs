@@ -57,10 +57,15 @@ impl<F: FrameBuffer> Pipeline<F> {
                     found.ok_or(Verdict::Drop(DropReason::SessionTableFull))
                 }
                 Err(reason) => {
+                    let (from, policy) = (ready.attachment, context.policy);
+                    shared.session_refused(reason, key, from, policy, context.now);
                     // RFC 5508, REQ-8; RFC 6888, REQ-11: the sender is told that it was refused.
                     // Strangers are not told how full we are.
                     let tell = matches!(ready.attachment, Attachment::Guest(_))
-                        && matches!(reason, DropReason::NoPort | DropReason::SessionLimit);
+                        && matches!(
+                            reason,
+                            DropReason::NoPort | DropReason::PortLimit | DropReason::SessionLimit
+                        );
                     let refusal = Refusal { reason, rule: plan.rule, tell };
                     Err(self.refuse(frame, port, ready, refusal, context))
                 }

@@ -25,7 +25,7 @@ use ahash::{HashMap, HashSet};
 use crate::flow::{Endpoint, Generation, NetworkId, PortId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
 use crate::nat::limits::NetworkLimits;
-use crate::nat::mappings::Pool;
+use crate::nat::mappings::{MappingLimits, Pool};
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, HealthCheck, MssClamp};
 use attachments::Attachments;
 use filter::Filter;
@@ -108,6 +108,8 @@ pub struct Network {
     pub mss_clamp: Option<MssClamp>,
     /// What one guest may use.
     pub limits: GuestLimits,
+    /// External endpoints each guest may have.
+    pub mapping_limits: MappingLimits,
     /// Egress: its ACL, or its egress rules with their default.
     pub egress: Filter,
     /// Whether refused egress is told with ICMP 3/13.

@@ -37,9 +37,11 @@ pub(crate) fn config() -> Config {
             max: 1024,
             max_ipv6: 1024,
             per_guest: 77,
+            ports_per_guest: 78,
             on_rule_removal: OnRuleRemoval::End,
         },
         timeouts: Timeouts::default(),
+        events: None,
         icmp_errors_per_second: 0,
     }
 }

@@ -55,6 +55,12 @@ pub struct NetworkSummary {
     pub anti_spoofing: bool,
     /// Sessions one guest may have; zero for no limit.
     pub sessions_per_guest: u32,
+    /// External ports of each protocol that one guest may have; zero for no limit.
+    pub ports_per_guest: u32,
+    /// Mappings one guest may have; zero for no limit.
+    pub mappings_per_guest: u32,
+    /// Sessions one guest may start per second; zero for no limit.
+    pub new_sessions_per_second: u32,
     /// Whether it is a VPC tier, governed by network ACLs.
     pub tier: bool,
     /// What happens to egress that no rule matches.
@@ -178,6 +184,9 @@ impl From<&Network> for NetworkSummary {
             hairpinning: network.hairpinning,
             anti_spoofing: network.anti_spoofing,
             sessions_per_guest: network.limits.sessions,
+            ports_per_guest: network.mapping_limits.ports,
+            mappings_per_guest: network.mapping_limits.mappings,
+            new_sessions_per_second: network.limits.new_sessions_per_second,
             tier: network.ingress_acl.is_some(),
             egress_default: name(network.egress.default_decision().action),
             egress_rules: network.egress.rule_count(),

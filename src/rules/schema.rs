@@ -275,7 +275,7 @@ mod tests {
         let limits = json!({
             "sessions_per_guest": 1, "new_sessions_per_second": 2, "bandwidth_kbit_per_second": 3,
             "packets_per_second": 4, "guest_bandwidth_kbit_per_second": 5,
-            "guest_packets_per_second": 6,
+            "guest_packets_per_second": 6, "ports_per_guest": 7, "mappings_per_guest": 8,
         });
         let network = json!({
             "egress_reject": true, "nat": nat, "limits": limits, "mss_clamp": 1200,

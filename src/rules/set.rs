@@ -175,6 +175,12 @@ pub struct Limits {
     /// Concurrent sessions of one guest; none means the configuration's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions_per_guest: Option<u32>,
+    /// External ports of each protocol that one guest may have; none means the configuration's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports_per_guest: Option<u32>,
+    /// Mappings of one guest, over all protocols.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mappings_per_guest: u32,
     /// New sessions per second of one guest.
     #[serde(skip_serializing_if = "is_default")]
     pub new_sessions_per_second: u32,

@@ -231,9 +231,12 @@ fn nat() -> impl Strategy<Value = NatOptions> {
 fn limits() -> impl Strategy<Value = Limits> {
     let kbit = || 0_u64..=1_000_000_000_000;
     let packets = || 0_u64..=1_000_000_000;
-    (of(any::<u32>()), any::<u32>(), kbit(), packets(), kbit(), packets()).prop_map(
-        |(sessions, new_sessions, bandwidth, packets, guest_bandwidth, guest_packets)| Limits {
-            sessions_per_guest: sessions,
+    let guest = (of(any::<u32>()), of(any::<u32>()), any::<u32>());
+    (guest, any::<u32>(), kbit(), packets(), kbit(), packets()).prop_map(
+        |(guest, new_sessions, bandwidth, packets, guest_bandwidth, guest_packets)| Limits {
+            sessions_per_guest: guest.0,
+            ports_per_guest: guest.1,
+            mappings_per_guest: guest.2,
             new_sessions_per_second: new_sessions,
             bandwidth_kbit_per_second: bandwidth,
             packets_per_second: packets,

@@ -2,6 +2,8 @@
 
 pub mod address_match;
 pub mod counters;
+pub mod events;
+pub mod ipfix;
 pub mod prometheus;
 pub mod rule_counters;
 pub mod tap;

@@ -102,6 +102,70 @@ fn rfc6888_req_4_a_guest_over_its_limit_is_told_and_others_are_spared() {
     assert!(again.starts_with("public: udp"), "{again}");
 }
 
+/// Shows R-030 R-143 R-145.
+#[test]
+fn rfc6888_req_4_ports_of_each_protocol_and_mappings_are_limited_too() {
+    let limits = r#""limits": {"ports_per_guest": 2, "mappings_per_guest": 3}"#;
+    let mut net = Net::new().changed(r#""limits": {"sessions_per_guest": 2}"#, limits);
+    let udp = |guest: u8, port: u16, remote: u8| {
+        format!("udp 10.1.8.{guest}:{port} > 198.51.100.{remote}:53 vlan=800")
+    };
+    for (port, remote) in [(4000, 1), (4001, 1), (4000, 2), (4000, 3), (4001, 9)] {
+        let out = net.guest(&udp(5, port, remote));
+        assert!(out.starts_with("public: udp"), "a mapping serves many sessions: {out}");
+    }
+    let told = net.guest(&udp(5, 4002, 1));
+    assert!(told.starts_with("drop port_limit + guest: icmp"), "{told}");
+    assert!(told.contains("unreachable code=13"), "{told}");
+    let tcp = |port| format!("tcp 10.1.8.5:{port} > 198.51.100.9:80 vlan=800");
+    let out = net.guest(&tcp(4000));
+    assert!(out.starts_with("public: tcp"), "another protocol: {out}");
+    assert!(net.guest(&tcp(4001)).starts_with("drop port_limit"), "three mappings in all");
+    assert!(net.guest(&udp(6, 4002, 1)).starts_with("public: udp"), "another guest");
+    net.seconds(302);
+    assert!(net.guest(&udp(5, 4002, 1)).starts_with("public: udp"), "they count down");
+}
+
+/// The flood wants every port, session and datagram in fragments that there is.
+///
+/// Shows R-143.
+#[test]
+fn rfc6888_req_4_a_flooding_guest_takes_no_session_and_no_connection_from_another() {
+    let limits = r#""limits": {"sessions_per_guest": 200, "ports_per_guest": 100}"#;
+    let mut net = Net::new().changed(
+        r#""limits": {"sessions_per_guest": 2}, "nat": {"#,
+        &format!(r#"{limits}, "nat": {{"port_range": "10000-10299", "overload": false, "#),
+    );
+    let line = |port: u16| format!("udp 10.1.8.6:{port} > 198.51.100.9:53 vlan=800");
+    let held: Vec<(u16, u16)> =
+        (4000..4050).map(|port| (port, external_port(&net.guest(&line(port))))).collect();
+    for flood in 0..6000_u16 {
+        let (port, remote) = (1024 + flood, 1 + flood % 250);
+        net.guest(&format!("udp 10.1.8.5:{port} > 198.51.100.{remote}:53 vlan=800"));
+        net.guest(&format!("tcp 10.1.8.5:{port} > 198.51.100.{remote}:80 vlan=800"));
+        net.guest(&format!(
+            "icmp 10.1.8.5 > 198.51.100.{remote} echo-request ident={port} vlan=800"
+        ));
+        net.guest(&format!(
+            "udp 10.1.8.5:{port} > 198.51.100.9:53 len=92 id={flood} nodf part=40-80 vlan=800"
+        ));
+        if flood % 500 == 0 {
+            // Time for each flood to be counted anew; too little for a session to end.
+            net.seconds(1);
+        }
+    }
+    for (port, external) in held {
+        assert_eq!(external_port(&net.guest(&line(port))), external);
+        let back = net.public(&format!("udp 198.51.100.9:53 > 203.0.113.21:{external}"));
+        assert_eq!(back, format!("guest: udp 198.51.100.9:53 > 10.1.8.6:{port} vlan=800"));
+    }
+    for port in 5000..5050 {
+        assert!(net.guest(&line(port)).starts_with("public: udp"), "new connection {port}");
+        let tcp = net.guest(&format!("tcp 10.1.8.6:{port} > 198.51.100.9:80 vlan=800"));
+        assert!(tcp.starts_with("public: tcp"), "{tcp}");
+    }
+}
+
 /// Shows R-143.
 #[test]
 fn rfc6888_req_5_new_sessions_of_a_guest_are_limited_by_the_second() {

@@ -36,6 +36,30 @@ fn rfc7857_11_two_guests_with_one_identification_do_not_mix() {
     assert_eq!(identification(&later), identification(&one));
 }
 
+/// A packet that natwerk itself cuts is one of fragments from then on.
+///
+/// Shows R-016 R-098.
+#[test]
+fn rfc6864_5_3_1_what_is_cut_here_of_two_guests_does_not_mix() {
+    let mut net = Net::new();
+    let mut identification = |guest: u8, port: u16| {
+        let told = net
+            .guest(&format!("udp 10.1.1.{guest}:{port} > 203.0.113.22:9000 len=1300 nodf id=77"));
+        let pieces: Vec<&str> = told.split(" + ").collect();
+        assert_eq!(pieces.len(), 3, "{told}");
+        let of = |piece: &str| {
+            let rest = piece.split_once(" id=").expect(piece).1;
+            rest.split(' ').next().expect("a number").to_owned()
+        };
+        let first = of(pieces[0]);
+        assert!(pieces.iter().all(|piece| of(piece) == first), "{told}");
+        first
+    };
+    let (one, other) = (identification(5, 4000), identification(8, 4000));
+    assert_ne!(one, other, "both are from 203.0.113.10 to one guest");
+    assert_ne!(identification(5, 4000), one, "the next datagram");
+}
+
 /// Shows R-016.
 #[test]
 fn rfc1812_5_3_2_type_of_service_and_df_survive() {

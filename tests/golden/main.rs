@@ -152,6 +152,9 @@ fn bytes(frame: &[u8], seen: &mut String) {
 fn neighbor(frame: &[u8]) -> String {
     match frame[0..6] {
         [2, 1, a, b, c, d] => format!("{a}.{b}.{c}.{d}"),
+        [2, 6, a, b, c, d] => {
+            format!("the one whose address ends in {a:02x}{b:02x}:{c:02x}{d:02x}")
+        }
         [2, 9, 9, 9, 9, _] => "its sender".to_owned(),
         ref other => text::hex(other),
     }

@@ -1,5 +1,8 @@
 //! Frames as one line of text and back, byte by byte, with none of natwerk's own readers.
 
+#[path = "text_ipv6.rs"]
+mod ipv6;
+
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
@@ -13,6 +16,9 @@ pub fn frame(line: &str) -> Vec<u8> {
     }
     if let Some(rest) = line.strip_prefix("arp ") {
         return arp(rest);
+    }
+    if ipv6::is_one(line) {
+        return ipv6::frame(line);
     }
     let mut words = Words::new(line);
     let mut packet = packet(&mut words);
@@ -41,6 +47,7 @@ pub fn line(frame: &[u8]) -> String {
     match ether_type {
         0x0800 => describe(rest, &mut text),
         0x0806 => describe_arp(rest, &mut text),
+        0x86dd => ipv6::describe(rest, &mut text),
         other => write!(text, "ethertype {other:#06x}").expect("text"),
     }
     if let Some(tag) = tag {

@@ -146,7 +146,12 @@ fn packets_are_right(
             if begins && renumbered.insert(name, got) == Some(got) {
                 return Err("another datagram has this identification".to_owned());
             }
-            packet.identification = renumbered.get(&name).copied().unwrap_or(got);
+            packet.identification = match renumbering {
+                Renumbering::Whole => got,
+                Renumbering::New | Renumbering::Same => {
+                    renumbered.get(&name).copied().unwrap_or(got)
+                }
+            };
         }
         let due = packet.bytes();
         if due.len() > usize::from(mtu) {

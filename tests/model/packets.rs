@@ -47,6 +47,8 @@ pub enum Renumbering {
     New,
     /// That of its datagram.
     Same,
+    /// A new one for all pieces of a packet that is cut here.
+    Whole,
 }
 
 /// An ICMP error in the making: about a packet, from somebody on its way.
@@ -132,7 +134,9 @@ impl Nat {
             self.touch(id, direction);
         }
         let packets = vec![translated(packet, source, destination)];
-        Fate::Send(Send { side, packets, renumbered: None })
+        let is_cut = bytes > usize::from(mtu);
+        let renumbered = (is_cut && direction == 0 && session.pooled).then_some(Renumbering::Whole);
+        Fate::Send(Send { side, packets, renumbered })
     }
 
     /// The session of a packet and its direction, opened if need be and allowed.

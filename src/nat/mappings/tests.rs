@@ -1,6 +1,7 @@
 //! What the mappings promise, and a slow model that they must agree with.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{ops::RangeInclusive, time::Duration};
 
 use proptest::prelude::*;
 
@@ -26,8 +27,8 @@ fn realm() -> Realm {
 }
 
 fn request(pool: &Pool, protocol: Protocol, guest: Ipv4Addr, port: u16) -> BindRequest<'_> {
-    let internal = Endpoint::new(guest, port);
-    BindRequest { realm: realm(), protocol, internal, pool, paired: None, was_taken: false }
+    let (internal, limits) = (Endpoint::new(guest, port), MappingLimits::default());
+    BindRequest { realm: realm(), protocol, internal, pool, limits, paired: None, was_taken: false }
 }
 
 fn at(seconds: u64) -> Tick {
@@ -340,7 +341,7 @@ impl Model {
         ports.filter(|port| !live.contains_key(port)).filter(suits).collect()
     }
 
-    fn check(&self, internal: Endpoint, remote: u8, now: Tick, got: Result<Bound, PortsExhausted>) {
+    fn check(&self, internal: Endpoint, remote: u8, now: Tick, got: Result<Bound, BindError>) {
         let own: Vec<_> = self
             .sessions
             .iter()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::flow::{Protocol, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
 use crate::nat::limits::{NetworkLimits, Rate, Rates};
-use crate::nat::mappings::{MappingBehavior, Pool, PoolAddress};
+use crate::nat::mappings::{MappingBehavior, MappingLimits, Pool, PoolAddress};
 use crate::policy::Network;
 use crate::policy::compile::index::{AddressRules, NetworkRules};
 use crate::policy::compile::{Compiler, text};
@@ -67,6 +67,13 @@ impl<'a> Compiler<'a> {
                     .sessions_per_guest
                     .unwrap_or(self.config.sessions.per_guest),
                 new_sessions_per_second: network.limits.new_sessions_per_second,
+            },
+            mapping_limits: MappingLimits {
+                mappings: network.limits.mappings_per_guest,
+                ports: network
+                    .limits
+                    .ports_per_guest
+                    .unwrap_or(self.config.sessions.ports_per_guest),
             },
             egress: egress.ipv4(),
             egress_reject: network.egress_reject,

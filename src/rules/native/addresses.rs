@@ -158,6 +158,18 @@ pub static LIMITS: Section = Section {
             "Concurrent sessions of one guest; left out, the configuration's.",
         ),
         optional(
+            "ports_per_guest",
+            Kind::Integer(0, 0xffff_ffff),
+            "",
+            "External ports of each protocol that one guest may have; left out, the configuration's.",
+        ),
+        optional(
+            "mappings_per_guest",
+            Kind::Integer(0, 0xffff_ffff),
+            "0",
+            "Mappings of one guest, over all protocols.",
+        ),
+        optional(
             "new_sessions_per_second",
             Kind::Integer(0, 0xffff_ffff),
             "0",
@@ -322,6 +334,8 @@ fn nat_options(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> NatOptions {
 fn limits(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Limits {
     Limits {
         sessions_per_guest: fields.integer("sessions_per_guest", faults),
+        ports_per_guest: fields.integer("ports_per_guest", faults),
+        mappings_per_guest: fields.integer("mappings_per_guest", faults).unwrap_or(0),
         new_sessions_per_second: fields.integer("new_sessions_per_second", faults).unwrap_or(0),
         bandwidth_kbit_per_second: fields.integer("bandwidth_kbit_per_second", faults).unwrap_or(0),
         packets_per_second: fields.integer("packets_per_second", faults).unwrap_or(0),
