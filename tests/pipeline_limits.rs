@@ -35,12 +35,7 @@ fn burst(lab: &mut Lab, from: PortId, vlan: u16, source: Endpoint, to: Endpoint)
     let tag = (vlan != 0).then_some(vlan);
     let frame = Packet { tag, ..Packet::udp(source, to, &[7; 100]) }.frame();
     for _ in 0..150 {
-        match lab.send(from, frame.clone()).verdict {
-            Verdict::Forward(_) => counts.forwarded += 1,
-            Verdict::Drop(DropReason::NetworkRateExceeded) => counts.network += 1,
-            Verdict::Drop(DropReason::GuestRateExceeded) => counts.guest += 1,
-            other => panic!("{other:?}"),
-        }
+        counts.add(lab.send(from, frame.clone()).verdict);
     }
     counts
 }
@@ -50,6 +45,17 @@ struct Counts {
     forwarded: u32,
     network: u32,
     guest: u32,
+}
+
+impl Counts {
+    fn add(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Forward(_) => self.forwarded += 1,
+            Verdict::Drop(DropReason::NetworkRateExceeded) => self.network += 1,
+            Verdict::Drop(DropReason::GuestRateExceeded) => self.guest += 1,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 const ALL: Counts = Counts { forwarded: 150, network: 0, guest: 0 };
@@ -188,4 +194,65 @@ fn a_flooding_ipv6_guest_takes_nothing_from_its_neighbour() {
     ] {
         assert_eq!(count(&verdicts, Verdict::Forward(PUBLIC)), 50);
     }
+}
+
+/// Two networks with IPv6; the first one has `LIMITS`.
+const RULES_IPV6: &str = r#"{"version": 1,
+    "public_ipv6": [{"address": "2001:db8:ff::1", "prefix_len": 64, "interface": "eth2",
+                     "gateway": "2001:db8:ff::fe"}],
+    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2",
+                    "gateway": "203.0.113.1"}],
+    "networks": [
+        {"name": "slow", "interface": "eth0", "vlan": 100, "cidr": "10.1.1.0/24",
+         "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"], "egress_default": "allow",
+         "limits": {LIMITS},
+         "ipv6": {"cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1"}},
+        {"name": "free", "interface": "eth0", "vlan": 200, "cidr": "10.1.2.0/24",
+         "gateway": "10.1.2.1", "egress_default": "allow",
+         "ipv6": {"cidr": "2001:db8:2::/64", "gateway": "2001:db8:2::1"}}]}"#;
+
+const REMOTE_IPV6: &str = "2001:db8:51::9";
+
+/// What becomes of a hundred and fifty datagrams at once, each of 128 bytes, the header included.
+fn burst_ipv6(lab: &mut Lab, from: PortId, vlan: u16, (source, to): (&str, &str)) -> Counts {
+    let at = |address: &str| Endpoint::new(address.parse().expect("an address"), 4000);
+    let tag = (vlan != 0).then_some(vlan);
+    let frame =
+        packets_ipv6::Packet { tag, ..packets_ipv6::Packet::udp(at(source), at(to), &[7; 80]) }
+            .frame();
+    let mut counts = Counts::default();
+    for _ in 0..150 {
+        counts.add(lab.send(from, frame.clone()).verdict);
+    }
+    counts
+}
+
+#[test]
+fn ipv6_has_the_networks_packets_each_way_and_its_neighbour_is_not_asked() {
+    let mut lab = Lab::new(&RULES_IPV6.replace("LIMITS", r#""packets_per_second": 1000"#));
+    let limited = Counts { forwarded: 100, network: 50, guest: 0 };
+    let nothing = Counts { forwarded: 0, network: 150, guest: 0 };
+    let guest = "2001:db8:1::5";
+    assert_eq!(burst_ipv6(&mut lab, GUEST, 100, (guest, REMOTE_IPV6)), limited);
+    assert_eq!(burst_ipv6(&mut lab, GUEST, 200, ("2001:db8:2::5", REMOTE_IPV6)), ALL);
+    assert_eq!(burst_ipv6(&mut lab, GUEST, 100, ("2001:db8:1::6", REMOTE_IPV6)), nothing);
+    assert_eq!(burst_ipv6(&mut lab, PUBLIC, 0, (REMOTE_IPV6, guest)), limited);
+    lab.pass(Duration::from_millis(100));
+    assert_eq!(burst_ipv6(&mut lab, GUEST, 100, (guest, REMOTE_IPV6)), limited);
+}
+
+#[test]
+fn both_families_share_the_networks_bandwidth() {
+    let limits = r#""bandwidth_kbit_per_second": 8"#;
+    let mut lab = Lab::new(&RULES_IPV6.replace("LIMITS", limits));
+    let mut forwarded = 0;
+    for _ in 0..2 {
+        forwarded += burst_ipv6(&mut lab, GUEST, 100, ("2001:db8:1::5", REMOTE_IPV6)).forwarded;
+        forwarded += up(&mut lab, 100, "10.1.1.5").forwarded;
+    }
+    assert_eq!(forwarded, 65_536 / 128);
+    lab.pass(Duration::from_millis(10_240));
+    // A thousand bytes a second: eighty packets of 128 bytes.
+    let later = burst_ipv6(&mut lab, GUEST, 100, ("2001:db8:1::5", REMOTE_IPV6));
+    assert_eq!(later, Counts { forwarded: 80, network: 70, guest: 0 });
 }

@@ -266,7 +266,8 @@ impl Work {
         drop(filled);
         self.counters.started();
         while !self.bell.is_stopped() {
-            let pipeline = Pipeline::new(Arc::clone(&self.crew.shared), Arc::clone(&self.counters));
+            let shared = Arc::clone(&self.crew.shared);
+            let pipeline = Pipeline::of_worker(self.index, shared, Arc::clone(&self.counters));
             let pipeline = Tapped::new(pipeline, Arc::clone(&self.crew.tap));
             let host = |port: PortId, frame: &[u8]| self.crew.punt.send(port, frame);
             let mut worker = Worker::new(&mut lane, pipeline, host, Arc::clone(&self.counters));

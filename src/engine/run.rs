@@ -92,6 +92,7 @@ impl Engine {
 
         let seed = state::random_seed().map_err(StartError::Random)?;
         let (sessions, sessions_ipv6) = state::open_sessions(&config, seed, &mut rules)?;
+        rules.registry.set_workers(workers);
         let policy = rules.compile(&config, state::unused_generation(&sessions, &sessions_ipv6));
         state::save_registry(&config, &rules.registry);
         let plan = Plan::of(&policy);

@@ -1,14 +1,17 @@
 //! What a network, and each of its guests, may send and receive: bytes and packets per second.
 //!
-//! Token buckets, each kept as the one moment at which it will be full again. All workers share
-//! them, so a network gets its rate whichever workers its packets come to: one atomic change a limit
-//! and packet of a limited network, and nothing for others.
+//! Workers share the buckets, so a network gets its rate whichever workers its packets come to, but
+//! draw from them by the lot ([`limiter`]): the path of a packet writes only what its worker owns.
+
+pub mod limiter;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::time::Tick;
 use crate::verdict::DropReason;
+
+use limiter::Limiter;
 
 /// What may pass per second, each way. Zero means no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -37,29 +40,38 @@ pub enum Way {
     Sent,
 }
 
+/// The guests of a network that has limits for each.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct GuestCount {
+    /// The IPv4 addresses of its prefix.
+    pub ipv4: u64,
+    /// Whether they have IPv6 addresses, too.
+    pub ipv6: bool,
+}
+
 /// A network's limits and how much of them is used.
 #[derive(Debug)]
 pub struct NetworkLimits {
     rates: Rates,
-    received: Buckets,
-    sent: Buckets,
+    network: EachWay,
     /// By the guest's address; guests of very large networks share some.
-    guests_received: Box<[Buckets]>,
-    guests_sent: Box<[Buckets]>,
-    refused: AtomicU64,
+    guests: EachWay,
+    guests_ipv6: EachWay,
+    /// What each worker refused.
+    refused: Box<[Refused]>,
 }
 
-/// What was taken of a [`Rate`].
-#[derive(Debug, Default)]
-#[repr(align(16))]
-struct Buckets {
-    bytes: Bucket,
-    packets: Bucket,
+/// Buckets for both ways.
+#[derive(Debug)]
+struct EachWay {
+    received: Limiter,
+    sent: Limiter,
 }
 
-/// When, in nanoseconds of the clock, it will be full again.
+/// What a worker refused, on a cache line that no other worker writes.
 #[derive(Debug, Default)]
-struct Bucket(AtomicU64);
+#[repr(align(64))]
+struct Refused(AtomicU64);
 
 impl Rates {
     /// Whether nothing is limited.
@@ -70,19 +82,21 @@ impl Rates {
 }
 
 impl NetworkLimits {
-    /// The limits of a network with room for `guests` guests.
+    /// The limits of a network with room for `guests`, for so many workers.
     #[must_use]
-    pub fn new(rates: Rates, guests: u64) -> Self {
-        let count = usize::try_from(guests).unwrap_or(GUESTS_MAX).clamp(1, GUESTS_MAX);
-        let count = if rates.guest == Rate::default() { 0 } else { count };
-        let buckets = || (0..count).map(|_| Buckets::default()).collect();
+    pub fn new(rates: Rates, guests: GuestCount, workers: usize) -> Self {
+        let each_way = |rate, places| EachWay {
+            received: Limiter::new(rate, places, workers),
+            sent: Limiter::new(rate, places, workers),
+        };
+        let count = usize::try_from(guests.ipv4).unwrap_or(GUESTS_MAX).clamp(1, GUESTS_MAX);
+        let count_ipv6 = if guests.ipv6 { count.max(GUESTS_IPV6_MIN) } else { 0 };
         Self {
             rates,
-            received: Buckets::default(),
-            sent: Buckets::default(),
-            guests_received: buckets(),
-            guests_sent: buckets(),
-            refused: AtomicU64::new(0),
+            network: each_way(rates.network, 1),
+            guests: each_way(rates.guest, count),
+            guests_ipv6: each_way(rates.guest, count_ipv6),
+            refused: (0..workers.max(1)).map(|_| Refused::default()).collect(),
         }
     }
 
@@ -95,81 +109,75 @@ impl NetworkLimits {
     /// How many packets were refused.
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.refused.iter().map(|refused| refused.0.load(Ordering::Relaxed)).sum()
     }
 
-    /// Takes a packet of `bytes` bytes from what `guest` and its network may use. What one limit
-    /// gave is not given back when the next one refuses: it comes again by itself.
+    /// Takes a packet of `bytes` bytes, on `worker`, from what `guest` and its network may use. What
+    /// one limit gave is not given back when the next one refuses: it comes again by itself.
     ///
     /// # Errors
     /// When it is used up.
-    pub fn take(&self, way: Way, guest: IpAddr, bytes: u16, now: Tick) -> Result<(), DropReason> {
-        let (network, guests) = match way {
-            Way::Received => (&self.received, &self.guests_received),
-            Way::Sent => (&self.sent, &self.guests_sent),
+    pub fn take(
+        &self,
+        way: Way,
+        guest: IpAddr,
+        bytes: u16,
+        worker: usize,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let guests = match guest {
+            IpAddr::V4(_) => self.guests.of(way),
+            IpAddr::V6(_) => self.guests_ipv6.of(way),
         };
-        let own = place(guest, guests.len()).and_then(|place| guests.get(place));
-        let refused = if own.is_some_and(|own| !own.take(self.rates.guest, bytes, now)) {
+        let own = place(guest, guests.places());
+        let refused = if own.is_some_and(|own| !guests.take(own, worker, bytes, now)) {
             DropReason::GuestRateExceeded
-        } else if !network.take(self.rates.network, bytes, now) {
+        } else if !self.network.of(way).take(0, worker, bytes, now) {
             DropReason::NetworkRateExceeded
         } else {
             return Ok(());
         };
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(counter) = self.refused.get(worker).or(self.refused.first()) {
+            counter.0.fetch_add(1, Ordering::Relaxed);
+        }
         Err(refused)
     }
 }
 
-impl Buckets {
-    fn take(&self, rate: Rate, bytes: u16, now: Tick) -> bool {
-        self.packets.take(1, rate.packets, BURST_PACKETS, now)
-            && self.bytes.take(u64::from(bytes), rate.bytes, BURST_BYTES, now)
+impl EachWay {
+    const fn of(&self, way: Way) -> &Limiter {
+        match way {
+            Way::Received => &self.received,
+            Way::Sent => &self.sent,
+        }
     }
 }
 
-impl Bucket {
-    /// Takes `amount` of what comes at `per_second`, unless more than the burst would be gone.
-    fn take(&self, amount: u64, per_second: u64, burst: u64, now: Tick) -> bool {
-        let share_ns = |amount: u64| amount.saturating_mul(NS_PER_S).checked_div(per_second);
-        let (Some(cost_ns), Some(burst_ns)) = (share_ns(amount), share_ns(burst)) else {
-            return true;
-        };
-        let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
-        let latest = now_ns.saturating_add(burst_ns.max(BURST_NS));
-        let after = |full: u64| {
-            let after = full.max(now_ns).saturating_add(cost_ns);
-            (after <= latest).then_some(after)
-        };
-        self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, after).is_ok()
-    }
-}
-
-/// The place of a guest among `count`; none if there are no places.
+/// The place of a guest among `count`; none if there are no places. IPv4 guests of one network that
+/// is not very large have one each. IPv6 addresses are spread: few of them meet.
 fn place(guest: IpAddr, count: usize) -> Option<usize> {
     let bits = match guest {
         IpAddr::V4(address) => u64::from(address.to_bits()),
         IpAddr::V6(address) => {
             let bits = address.to_bits();
-            (bits >> 64) as u64 ^ bits as u64
+            let mixed = ((bits >> 64) as u64).rotate_left(32) ^ bits as u64;
+            mixed.wrapping_mul(SPREAD) >> 40
         }
     };
     let place = bits.checked_rem(u64::try_from(count).ok()?)?;
     usize::try_from(place).ok()
 }
 
-/// The burst: a tenth of a second, but at least some full packets.
-const BURST_NS: u64 = NS_PER_S / 10;
-const BURST_BYTES: u64 = 1 << 16;
-const BURST_PACKETS: u64 = 64;
-/// Guests of one network that are told apart.
+/// Guests of one network that are told apart, of each family.
 const GUESTS_MAX: usize = 1 << 16;
-const NS_PER_MS: u64 = 1_000_000;
-const NS_PER_S: u64 = 1_000_000_000;
+/// Places for IPv6 guests, who may have any address of their prefix, at the least.
+const GUESTS_IPV6_MIN: usize = 1 << 12;
+/// 2^64 by the golden ratio: multiplied by it, neighbouring numbers end far apart.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
@@ -177,13 +185,15 @@ mod tests {
 
     const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 5));
     const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 6));
+    const GUEST_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 5));
+    const OTHER_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 6));
 
     fn limits(network: Rate, guest: Rate) -> NetworkLimits {
-        NetworkLimits::new(Rates { network, guest }, 256)
+        NetworkLimits::new(Rates { network, guest }, GuestCount { ipv4: 256, ipv6: true }, 2)
     }
 
     fn passed(limits: &NetworkLimits, way: Way, guest: IpAddr, bytes: u16, ms: u64) -> usize {
-        let take = || limits.take(way, guest, bytes, Tick::from_ms(ms));
+        let take = || limits.take(way, guest, bytes, 0, Tick::from_ms(ms));
         (0..10_000).filter(|_| take().is_ok()).count()
     }
 
@@ -211,22 +221,37 @@ mod tests {
     #[test]
     fn a_guest_leaves_the_others_their_share() {
         let limits = limits(Rate::default(), Rate { packets: 1000, bytes: 0 });
-        let reason = |guest| limits.take(Way::Sent, guest, 100, Tick::from_ms(5000));
+        let reason = |guest| limits.take(Way::Sent, guest, 100, 0, Tick::from_ms(5000));
         assert_eq!(passed(&limits, Way::Sent, GUEST, 100, 5000), 100);
         assert_eq!(reason(GUEST), Err(DropReason::GuestRateExceeded));
         assert_eq!(reason(OTHER), Ok(()));
     }
 
     #[test]
-    fn workers_together_get_no_more_than_one() {
-        let limits = limits(Rate { bytes: 1_000_000, packets: 0 }, Rate::default());
-        let total: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| passed(&limits, Way::Sent, GUEST, 1000, 5000)))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        assert_eq!(total, 100);
+    fn guests_of_both_families_have_shares_of_their_own() {
+        let limits = limits(Rate::default(), Rate { packets: 1000, bytes: 0 });
+        for guest in [GUEST, OTHER, GUEST_IPV6, OTHER_IPV6] {
+            assert_eq!(passed(&limits, Way::Sent, guest, 100, 5000), 100, "{guest}");
+        }
+    }
+
+    #[test]
+    fn what_any_worker_refuses_is_counted() {
+        let limits = limits(Rate { packets: 1000, bytes: 0 }, Rate::default());
+        for worker in 0..4 {
+            for _ in 0..100 {
+                let _either = limits.take(Way::Sent, GUEST, 100, worker, Tick::from_ms(5000));
+            }
+        }
+        assert_eq!(limits.refused(), 300);
+    }
+
+    #[test]
+    fn few_guests_of_ipv6_share_a_place() {
+        let guest = |number: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, number));
+        let places: std::collections::HashSet<_> =
+            (2..258).filter_map(|number| place(guest(number), GUESTS_IPV6_MIN)).collect();
+        assert!(places.len() > 230, "{}", places.len());
     }
 
     proptest! {
@@ -239,10 +264,10 @@ mod tests {
             let (mut now, mut total, start) = (5000, 0, 5000);
             for (pause, length) in packets {
                 now += pause;
-                if limits.take(Way::Received, GUEST, length, Tick::from_ms(now)).is_ok() {
+                if limits.take(Way::Received, GUEST, length, 1, Tick::from_ms(now)).is_ok() {
                     total += u64::from(length);
                 }
-                let burst = BURST_BYTES.max(bytes / 10);
+                let burst = u64::max(65_536, bytes / 10);
                 let due = burst + bytes * (now - start) / 1000;
                 prop_assert!(total <= due + 300, "{total} of {due}");
             }

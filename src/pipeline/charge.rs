@@ -20,6 +20,8 @@ pub(super) struct Charge {
     pub destination: IpAddr,
     /// Its length.
     pub bytes: u16,
+    /// Whose packet it is.
+    pub worker: usize,
 }
 
 impl Charge {
@@ -37,13 +39,15 @@ impl Charge {
         if let Attachment::Guest(id) = self.attachment
             && let Some(limits) = &policy.network(id).rate_limits
         {
-            limits.take(Way::Sent, self.source, self.bytes, now)?;
+            limits.take(Way::Sent, self.source, self.bytes, self.worker, now)?;
         }
         if !hop.is_limited() {
             return Ok(());
         }
         match receiver(self.destination, link.port, link.vlan, policy) {
-            Some(limits) => limits.take(Way::Received, self.destination, self.bytes, now),
+            Some(limits) => {
+                limits.take(Way::Received, self.destination, self.bytes, self.worker, now)
+            }
             None => Ok(()),
         }
     }

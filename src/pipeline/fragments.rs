@@ -131,6 +131,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             source: packet.source.address.into(),
             destination: found.rewrite.destination.address.into(),
             bytes: packet.packet_length(),
+            worker: self.index,
         };
         if let Err(reason) = charge.take(found.next_hop, &link, context.policy, context.now) {
             return Verdict::Drop(reason);

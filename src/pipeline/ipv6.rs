@@ -187,6 +187,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             source: packet.source.address.into(),
             destination: packet.destination.address.into(),
             bytes: packet.packet_length(),
+            worker: self.index,
         };
         charge.take(found.next_hop, &link, context.policy, context.now).map_err(Verdict::Drop)?;
         Ok(link)

@@ -57,6 +57,8 @@ use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
 /// One worker's pipeline.
 pub struct Pipeline<F> {
+    /// Which worker it belongs to.
+    index: usize,
     shared: Arc<Shared>,
     policy: Reader,
     counters: Arc<WorkerCounters>,
@@ -106,11 +108,18 @@ struct Context<'c, F, S> {
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// A pipeline for one of `shared`'s workers, which counts into `counters`.
+    /// A pipeline for the first of `shared`'s workers, which counts into `counters`.
     #[must_use]
     pub fn new(shared: Arc<Shared>, counters: Arc<WorkerCounters>) -> Self {
+        Self::of_worker(0, shared, counters)
+    }
+
+    /// A pipeline for the worker `index` of `shared`, which counts into `counters`.
+    #[must_use]
+    pub fn of_worker(index: usize, shared: Arc<Shared>, counters: Arc<WorkerCounters>) -> Self {
         let settings = &shared.settings;
         Self {
+            index,
             policy: shared.policy.reader(),
             looks: Vec::with_capacity(BATCH_MAX),
             parsed_ipv6: Vec::with_capacity(BATCH_MAX),
@@ -350,6 +359,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             source: packet.source.address.into(),
             destination: found.rewrite.destination.address.into(),
             bytes: packet.packet_length(),
+            worker: self.index,
         };
         if let Err(reason) = charge.take(found.next_hop, &link, context.policy, context.now) {
             return Verdict::Drop(reason);

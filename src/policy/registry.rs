@@ -15,7 +15,7 @@ use ahash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{RealmId, RuleId};
-use crate::nat::limits::{NetworkLimits, Rates};
+use crate::nat::limits::{GuestCount, NetworkLimits, Rates};
 use crate::rules::diagnostic::Place;
 
 /// What kind of rule a number is for.
@@ -100,6 +100,8 @@ pub struct Registry {
     realms: Numbers,
     /// Room to put a key together in.
     key: String,
+    /// How many workers share the limits.
+    workers: usize,
     /// What networks with limits have used, by name.
     limits: HashMap<String, Arc<NetworkLimits>>,
 }
@@ -130,6 +132,7 @@ impl Registry {
             rules: Numbers::new(RULE_MAX),
             realms: Numbers::new(u16::MAX.into()),
             key: String::new(),
+            workers: 1,
             limits: HashMap::new(),
         }
     }
@@ -145,18 +148,29 @@ impl Registry {
             rules: Numbers::restore(saved.rules, RULE_MAX)?,
             realms: Numbers::restore(saved.realms, u16::MAX.into())?,
             key: String::new(),
+            workers: 1,
             limits: HashMap::new(),
         })
     }
 
+    /// Says how many workers the limits that it makes from now on are for.
+    pub const fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+    }
+
     /// The limits of the network `name`: the same as before as long as `rates` stay.
-    pub fn rate_limits(&mut self, name: &str, rates: Rates, guests: u64) -> Arc<NetworkLimits> {
+    pub fn rate_limits(
+        &mut self,
+        name: &str,
+        rates: Rates,
+        guests: GuestCount,
+    ) -> Arc<NetworkLimits> {
         if let Some(limits) = self.limits.get(name).filter(|limits| limits.rates() == rates) {
             return Arc::clone(limits);
         }
         // Those of networks that no policy has any more.
         self.limits.retain(|_, limits| Arc::strong_count(limits) > 1);
-        let limits = Arc::new(NetworkLimits::new(rates, guests));
+        let limits = Arc::new(NetworkLimits::new(rates, guests, self.workers));
         self.limits.insert(name.to_owned(), Arc::clone(&limits));
         limits
     }

@@ -154,7 +154,11 @@ impl<'w> Worker<'w> {
         Ok(Self {
             world,
             number,
-            pipeline: Pipeline::new(Arc::clone(&world.shared), Arc::clone(&counters)),
+            pipeline: Pipeline::of_worker(
+                usize::try_from(number).unwrap_or(0),
+                Arc::clone(&world.shared),
+                Arc::clone(&counters),
+            ),
             counters,
             pool,
             batch: Batch::new(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::flow::{Protocol, RealmId, RuleId};
 use crate::nat::guests::GuestLimits;
-use crate::nat::limits::{NetworkLimits, Rate, Rates};
+use crate::nat::limits::{GuestCount, NetworkLimits, Rate, Rates};
 use crate::nat::mappings::{MappingBehavior, MappingLimits, Pool, PoolAddress};
 use crate::policy::Network;
 use crate::policy::compile::index::{AddressRules, NetworkRules};
@@ -93,7 +93,10 @@ impl<'a> Compiler<'a> {
             network: rate(limits.bandwidth_kbit_per_second, limits.packets_per_second),
             guest: rate(limits.guest_bandwidth_kbit_per_second, limits.guest_packets_per_second),
         };
-        let guests = 1 << (32 - u32::from(network.cidr.length()));
+        let guests = GuestCount {
+            ipv4: 1 << (32 - u32::from(network.cidr.length())),
+            ipv6: network.ipv6.is_some(),
+        };
         (!rates.is_unlimited()).then(|| self.registry.rate_limits(&network.name, rates, guests))
     }
 
