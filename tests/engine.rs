@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -143,6 +144,56 @@ fn new_rules_are_in_force_at_once_and_faulty_ones_never() {
     reload();
     let said = reload();
     assert!(said.contains("\"changed\": 0"), "{said}");
+}
+
+/// Folders swapped behind a link, as configuration tools do; files that come in pieces.
+#[test]
+fn rules_are_followed_however_their_files_are_replaced() {
+    let Some(lab) = Lab::new() else { return };
+    for (version, action) in [("v1", "allow"), ("v2", "deny"), ("v3", "allow")] {
+        fs::create_dir(lab.router.path(version)).expect("a folder");
+        lab.router.write(&format!("{version}/rules.json"), &RULES.replace("allow", action));
+    }
+    let lead_to = |version: &str| {
+        std::os::unix::fs::symlink(version, lab.router.path("next")).expect("linked");
+        fs::rename(lab.router.path("next"), lab.router.path("current")).expect("swapped");
+    };
+    lead_to("v1");
+    lab.router.write("natwerk.toml", &CONFIG.replace("rules.json", "current"));
+    let _engine = lab.router.start();
+    assert!(eventually(LONG, || lab.guest_reaches_internet()), "{}", lab.router.log());
+    for (version, is_open) in [("v2", false), ("v3", true), ("v2", false)] {
+        lead_to(version);
+        let follows = || lab.guest_reaches_internet() == is_open;
+        assert!(eventually(LONG, follows), "{version}: {}", lab.router.log());
+    }
+    // In place, behind the link, in two pieces: the first alone is no JSON, and changes nothing for good.
+    let (start, end) = RULES.split_at(RULES.len() / 2);
+    let mut file = fs::File::create(lab.router.path("v2/rules.json")).expect("a file");
+    file.write_all(start.as_bytes()).expect("written");
+    std::thread::sleep(Duration::from_millis(10));
+    file.write_all(end.as_bytes()).expect("written");
+    drop(file);
+    assert!(eventually(LONG, || lab.guest_reaches_internet()), "{}", lab.router.log());
+    // Several changes at once come to the last one.
+    for action in ["deny", "allow", "deny", "allow", "deny"] {
+        lab.router.write("landing", &RULES.replace("allow", action));
+        fs::rename(lab.router.path("landing"), lab.router.path("v2/rules.json")).expect("renamed");
+    }
+    assert!(eventually(LONG, || !lab.guest_reaches_internet()), "{}", lab.router.log());
+    // A file more in the folder, and one less.
+    lab.router.write("v2/more.json", &format!("{{\"version\": 1, {LOCAL_SERVICE}}}"));
+    assert!(
+        eventually(LONG, || lab.router.log().contains("added=1 removed=0 changed=0")),
+        "{}",
+        lab.router.log()
+    );
+    fs::remove_file(lab.router.path("v2/more.json")).expect("removed");
+    assert!(
+        eventually(LONG, || lab.router.log().contains("added=0 removed=1 changed=0")),
+        "{}",
+        lab.router.log()
+    );
 }
 
 #[test]

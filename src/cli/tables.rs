@@ -361,9 +361,13 @@ fn reload_line(row: &ReloadRow) -> String {
             format!("{added} added, {removed} removed, {changed} changed")
         }
     };
+    let waited = match row.waited_ms {
+        0 => String::new(),
+        waited => format!(" and {waited} ms of waiting for the files"),
+    };
     format!(
-        "{change}; {} sessions ended; generation {}, {} ms",
-        row.sessions_ended, row.generation, row.duration_ms
+        "{change}; {} sessions ended; generation {}, in force after {} ms{waited}, sessions looked at after {} ms",
+        row.sessions_ended, row.generation, row.in_force_ms, row.duration_ms
     )
 }
 
@@ -471,15 +475,21 @@ PACKETS  BYTES  SESSIONS  KIND      ID  OF            RULE                      
             changed: 0,
             sessions_ended: 0,
             generation: 3,
+            waited_ms: 0,
+            in_force_ms: 3,
             duration_ms: 4,
             warnings: vec![],
         };
-        assert_eq!(reload(&row), "nothing changed; 0 sessions ended; generation 3, 4 ms\n");
-        let row = ReloadRow { added: 2, removed: 1, sessions_ended: 9, ..row };
-        assert_eq!(
-            reload(&row),
-            "2 added, 1 removed, 0 changed; 9 sessions ended; generation 3, 4 ms\n"
+        let times = "generation 3, in force after 3 ms";
+        let text =
+            format!("nothing changed; 0 sessions ended; {times}, sessions looked at after 4 ms\n");
+        assert_eq!(reload(&row), text);
+        let row = ReloadRow { added: 2, removed: 1, sessions_ended: 9, waited_ms: 50, ..row };
+        let text = format!(
+            "2 added, 1 removed, 0 changed; 9 sessions ended; {times} and 50 ms of waiting for the \
+             files, sessions looked at after 4 ms\n"
         );
+        assert_eq!(reload(&row), text);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::control::census::Census;
 use crate::control::listing::{Listing, ROWS_PER_PART, visit};
@@ -324,13 +325,16 @@ fn mapping_row(protocol: Protocol, mapping: &Mapping, policy: &Policy) -> Mappin
 }
 
 fn reload_row(report: &ReloadReport) -> ReloadRow {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     ReloadRow {
         added: report.added,
         removed: report.removed,
         changed: report.changed,
         sessions_ended: report.sessions_ended,
         generation: report.generation.0,
-        duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+        waited_ms: ms(report.waited),
+        in_force_ms: ms(report.in_force),
+        duration_ms: ms(report.duration),
         warnings: report.warnings.iter().map(ToString::to_string).collect(),
     }
 }

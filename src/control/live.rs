@@ -78,8 +78,8 @@ fn next_hop(question: &Question, shared: &Shared, policy: &Policy) -> Option<Nei
         Target::External(remote) => {
             let public = match plan.source {
                 Source::Keep => None,
-                Source::Pool(id) => {
-                    policy.network(id).pool.as_ref()?.addresses.first().map(|it| it.address)
+                Source::Gateway(_) | Source::Pool(_) => {
+                    Some(plan.source.pool(policy)?.addresses.first()?.address)
                 }
                 Source::Static(public) => Some(public),
             };

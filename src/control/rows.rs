@@ -355,7 +355,13 @@ pub struct ReloadRow {
     pub sessions_ended: u64,
     /// The number of the policy in force now.
     pub generation: u16,
-    /// How long it took.
+    /// How long changed files were left alone before they were read; zero when somebody asked.
+    #[serde(default)]
+    pub waited_ms: u64,
+    /// How long it took from then until the new rules were in force.
+    #[serde(default)]
+    pub in_force_ms: u64,
+    /// How long it took from then until the last session was looked at.
     pub duration_ms: u64,
     /// Warnings.
     pub warnings: Vec<String>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::config::XdpMode;
 use crate::control::answers::Answers;
@@ -86,7 +87,9 @@ fn report() -> ReloadReport {
         changed: 3,
         sessions_ended: 4,
         generation: Generation(5),
-        duration: std::time::Duration::from_millis(6),
+        waited: Duration::from_millis(50),
+        in_force: Duration::from_millis(3),
+        duration: Duration::from_millis(6),
         warnings: Vec::new(),
     }
 }

@@ -103,7 +103,12 @@ pub struct ReloadReport {
     pub sessions_ended: u64,
     /// The policy in force now.
     pub generation: Generation,
-    /// From the request until the last session was looked at.
+    /// From the first sign of a change until the files were left alone and read; zero when somebody
+    /// asked.
+    pub waited: Duration,
+    /// From then until the new rules were in force.
+    pub in_force: Duration,
+    /// From then until the last session was looked at, or newer rules came.
     pub duration: Duration,
     /// What the rules are used in spite of.
     pub warnings: Vec<Diagnostic>,
@@ -125,8 +130,8 @@ pub enum ReloadError {
 
 /// What the engine can be asked.
 pub enum Command {
-    /// Rule files may have changed.
-    FilesChanged,
+    /// Rule files may have changed, at this time.
+    FilesChanged(Instant),
     /// Read the rules again, and answer.
     Reload(Sender<Result<ReloadReport, ReloadError>>),
     /// Stop.
@@ -169,7 +174,7 @@ impl EngineHandle {
     /// Says that rule files may have changed; returns at once.
     pub fn files_changed(&self) {
         // An engine that hears nothing any more needs no rules.
-        let _ = self.state.commands.send(Command::FilesChanged);
+        let _ = self.state.commands.send(Command::FilesChanged(Instant::now()));
     }
 
     /// Asks the engine to stop; returns at once.

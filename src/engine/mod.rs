@@ -19,6 +19,8 @@ mod health;
 #[cfg(feature = "af-xdp")]
 mod reload;
 #[cfg(feature = "af-xdp")]
+mod review;
+#[cfg(feature = "af-xdp")]
 mod rules;
 #[cfg(feature = "af-xdp")]
 mod run;

@@ -1,10 +1,17 @@
 //! New rules in place of the old ones: whole, at a batch boundary, or not at all.
+//!
+//! They are in force when [`Engine::reload`] returns. What became of the sessions is known half a second later
+//! (see [`super::review`]), and told then; meanwhile the engine hears commands, so that the next
+//! change does not wait for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Sender;
+
 use crate::engine::files::fingerprint;
 use crate::engine::handle::{ReloadError, ReloadReport};
+use crate::engine::review::Review;
 use crate::engine::rules::log_warnings;
 use crate::engine::run::Engine;
 use crate::engine::state::save_registry;
@@ -13,30 +20,54 @@ use crate::host;
 use crate::host::plan::Plan;
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::{self, Loaded};
-use crate::session::shape::Shape;
-use crate::session::table::Table;
-use crate::telemetry::counters::Ended;
+
+/// What is told of a reload.
+pub(super) type Outcome = Result<ReloadReport, ReloadError>;
+
+/// What reading the rules again came to.
+enum Reloaded {
+    /// Other rules are in force; their review is on.
+    InForce,
+    /// The rules are the same.
+    Same(ReloadReport),
+}
 
 impl Engine {
-    /// Reads the rules again for somebody who asked. If the file watch was quicker and put the same
-    /// change in force moments before, that is what is told.
-    ///
-    /// # Errors
-    /// When they are faulty; nothing changes then.
-    pub(super) fn reload_asked(&mut self) -> Result<ReloadReport, ReloadError> {
-        let outcome = self.reload();
-        let quicker = self.untold.take().filter(|(when, _)| when.elapsed() < UNTOLD_FOR);
-        match (outcome, quicker) {
-            (Ok(report), Some((_, untold))) if report.generation == untold.generation => Ok(untold),
-            (outcome, _) => outcome,
+    /// Reads the rules again for somebody who asked, who is answered when the sessions were looked at. If the file
+    /// watch was quicker and put the same change in force moments before, that is what is told.
+    pub(super) fn reload_asked(&mut self, reply: Sender<Outcome>) {
+        let outcome = match self.reload(Duration::ZERO) {
+            Err(error) => Err(error),
+            Ok(Reloaded::InForce) => return self.answer_after_review(reply),
+            Ok(Reloaded::Same(_)) if self.review.is_some() => {
+                return self.answer_after_review(reply);
+            }
+            Ok(Reloaded::Same(report)) => {
+                let quicker = self.untold.take();
+                let quicker = quicker.filter(|(when, untold)| {
+                    when.elapsed() < UNTOLD_FOR && untold.generation == report.generation
+                });
+                Ok(quicker.map_or(report, |(_, untold)| untold))
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(outcome);
+    }
+
+    /// The same after something happened where rule files are, if it happened to rule files; `since` when.
+    pub(super) fn reload_changed(&mut self, since: Instant) {
+        let fingerprint = fingerprint(self.handle.config());
+        if fingerprint != self.fingerprint {
+            // What it did is in the log, too.
+            let _ = self.reload(since.elapsed());
         }
     }
 
-    /// Reads the rules again and puts them in force.
+    /// Reads the rules again and puts them in force. `waited` is how long the files were left alone before.
     ///
     /// # Errors
     /// When they are faulty; nothing changes then.
-    fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
+    fn reload(&mut self, waited: Duration) -> Result<Reloaded, ReloadError> {
         let started = Instant::now();
         let config = Arc::clone(self.handle.config());
         // Before they are read, so that a change while they are read is another change.
@@ -44,21 +75,32 @@ impl Engine {
         let outcome = match rules::load_with_nics(&config.rules, Some(&config), &host::nics()) {
             // A torn file is about to be whole again; until then what runs stays.
             Ok(loaded) if loaded.is_torn => Err(refused(loaded.warnings)),
-            Ok(loaded) => Ok(self.put_in_force(loaded, started)),
+            Ok(loaded) => Ok(self.put_in_force(loaded, (started, waited))),
             Err(diagnostics) => Err(refused(diagnostics)),
         };
-        self.handle.set_reload(&outcome);
+        match &outcome {
+            Ok(Reloaded::InForce) => {}
+            Ok(Reloaded::Same(report)) => self.tell(report),
+            Err(error) => self.handle.set_reload(&Err(error.clone())),
+        }
         self.watch_rule_files();
         outcome
     }
 
-    /// The same after something happened where rule files are, if it happened to rule files.
-    pub(super) fn reload_changed(&mut self) {
-        let fingerprint = fingerprint(self.handle.config());
-        if fingerprint != self.fingerprint {
-            // What it did is in the log, too.
-            self.untold = self.reload().ok().map(|report| (Instant::now(), report));
-        }
+    /// Writes down what a reload did.
+    pub(super) fn tell(&self, report: &ReloadReport) {
+        tracing::info!(
+            added = report.added,
+            removed = report.removed,
+            changed = report.changed,
+            sessions_ended = report.sessions_ended,
+            generation = report.generation.0,
+            waited_ms = report.waited.as_millis(),
+            in_force_ms = report.in_force.as_millis(),
+            duration_ms = report.duration.as_millis(),
+            "rules read again"
+        );
+        self.handle.set_reload(&Ok(report.clone()));
     }
 
     /// Watches the files that the rules come from now.
@@ -74,7 +116,7 @@ impl Engine {
         }
     }
 
-    fn put_in_force(&mut self, loaded: Loaded, started: Instant) -> ReloadReport {
+    fn put_in_force(&mut self, loaded: Loaded, (started, waited): (Instant, Duration)) -> Reloaded {
         let warnings = loaded.warnings.clone();
         log_warnings(&warnings);
         let diff = self.rules.replace(loaded);
@@ -85,27 +127,22 @@ impl Engine {
             changed: diff.changed.len(),
             sessions_ended: 0,
             generation: self.shared.policy.load().generation(),
+            waited,
+            in_force: started.elapsed(),
             duration: started.elapsed(),
             warnings,
         };
-        if !diff.is_empty() {
-            let removed_before = self.sessions_removed();
-            report.generation = self.shared.policy.next_generation();
-            self.swap_policy(report.generation);
-            self.wait_for_review(report.generation);
-            report.sessions_ended = self.sessions_removed().saturating_sub(removed_before);
+        if diff.is_empty() {
+            return Reloaded::Same(report);
         }
-        report.duration = started.elapsed();
-        tracing::info!(
-            added = report.added,
-            removed = report.removed,
-            changed = report.changed,
-            sessions_ended = report.sessions_ended,
-            generation = report.generation.0,
-            duration_ms = report.duration.as_millis(),
-            "rules read again"
-        );
-        report
+        // Rules from before whose review is still on are told of as far as it came.
+        self.conclude_review();
+        let removed_before = self.sessions_removed();
+        report.generation = self.shared.policy.next_generation();
+        self.swap_policy(report.generation);
+        report.in_force = started.elapsed();
+        self.review = Some(Review::new(report, started, removed_before));
+        Reloaded::InForce
     }
 
     /// Compiles the rules and swaps them in; workers see them at their next batch.
@@ -120,36 +157,6 @@ impl Engine {
             dataplane.wake();
         }
     }
-
-    /// Waits until the workers' sweep has looked at every session under the rules in force.
-    fn wait_for_review(&self, generation: Generation) {
-        let deadline = Instant::now() + REVIEW_PATIENCE;
-        wait_for_table(&self.shared.sessions, generation, deadline);
-        wait_for_table(&self.shared.sessions_ipv6, generation, deadline);
-    }
-
-    fn sessions_removed(&self) -> u64 {
-        let workers = self.handle.workers();
-        workers.iter().map(|worker| worker.counters.totals().ended(Ended::Removed)).sum()
-    }
-}
-
-fn wait_for_table<A: Shape>(sessions: &Table<A>, generation: Generation, deadline: Instant) {
-    let mut cursor = 0;
-    let mut looked_at = 0;
-    while looked_at < sessions.slots() && Instant::now() < deadline {
-        let mut next = cursor;
-        let mut is_stale = false;
-        sessions.walk(&mut next, REVIEW_SLOTS, |view| {
-            is_stale |= view.session.generation != generation;
-        });
-        if is_stale {
-            std::thread::sleep(REVIEW_PAUSE);
-        } else {
-            cursor = next;
-            looked_at += REVIEW_SLOTS;
-        }
-    }
 }
 
 fn refused(diagnostics: Vec<Diagnostic>) -> ReloadError {
@@ -162,7 +169,3 @@ fn refused(diagnostics: Vec<Diagnostic>) -> ReloadError {
 
 /// How long after the file watch's reload whoever asks for one is told of that.
 const UNTOLD_FOR: Duration = Duration::from_secs(2);
-/// The longest wait for the sweep, which takes half a second.
-const REVIEW_PATIENCE: Duration = Duration::from_millis(1500);
-const REVIEW_PAUSE: Duration = Duration::from_millis(5);
-const REVIEW_SLOTS: u32 = 8192;

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -20,8 +20,9 @@ use crate::engine::dataplane::{Crew, Dataplane};
 use crate::engine::error::StartError;
 use crate::engine::export::Export;
 use crate::engine::files::{FileWatch, fingerprint};
-use crate::engine::handle::{Command, EngineHandle, ReloadError, ReloadReport};
+use crate::engine::handle::{Command, EngineHandle, ReloadReport};
 use crate::engine::health::HealthChecks;
+use crate::engine::review::Review;
 use crate::engine::rules::Rules;
 use crate::engine::state;
 use crate::engine::steering::steering;
@@ -53,6 +54,8 @@ pub(super) struct Engine {
     pub(super) fingerprint: u64,
     /// What the file watch's last reload did and when, while nobody was told.
     pub(super) untold: Option<(Instant, ReloadReport)>,
+    /// The look at the sessions that the last reload brought about, while it is on.
+    pub(super) review: Option<Review>,
     pub(super) host: Host,
     crew: Crew,
     pub(super) shared: Arc<Shared>,
@@ -141,6 +144,7 @@ impl Engine {
             files: watch_files(&handle),
             fingerprint,
             untold: None,
+            review: None,
             handle,
             commands,
             dataplane: Some(dataplane),
@@ -176,29 +180,28 @@ impl Engine {
     /// Hears commands until one says stop.
     fn serve(&mut self) {
         let mut next_look = Instant::now() + LOOK_EVERY;
-        // When changed files are read, and no later than when.
+        // When files changed first, and when they are read.
         let mut changed: Option<(Instant, Instant)> = None;
         loop {
-            let due = changed.map_or(next_look, |(due, _)| due.min(next_look));
+            let due = changed.map_or(next_look, |(_, due)| due.min(next_look));
+            let due = self.review_due().map_or(due, |look| due.min(look));
             match self.commands.recv_deadline(due) {
                 Ok(Command::Reload(reply)) => {
                     changed = None;
-                    let outcome = self.reload_asked();
-                    answer(&reply, outcome);
+                    self.reload_asked(reply);
                 }
-                Ok(Command::FilesChanged) => {
-                    let now = Instant::now();
-                    let latest = changed.map_or(now + FILES_PATIENCE, |(_, latest)| latest);
-                    changed = Some(((now + FILES_QUIET).min(latest), latest));
+                Ok(Command::FilesChanged(when)) => {
+                    let first = changed.map_or(when, |(first, _)| first);
+                    changed = Some((first, (when + FILES_QUIET).min(first + FILES_PATIENCE)));
                 }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let now = Instant::now();
-            if changed.is_some_and(|(due, _)| due <= now) {
-                changed = None;
-                self.reload_changed();
+            if let Some((first, _)) = changed.take_if(|(_, due)| *due <= now) {
+                self.reload_changed(first);
             }
+            self.look_at_review();
             if next_look <= now {
                 next_look = now + LOOK_EVERY;
                 self.look_after();
@@ -283,14 +286,6 @@ impl Engine {
     }
 }
 
-fn answer(
-    reply: &Sender<Result<ReloadReport, ReloadError>>,
-    outcome: Result<ReloadReport, ReloadError>,
-) {
-    // Whoever asked may have gone.
-    let _ = reply.send(outcome);
-}
-
 /// Turns signals into commands, on a thread that ends when the returned handle is closed.
 fn hear_signals(handle: &EngineHandle) -> Result<signal_hook::iterator::Handle, StartError> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(StartError::Signals)?;
@@ -367,5 +362,5 @@ fn mode_name(mode: XdpMode) -> &'static str {
 const NEXT_HOPS_MAX: usize = 1 << 18;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long files must be left alone before they are read, and how long at most to wait for that.
-const FILES_QUIET: Duration = Duration::from_millis(100);
+const FILES_QUIET: Duration = Duration::from_millis(50);
 const FILES_PATIENCE: Duration = Duration::from_millis(500);

@@ -32,7 +32,11 @@ pub fn steering(
                 .collect(),
             local_addresses: local_addresses(&interface.name, rules, view),
             local_addresses_ipv6: local_addresses_ipv6(&interface.name, rules, view),
-            kernel_ports: kernel_ports.clone(),
+            kernel_ports: {
+                let mut ports = kernel_ports.clone();
+                shared_gateways(&interface.name, rules, local_ports, &mut ports);
+                ports
+            },
         })
         .collect()
 }
@@ -72,7 +76,7 @@ fn is_ours_alone(interface: &str, vlan: u16, view: &View) -> bool {
 }
 
 /// The gateways that guests of an interface's networks reach, where the kernel can serve them, and the kernel's addresses on it that
-/// are not the dataplane's.
+/// are not the dataplane's. A gateway that stands in for other networks is shared with it by port.
 fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u16, Ipv4Addr)> {
     let mut local = BTreeSet::new();
     let own_networks = rules.networks.iter().filter(|network| network.interface == interface);
@@ -81,8 +85,16 @@ fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u
             local.insert((network.vlan, other.gateway));
         }
     }
-    let Some(index) = view.index_of(interface) else { return local };
     let public: BTreeSet<_> = rules.public_ips.iter().map(|public| public.address).collect();
+    let shared = |vlan, address| {
+        rules.networks.iter().any(|network| {
+            network.nat.gateway_source_nat
+                && (&*network.interface, network.vlan) == (interface, vlan)
+                && network.gateway == address
+        })
+    };
+    local.retain(|&(vlan, address)| !shared(vlan, address));
+    let Some(index) = view.index_of(interface) else { return local };
     local.extend(view.addresses.iter().filter_map(|own| {
         let IpAddr::V4(address) = own.address else { return None };
         let vlan = match own.interface_index == index {
@@ -92,7 +104,7 @@ fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u
                 (lower == index).then_some(vlan)?
             }
         };
-        (!public.contains(&address)).then_some((vlan, address))
+        (!public.contains(&address) && !shared(vlan, address)).then_some((vlan, address))
     }));
     local
 }
@@ -130,12 +142,8 @@ fn same_realm(one: &Network, other: &Network) -> bool {
 }
 
 /// The ports of public addresses that the kernel serves or sends from.
-fn kernel_ports(
-    rules: &RuleSet,
-    view: &View,
-    local_ports: Option<PortRange>,
-) -> BTreeMap<(Ipv4Addr, Protocol), PortSet> {
-    let mut ports: BTreeMap<(Ipv4Addr, Protocol), PortSet> = BTreeMap::new();
+fn kernel_ports(rules: &RuleSet, view: &View, local_ports: Option<PortRange>) -> KernelPorts {
+    let mut ports = KernelPorts::new();
     if let Some(local) = local_ports {
         for public in &rules.public_ips {
             let address = public.address;
@@ -172,6 +180,32 @@ fn kernel_ports(
     ports
 }
 
+/// Adds the kernel's share of an interface's gateways that stand in for other networks: services, and its own
+/// connections.
+fn shared_gateways(
+    interface: &str,
+    rules: &RuleSet,
+    local_ports: Option<PortRange>,
+    ports: &mut KernelPorts,
+) {
+    let shared = rules.networks.iter().filter(|network| network.nat.gateway_source_nat);
+    for network in shared.filter(|network| network.interface == interface) {
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            let set = ports.entry((network.gateway, protocol)).or_default();
+            set.insert(1..=LOW_PORTS);
+            if let Some(local) = local_ports {
+                set.insert(local.first()..=local.last());
+            }
+        }
+    }
+}
+
+/// The kernel's ports, by address and protocol.
+type KernelPorts = BTreeMap<(Ipv4Addr, Protocol), PortSet>;
+
+/// The last of the ports that services have (RFC 6335, section 6).
+const LOW_PORTS: u16 = 1023;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,9 +241,13 @@ mod tests {
     }"#;
 
     fn steered() -> [Steering; 2] {
+        steered_by(RULES)
+    }
+
+    fn steered_by(rules: &str) -> [Steering; 2] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("rules.json");
-        std::fs::write(&path, RULES).expect("written");
+        std::fs::write(&path, rules).expect("written");
         let paths = [path.to_str().expect("a name").to_owned()];
         let loaded = crate::rules::load(&paths, None).expect("sound rules");
         let interface = |name: &str, role| Interface {
@@ -288,6 +326,19 @@ mod tests {
         let expected = expected.map(|(tag, address)| (tag, Ipv4Addr::from(address)));
         assert_eq!(guest.local_addresses, expected.into());
         assert_eq!(public.local_addresses, [(0, Ipv4Addr::new(203, 0, 113, 99))].into());
+    }
+
+    #[test]
+    fn a_gateway_that_stands_in_for_other_networks_is_shared_by_port() {
+        let nat = r#""domain": "vpc", "nat": {"gateway_source_nat": true}"#;
+        let [guest, public] = steered_by(&RULES.replacen(r#""domain": "vpc""#, nat, 1));
+        let gateway = Ipv4Addr::new(10, 1, 1, 1);
+        assert!(!guest.local_addresses.contains(&(100, gateway)));
+        assert!(guest.local_addresses.contains(&(100, Ipv4Addr::new(10, 1, 2, 1))));
+        let ports = &guest.kernel_ports[&(gateway, Protocol::TCP)];
+        let kernels = [53, 1023, 1024, 32_767, 40_000, 61_000].map(|port| ports.contains(port));
+        assert_eq!(kernels, [true, true, false, false, true, false]);
+        assert!(!public.kernel_ports.contains_key(&(gateway, Protocol::TCP)));
     }
 
     #[test]
