@@ -137,6 +137,31 @@ fn converted_there_and_back_rules_are_the_same() {
     assert!(one.contains("\"version\": 1"));
 }
 
+/// Folders as they are recorded: a command line, NICs, command files and their order.
+#[test]
+fn every_recorded_folder_of_a_control_plane_is_converted_whatever_its_faults() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
+    for (plane, faulty) in [("cloudstack", "14-malformed"), ("zstack", "own-13-malformed")] {
+        let folders = fs::read_dir(samples.join(plane)).expect("samples");
+        let folders = folders.map(|entry| entry.expect("a sample").path());
+        for sample in folders.filter(|path| path.is_dir()) {
+            let path = sample.to_str().expect("a name");
+            for to in ["json", "toml"] {
+                let arguments = ["convert", "--from", plane, path, "--to", to];
+                let (exit, out, err) = natwerk(&samples, &arguments);
+                assert_eq!(exit, 0, "{path}: {err}");
+                let again = folder(&[(&format!("rules.{to}"), &out)]);
+                let (exit, _, said) = natwerk(again.path(), &["check", &format!("rules.{to}")]);
+                assert_eq!(exit, 0, "{path}: {said}");
+                if sample.ends_with(faulty) {
+                    let places = err.lines().filter(|line| line.contains(": error: ")).count();
+                    assert!(places > 3 && err.contains(path), "{err}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_converted_is_refused_with_a_sentence() {
     let folder = folder(&[("rules.json", "{}")]);

@@ -11,7 +11,7 @@ mod cloudstack {
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -112,6 +112,11 @@ fn guest_on(stream: &mut TcpStream) -> Option<u8> {
     Some(answer[0])
 }
 
+/// Whether there is what the kernel's counters are asked with.
+fn has_nft() -> bool {
+    Command::new("nft").arg("-v").output().is_ok_and(|output| output.status.success())
+}
+
 #[test]
 fn command_files_are_followed_while_clients_are_connected() {
     let Some(lab) = Lab::new() else { return };
@@ -176,10 +181,135 @@ fn command_files_are_followed_while_clients_are_connected() {
     let counts: Vec<u64> =
         usage.trim_end_matches(':').split(':').filter_map(|it| it.parse().ok()).collect();
     assert!(matches!(counts.as_slice(), [out, back, 0, 0] if *out > 0 && *back > 0), "{usage}");
+    // TCP of the router itself, which the kernel has counted since it was asked first.
+    let upstream = lab.internet.enter(|| TcpListener::bind("203.0.113.1:8080").expect("a port"));
+    let to = upstream.local_addr().expect("its address");
+    assert!(lab.router.namespace.enter(|| TcpStream::connect_timeout(&to, LONG).is_ok()), "{}", lab.router.log());
+    let usage = lab.router.says("cloudstack netusage -g");
+    let counts: Vec<u64> =
+        usage.trim_end_matches(':').split(':').filter_map(|it| it.parse().ok()).collect();
+    let is_counted = matches!(counts.as_slice(), [_, _, out, back] if *out > 0 && *back > 0);
+    assert!(is_counted || !has_nft(), "{usage}");
 
     // A released address takes what is on it along.
     let release = addresses(&[("203.0.113.11", 2, false)]).replace("\"add\":true", "\"add\":false");
     lab.send(&release.replace("\"nw_type\"", &by_mac));
     assert!(eventually(LONG, || guest_on(&mut other).is_none()), "{}", lab.router.log());
     assert!(lab.guest_reaches_internet());
+}
+
+/// Answers every datagram, in a thread that ends with the test program.
+fn echo(socket: UdpSocket) {
+    std::thread::spawn(move || {
+        let mut datagram = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..length], from);
+        }
+    });
+}
+
+/// Whether a guest's datagram from a port that nobody has used is answered.
+fn is_answered(patience: Duration) -> bool {
+    let socket = UdpSocket::bind("10.1.1.5:0").expect("a port");
+    socket.set_read_timeout(Some(patience)).expect("set");
+    let sent = socket.send_to(b"?", "203.0.113.1:5353").is_ok();
+    sent && socket.recv(&mut [0; 64]).is_ok()
+}
+
+fn public_addresses() -> String {
+    let by_mac = format!("\"vif_mac_address\":\"{WAN}\",\"nw_type\"");
+    let both = addresses(&[("203.0.113.10", 2, true), ("203.0.113.11", 2, false)]);
+    both.replace("\"nw_type\"", &by_mac)
+}
+
+/// Today's scripts empty the chain of egress rules and fill it again whenever one of them changes.
+#[test]
+fn fault_12_a_change_of_egress_rules_refuses_nobody_in_between() {
+    let Some(lab) = Lab::new() else { return };
+    echo(lab.internet.enter(|| UdpSocket::bind("0.0.0.0:5353").expect("a port")));
+    let _engine = lab.router.start();
+    let egress = |id: u32, port: u16, revoked: bool| {
+        let rule = firewall(id, "", "udp", (port, port), OPEN, revoked);
+        rule.replace("Ingress", "Egress")
+    };
+    let closed =
+        EGRESS_ALLOWED.replace("\"default_egress_policy\":true", "\"default_egress_policy\":false");
+    for command in [public_addresses(), closed, egress(1, 5353, false)] {
+        lab.send(&command);
+    }
+    let short = Duration::from_millis(300);
+    assert!(eventually(LONG, || lab.guest.enter(|| is_answered(short))), "{}", lab.router.log());
+    let reloads = || lab.router.log().matches("rules read again").count();
+    let before = reloads();
+    let done = AtomicU32::new(0);
+    let unanswered = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            lab.guest.enter(|| {
+                let mut unanswered = 0;
+                while done.load(Ordering::Relaxed) == 0 {
+                    // Every one is a new session, which the rules are asked about.
+                    unanswered += u32::from(!is_answered(Duration::from_secs(5)));
+                }
+                unanswered
+            })
+        });
+        for round in 0..6 {
+            let known = reloads();
+            lab.send(&egress(2, 5354, round % 2 == 1));
+            assert!(eventually(LONG, || reloads() > known), "{}", lab.router.log());
+        }
+        done.store(1, Ordering::Relaxed);
+        asking.join().expect("asked")
+    });
+    assert_eq!(unanswered, 0, "{}", lab.router.log());
+    assert!(reloads() >= before + 6);
+}
+
+/// An aggregate file of these commands, as a restart of the network sends.
+fn aggregate(commands: &[String]) -> String {
+    let mut text =
+        "#Apache CloudStack Virtual Router Config File\n<version>\n1\n</version>\n".to_owned();
+    for (number, command) in commands.iter().enumerate() {
+        let name = format!("command.json.again-{number}");
+        let one_line = command.replace('\n', " ");
+        text.push_str(&format!("<file>\n/var/cache/cloud/{name}\n{one_line}\n</file>\n"));
+        text.push_str(&format!("<script>\n/opt/cloud/bin/update_config.py {name}\n</script>\n"));
+    }
+    text
+}
+
+/// Today's router forgets every connection when an aggregate comes, and none when a rule is revoked.
+#[test]
+fn fault_13_an_aggregate_cuts_no_session_and_a_revoke_cuts_its_own() {
+    let Some(lab) = Lab::new() else { return };
+    let listener = lab.guest.enter(|| TcpListener::bind("0.0.0.0:22").expect("a port"));
+    std::thread::spawn(move || serve(listener));
+    let _engine = lab.router.start();
+    let commands = [
+        public_addresses(),
+        firewall(1, "203.0.113.11", "tcp", (2222, 2222), OPEN, false),
+        firewall(2, "203.0.113.11", "tcp", (2223, 2223), OPEN, false),
+        forward("tcp", "2222:2222", "10.1.1.5", "22:22", false),
+        forward("tcp", "2223:2223", "10.1.1.5", "22:22", false),
+    ];
+    commands.iter().for_each(|command| lab.send(command));
+    let (mut one, mut other) = (lab.connects(2222), lab.connects(2223));
+    assert_eq!((guest_on(&mut one), guest_on(&mut other)), (Some(5), Some(5)));
+
+    let land = |name: &str, commands: &[String]| {
+        let known = lab.router.log().matches("rules read again").count();
+        lab.router.write("landing", &aggregate(commands));
+        let place = lab.router.path(&format!("router/cache/VR-{name}.cfg"));
+        fs::rename(lab.router.path("landing"), place).expect("renamed");
+        let is_read = || lab.router.log().matches("rules read again").count() > known;
+        assert!(eventually(LONG, is_read), "{}", lab.router.log());
+    };
+    land("1", &commands);
+    assert_eq!((guest_on(&mut one), guest_on(&mut other)), (Some(5), Some(5)), "{}", lab.router.log());
+    // Of a forward, and of the firewall rule that let a session in.
+    land("2", &[forward("tcp", "2222:2222", "10.1.1.5", "22:22", true)]);
+    assert!(eventually(LONG, || guest_on(&mut one).is_none()), "{}", lab.router.log());
+    assert_eq!(guest_on(&mut other), Some(5), "{}", lab.router.log());
+    land("3", &[firewall(2, "203.0.113.11", "tcp", (2223, 2223), OPEN, true)]);
+    assert!(eventually(LONG, || guest_on(&mut other).is_none()), "{}", lab.router.log());
 }

@@ -16,7 +16,6 @@ use cloudstack::router::{
 };
 use natwerk::config::Config;
 use natwerk::rules;
-use natwerk::rules::set::Action;
 use natwerk::rules::sources::cloudstack::LoadBalancing;
 use proptest::prelude::*;
 
@@ -32,71 +31,6 @@ fn said(router: &Router) -> Vec<String> {
 }
 
 const OPEN: &str = r#""0.0.0.0/0""#;
-
-/// Fault 1: what was deleted and added again works as if it had never been deleted.
-#[test]
-fn a_forward_that_was_revoked_and_added_again_works() {
-    let once = Router::isolated()
-        .send(&firewall(1, "203.0.113.11", "tcp", (22, 22), OPEN, false))
-        .send(&forward("tcp", "22:22", "10.1.1.5", "22:22", false))
-        .send(&static_nat("203.0.113.12", "10.1.1.6", false))
-        .send(&addresses(&[("203.0.113.12", 2, false)]));
-    let again = once
-        .clone()
-        .send(&forward("tcp", "22:22", "10.1.1.5", "22:22", true))
-        .send(&static_nat("203.0.113.12", "10.1.1.6", true))
-        .send(&forward("tcp", "22:22", "10.1.1.5", "22:22", false))
-        .send(&static_nat("203.0.113.12", "10.1.1.6", false));
-    assert_eq!(once.comes_to(), again.comes_to());
-    packets(
-        &again,
-        "eth2 tcp 198.51.100.5:5000 > 203.0.113.11:22 : to eth0 198.51.100.5:5000 > 10.1.1.5:22
-         eth0 tcp 10.1.1.6:5000 > 198.51.100.5:22 : to eth2 203.0.113.12:5000 > 198.51.100.5:22",
-    );
-}
-
-/// Faults 2, 3 and 4: several prefixes in one rule, protocol numbers, TCP without ports.
-#[test]
-fn acl_rules_stay_in_order_with_all_their_prefixes_and_ports() {
-    let ingress = r#"{"type":"tcp","first_port":22,"last_port":22,"cidr":"192.0.2.0/24,198.51.100.0/24","allowed":false},
-        {"type":"protocol","protocol":47,"cidr":"192.0.2.0/24,198.51.100.0/24","allowed":true},
-        {"type":"tcp","first_port":0,"last_port":0,"cidr":"0.0.0.0/0","allowed":true}"#;
-    let router = Router::vpc().send(&acl("eth2", ingress, "")).send(&forward_of(
-        "203.0.113.21",
-        "tcp",
-        "1:65535",
-        ("10.2.1.9", "1:65535"),
-        "",
-        false,
-    ));
-    packets(
-        &router,
-        "eth1 tcp 192.0.2.5:5000 > 203.0.113.21:22 : drop acl_denied
-         eth1 tcp 198.51.100.5:5000 > 203.0.113.21:22 : drop acl_denied
-         eth1 tcp 8.8.8.8:5000 > 203.0.113.21:22 : to eth2 8.8.8.8:5000 > 10.2.1.9:22
-         eth1 tcp 198.51.100.5:5000 > 203.0.113.21:443 : to eth2 198.51.100.5:5000 > 10.2.1.9:443
-         eth3 proto-47 10.2.2.9 > 10.2.1.9 : drop acl_denied",
-    );
-}
-
-/// Fault 5, and the switch for it.
-#[test]
-fn what_no_entry_of_an_egress_list_matches_is_dropped_unless_the_configuration_says_otherwise() {
-    let egress =
-        r#"{"type":"tcp","first_port":25,"last_port":25,"cidr":"0.0.0.0/0","allowed":false}"#;
-    let router = Router::vpc().send(&acl("eth2", "", egress));
-    packets(&router, "eth2 tcp 10.2.1.9:5000 > 198.51.100.5:80 : drop egress_denied");
-    let mut choice = config(&router.load().rules);
-    choice.sources.cloudstack.unmatched_vpc_egress = Action::Allow;
-    let open = router.try_load(Some(&choice)).expect("rules").rules;
-    check(
-        "eth2 tcp 10.2.1.9:5000 > 198.51.100.5:80 : to eth1 203.0.113.20:5000 > 198.51.100.5:80
-         eth2 tcp 10.2.1.9:5000 > 198.51.100.5:25 : drop egress_denied",
-        &rules::to_json(&open).expect("JSON"),
-        &choice,
-        Path::new("the test"),
-    );
-}
 
 /// By a public address no packet gets out of a tier that its list holds back.
 #[test]
@@ -117,75 +51,6 @@ fn the_egress_list_of_a_tier_also_holds_for_public_addresses() {
     );
 }
 
-/// Faults 6, 7 and 8.
-#[test]
-fn a_forward_lets_in_whom_it_names_to_whom_it_names() {
-    let router = Router::isolated()
-        .send(&firewall(1, "203.0.113.11", "tcp", (22, 22), OPEN, false))
-        .send(&forward_of(
-            "203.0.113.11",
-            "tcp",
-            "22:22",
-            ("10.1.1.5", "22:22"),
-            "192.0.2.0/24",
-            false,
-        ));
-    packets(
-        &router,
-        "eth2 tcp 192.0.2.5:5000 > 203.0.113.11:22 : to eth0 192.0.2.5:5000 > 10.1.1.5:22
-         eth2 tcp 198.51.100.5:5000 > 203.0.113.11:22 : drop firewall_denied
-         eth2 tcp 192.0.2.5:5000 > 10.1.1.6:22 : drop address_not_ours",
-    );
-    let ingress =
-        r#"{"type":"tcp","first_port":80,"last_port":80,"cidr":"0.0.0.0/0","allowed":true}"#;
-    let vpc = Router::vpc().send(&acl("eth3", ingress, "")).send(&static_nat(
-        "203.0.113.21",
-        "10.2.2.9",
-        false,
-    ));
-    packets(
-        &vpc,
-        "eth1 tcp 192.0.2.5:5000 > 203.0.113.21:80 : to eth3 192.0.2.5:5000 > 10.2.2.9:80
-         eth1 tcp 192.0.2.5:5000 > 203.0.113.21:81 : drop acl_denied",
-    );
-}
-
-/// Faults 9 and 10: a bad entry costs itself, and an address that never came is not programmed.
-#[test]
-fn a_bad_entry_costs_itself_and_a_rule_waits_for_its_address() {
-    let good = forward("tcp", "22:22", "10.1.1.5", "22:22", false);
-    let opened = firewall(1, "203.0.113.11", "tcp", (22, 22), OPEN, false);
-    let router = Router::isolated()
-        .send(&forward("tcp", "80", "10.1.1.5", "80", false))
-        .send(&forward_of("203.0.113.99", "tcp", "84:84", ("10.1.1.5", "84:84"), "", false))
-        .send(&forward("tcp", "85:85", "10.9.9.9", "85:85", false))
-        .send(&opened)
-        .send(&good);
-    let loaded = router.load();
-    assert_eq!(loaded.rules.port_forwards.len(), 1);
-    let pending: Vec<_> = loaded.pending.iter().map(|it| (&*it.what, &*it.waits_for)).collect();
-    assert_eq!(
-        pending,
-        [
-            ("port forward of 203.0.113.11:85", "a network with 10.9.9.9"),
-            ("port forward of 203.0.113.99:84", "public address 203.0.113.99"),
-        ]
-    );
-    packets(
-        &router,
-        "eth2 tcp 192.0.2.5:5000 > 203.0.113.11:22 : to eth0 192.0.2.5:5000 > 10.1.1.5:22
-         eth2 tcp 192.0.2.5:5000 > 203.0.113.99:84 : drop address_not_ours",
-    );
-    // The address comes: what waited is in force.
-    let later = router
-        .send(&firewall(2, "203.0.113.99", "tcp", (84, 84), OPEN, false))
-        .send(&addresses(&[("203.0.113.99", 2, false)]));
-    packets(
-        &later,
-        "eth2 tcp 192.0.2.5:5000 > 203.0.113.99:84 : to eth0 192.0.2.5:5000 > 10.1.1.5:84",
-    );
-}
-
 #[test]
 fn an_entry_that_is_bad_when_it_is_sent_again_leaves_the_good_one() {
     let router = Router::isolated()
@@ -193,32 +58,6 @@ fn an_entry_that_is_bad_when_it_is_sent_again_leaves_the_good_one() {
         .send(&forward("tcp", "22:22", "10.1.1.500", "22:22", false));
     let loaded = router.load();
     assert_eq!(loaded.rules.port_forwards[0].guest_ip, Some([10, 1, 1, 5].into()));
-}
-
-/// Fault 11.
-#[test]
-fn a_firewall_rule_and_a_tier_that_are_sent_again_are_updated() {
-    let router = Router::isolated()
-        .send(&firewall(1, "203.0.113.11", "tcp", (22, 22), OPEN, false))
-        .send(&firewall(1, "203.0.113.11", "tcp", (22, 22), r#""192.0.2.0/24""#, false));
-    assert_eq!(router.load().rules.firewall_rules[0].sources, ["192.0.2.0/24".parse().unwrap()]);
-    let vpc = Router::vpc().send(&tier("eth2", "10.2.7.1"));
-    assert_eq!(vpc.load().rules.networks[0].cidr, "10.2.7.0/24".parse().unwrap());
-}
-
-/// Fault 14.
-#[test]
-fn ranges_that_differ_are_refused_and_single_ports_may() {
-    for (public, private) in
-        [("100:109", "200:209"), ("300:309", "300:304"), ("9:8", "9:8"), ("0:1", "0:1")]
-    {
-        let router = Router::isolated().send(&forward("tcp", public, "10.1.1.5", private, false));
-        let loaded = router.load();
-        assert!(loaded.rules.port_forwards.is_empty(), "{public}");
-        assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
-    }
-    let router = Router::isolated().send(&forward("tcp", "2222:2222", "10.1.1.5", "22:22", false));
-    assert_eq!(router.load().rules.port_forwards[0].guest_ports.first(), 22);
 }
 
 #[test]

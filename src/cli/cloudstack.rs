@@ -1,6 +1,9 @@
 //! `natwerk cloudstack`: what CloudStack's management server asks a virtual router over SSH, answered by the
 //! running engine in the words of the scripts that it replaces.
 
+mod kernel_tcp;
+
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
@@ -32,7 +35,7 @@ pub struct Usage {
     /// Only the interface with this address of the router.
     #[arg(short = 'l', value_name = "ADDRESS")]
     address: Option<Ipv4Addr>,
-    /// Create the counters: there is nothing to create.
+    /// Create the counters: those of the router's own TCP, which are the kernel's.
     #[arg(short = 'c', conflicts_with = "get")]
     create: bool,
     /// Print the counters of the VPN: the kernel has those.
@@ -41,7 +44,7 @@ pub struct Usage {
     /// The VPC's prefix: everything that is forwarded is in it or goes to it.
     #[arg(short = 'v', value_name = "CIDR")]
     vpc: Option<String>,
-    /// Delete the counters: nothing is deleted.
+    /// Delete the counters: those of the router's own TCP.
     #[arg(short = 'd', conflicts_with = "get")]
     delete: bool,
 }
@@ -97,6 +100,11 @@ pub fn iptables_save(rules: &RuleSet) -> String {
             }
         }
     }
+    // The health check of VPCs looked for what older scripts wrote for each port forward, and still may.
+    let is_tier = |name: &str| rules.network_acls.iter().any(|acl| acl.network == name);
+    lines.extend(
+        rules.port_forwards.iter().filter(|it| is_tier(&it.network)).filter_map(postrouting),
+    );
     for nat in &rules.static_nats {
         let public = rules.public_ips.iter().find(|public| public.address == nat.public_ip);
         if let (Some(guest), Some(public)) = (nat.guest_ip, public) {
@@ -140,12 +148,26 @@ fn static_nat(chain: &str, nat: &StaticNat) -> Option<String> {
     Some(format!("-A {chain} -d {}/32 -j DNAT --to-destination {guest}", nat.public_ip))
 }
 
-fn port_forward(chain: &str, forward: &PortForward, interface: &str) -> Option<String> {
-    let guest = forward.guest_ip?;
-    let ports = |ports: PortRange, between: char| match ports.count() {
+/// Ports as iptables writes them.
+fn ports(ports: PortRange, between: char) -> String {
+    match ports.count() {
         1 => ports.first().to_string(),
         _ => format!("{}{between}{}", ports.first(), ports.last()),
-    };
+    }
+}
+
+fn postrouting(forward: &PortForward) -> Option<String> {
+    let (guest, protocol) = (forward.guest_ip?, forward.protocol);
+    Some(format!(
+        "-A POSTROUTING -d {}/32 -p {protocol} -m {protocol} --dport {} -j SNAT --to-source {guest}:{}",
+        forward.public_ip,
+        ports(forward.public_ports, ':'),
+        ports(forward.guest_ports, '-'),
+    ))
+}
+
+fn port_forward(chain: &str, forward: &PortForward, interface: &str) -> Option<String> {
+    let guest = forward.guest_ip?;
     let interface = match interface {
         "" => String::new(),
         interface => format!(" -i {interface}"),
@@ -168,7 +190,11 @@ fn port_forward(chain: &str, forward: &PortForward, interface: &str) -> Option<S
 }
 
 fn netusage(usage: &Usage, common: &Common) -> Outcome {
-    if usage.create || usage.delete || usage.vpn {
+    if usage.vpn {
+        return Ok(());
+    }
+    if usage.delete {
+        tell(kernel_tcp::forget());
         return Ok(());
     }
     let workers = ask::connect(common)?.ask::<Workers>(&Request::ShowWorkers)?;
@@ -184,7 +210,23 @@ fn netusage(usage: &Usage, common: &Common) -> Outcome {
             Some(name) => row.name == *name,
         })
         .collect();
-    output::print_bytes(counters(&rows).as_bytes())
+    let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    let kernels = tell(kernel_tcp::read(&names)).unwrap_or_default();
+    match usage.create {
+        true => Ok(()),
+        false => output::print_bytes(counters(&rows, &kernels).as_bytes()),
+    }
+}
+
+/// Says on standard error what went wrong with the kernel's counters; the others are worth printing all the same.
+fn tell<T>(outcome: std::io::Result<T>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(error) => {
+            eprintln!("the router's own TCP is not counted: nft: {error}");
+            None
+        }
+    }
 }
 
 /// The interface that has an address of the router: a public one, or a private gateway's.
@@ -199,9 +241,10 @@ fn interface_of(address: Ipv4Addr, rules: &RuleSet) -> Result<String, Failure> {
 
 /// Four numbers an interface, each behind a colon: out and in of what is forwarded, and out and in of the
 /// router's own TCP, which the kernel sends and receives without natwerk.
-fn counters(rows: &[&InterfaceRow]) -> String {
+fn counters(rows: &[&InterfaceRow], kernels: &BTreeMap<String, kernel_tcp::Bytes>) -> String {
     rows.iter().fold(String::new(), |mut text, row| {
-        let _ = write!(text, "{}:{}:0:0:", row.crossed_out_bytes, row.crossed_in_bytes);
+        let (out, back) = kernels.get(&row.name).copied().unwrap_or_default();
+        let _ = write!(text, "{}:{}:{out}:{back}:", row.crossed_out_bytes, row.crossed_in_bytes);
         text
     })
 }
@@ -247,6 +290,31 @@ mod tests {
     }
 
     #[test]
+    fn the_older_health_check_finds_port_forwards_of_a_vpc() {
+        let sample =
+            include_str!("../../tests/samples/cloudstack/05-vpc-tiers-acl/expected/rules.json");
+        let vpc = rules::load_text("rules.json", sample, None).expect("good").rules;
+        let text = iptables_save(&vpc);
+        assert!(!vpc.port_forwards.is_empty());
+        for forward in &vpc.port_forwards {
+            let guest = forward.guest_ip.expect("a guest");
+            let (from, to) = (forward.public_ports.first(), forward.guest_ports.first());
+            let pieces = [
+                "POSTROUTING".to_owned(),
+                format!("-d {}", forward.public_ip),
+                format!("--dport {from}"),
+                format!("--to-source {guest}:{to}"),
+            ];
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            assert!(has_line(&text, &pieces), "{pieces:?} in\n{text}");
+        }
+        assert!(
+            !iptables_save(&rules()).contains("--to-source 10."),
+            "isolated networks have none"
+        );
+    }
+
+    #[test]
     fn the_lines_are_those_that_the_router_had() {
         let observed = include_str!(
             "../../tests/samples/cloudstack/01-isolated-basic/observed/iptables-save.txt"
@@ -274,7 +342,9 @@ mod tests {
             crossed_out_bytes: 5,
             kernel: std::collections::BTreeMap::new(),
         };
-        assert_eq!(counters(&[&row, &row]), "5:7:0:0:5:7:0:0:");
+        let kernels = [("eth3".to_owned(), (1, 2))].into();
+        let other = InterfaceRow { name: "eth3".to_owned(), ..row.clone() };
+        assert_eq!(counters(&[&row, &other], &kernels), "5:7:0:0:5:7:1:2:");
         assert_eq!(interface_of(Ipv4Addr::new(203, 0, 113, 11), &rules()).expect("known"), "eth2");
         assert!(interface_of(Ipv4Addr::new(192, 0, 2, 1), &rules()).is_err());
     }

@@ -65,7 +65,8 @@ pub struct Decider<'p, 'm> {
 impl<'p> Decider<'p, '_> {
     /// What the rules say of `question`.
     pub fn decide(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
-        if is_query_reply(question) {
+        let is_query = question.key.protocol == Protocol::ICMP;
+        if is_query && queries::request_of(question.icmp.0).is_some() {
             return self.unasked_reply(question);
         }
         let decision = match (question.key.realm, question.network) {
@@ -164,14 +165,8 @@ impl<'p> Decider<'p, '_> {
         if translation.source == Source::Keep && translation.kind != SessionKind::Routed {
             return refuse(DropReason::NoSourceNat, RuleId::DEFAULT);
         }
-        Decision::Open(Plan {
-            kind: translation.kind,
-            rule: translation.rule,
-            admitted_by: egress.rule,
-            source: translation.source,
-            target,
-            through_mapping: false,
-        })
+        let rules = (translation.rule, egress.rule);
+        Decision::Open(Plan::new(translation.kind, rules, translation.source, target))
     }
 
     /// A packet between two networks of a realm, or within one: routed under both ACLs.
@@ -210,7 +205,19 @@ impl<'p> Decider<'p, '_> {
             }
             rule = ingress.rule;
         }
-        routed(rule, egress.rule, target)
+        let entered = self.policy.network(to);
+        match entered.gateway_pool {
+            None => routed(rule, egress.rule, target),
+            Some(_) => {
+                let rules = (entered.source_nat_rule, rule);
+                Decision::Open(Plan::new(
+                    SessionKind::SourceNat,
+                    rules,
+                    Source::Gateway(to),
+                    target,
+                ))
+            }
+        }
     }
 
     fn outside_packet(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
@@ -234,13 +241,10 @@ impl<'p> Decider<'p, '_> {
         };
         let decided = acl.decide(&probe(question));
         witness.saw(Step::Filter { filter: FilterName::AclIngress, network: Some(id), decided });
-        match decided.action {
-            Action::Deny => refuse(DropReason::AclDenied, decided.rule),
-            Action::Allow => {
-                let target = Target::Guest { network: id, guest: destination };
-                routed(decided.rule, decided.rule, target)
-            }
+        if decided.action == Action::Deny {
+            return refuse(DropReason::AclDenied, decided.rule);
         }
+        routed(decided.rule, decided.rule, Target::Guest { network: id, guest: destination })
     }
 
     /// A packet to one of our public addresses, from outside or from a guest.
@@ -311,6 +315,14 @@ impl<'p> Decider<'p, '_> {
         witness: &mut impl Witness<'p>,
     ) -> Result<RuleId, Refusal> {
         let tier = self.policy.network(network).ingress_acl.as_ref();
+        if let (Some(_), Some(firewall), true) = (tier, &public.ingress, public.firewall_before_acl)
+        {
+            let decided = firewall.decide(&probe(question));
+            witness.saw(Step::Filter { filter: FilterName::Firewall, network: None, decided });
+            if decided.action == Action::Deny {
+                return Err(refusal(DropReason::FirewallDenied, decided.rule));
+            }
+        }
         let (filter, name, reason, probe) = match (tier, &public.ingress) {
             (Some(acl), _) => {
                 // A tier's ACL sees the packet as the tier will: translated.
@@ -401,7 +413,7 @@ impl<'p> Decider<'p, '_> {
     fn inbound(
         &self,
         question: &Question,
-        (rule, admitted_by): (RuleId, RuleId),
+        rules: (RuleId, RuleId),
         target: Target<'p>,
     ) -> Decision<'p> {
         let (kind, source) = match (question.key.realm, question.network) {
@@ -413,7 +425,7 @@ impl<'p> Decider<'p, '_> {
                     return refuse(DropReason::NoSourceNat, RuleId::DEFAULT);
                 }
                 let kind = match source {
-                    Source::Pool(_) => SessionKind::Hairpin,
+                    Source::Gateway(_) | Source::Pool(_) => SessionKind::Hairpin,
                     Source::Keep | Source::Static(_) => SessionKind::HairpinStatic,
                 };
                 (kind, source)
@@ -422,7 +434,7 @@ impl<'p> Decider<'p, '_> {
                 (SessionKind::Inbound, Source::Keep)
             }
         };
-        Decision::Open(Plan { kind, rule, admitted_by, source, target, through_mapping: false })
+        Decision::Open(Plan::new(kind, rules, source, target))
     }
 
     /// What a guest's source becomes on the public side: static NAT beats the pool.
@@ -448,11 +460,6 @@ struct Translation {
     kind: SessionKind,
     source: Source,
     rule: RuleId,
-}
-
-/// Whether an ICMP message answers a query; such a packet opens nothing.
-fn is_query_reply(question: &Question) -> bool {
-    question.key.protocol == Protocol::ICMP && queries::request_of(question.icmp.0).is_some()
 }
 
 fn to_gateway<'p>(question: &Question) -> Decision<'p> {
@@ -489,12 +496,5 @@ const fn refuse<'p>(reason: DropReason, rule: RuleId) -> Decision<'p> {
 }
 
 const fn routed<'p>(rule: RuleId, admitted_by: RuleId, target: Target<'p>) -> Decision<'p> {
-    Decision::Open(Plan {
-        kind: SessionKind::Routed,
-        rule,
-        admitted_by,
-        source: Source::Keep,
-        target,
-        through_mapping: false,
-    })
+    Decision::Open(Plan::new(SessionKind::Routed, (rule, admitted_by), Source::Keep, target))
 }

@@ -144,15 +144,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<Translated, DropReason> {
         let kept = |endpoint| Translated { endpoint, held: Held::Nothing };
-        let network = match plan.source {
+        match plan.source {
             Source::Keep => return Ok(kept(key.source)),
             Source::Static(public) => return Ok(kept(Endpoint::new(public, key.source.port))),
-            Source::Pool(network) => network,
-        };
+            Source::Gateway(_) | Source::Pool(_) => {}
+        }
         let shared = context.shared;
-        let Some(pool) = &context.policy.network(network).pool else {
-            return Err(DropReason::NoSourceNat);
-        };
+        let pool = plan.source.pool(context.policy).ok_or(DropReason::NoSourceNat)?;
         let request = BindRequest {
             realm: key.realm,
             protocol: key.protocol,

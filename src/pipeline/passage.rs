@@ -76,9 +76,8 @@ impl<'p> Decider<'p, '_> {
     fn way_out(&self, plan: &Plan<'p>, remote: std::net::Ipv4Addr) -> Option<(PortId, u16)> {
         let public = match plan.source {
             Source::Keep => None,
-            Source::Pool(network) => {
-                let pool = self.policy.network(network).pool.as_ref()?;
-                Some(pool.addresses.first()?.address)
+            Source::Gateway(_) | Source::Pool(_) => {
+                Some(plan.source.pool(self.policy)?.addresses.first()?.address)
             }
             Source::Static(public) => Some(public),
         };

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::flow::{Endpoint, NetworkId, RealmId, RuleId};
+use crate::nat::mappings::Pool;
 use crate::policy::{Balancer, Policy};
 use crate::session::entry::SessionKind;
 
@@ -25,7 +26,19 @@ pub struct Plan<'p> {
     pub through_mapping: bool,
 }
 
-impl Plan<'_> {
+impl<'p> Plan<'p> {
+    /// A session that holds no mapping at its target. The rules are the one that made it what it is and
+    /// the filter's.
+    #[must_use]
+    pub const fn new(
+        kind: SessionKind,
+        (rule, admitted_by): (RuleId, RuleId),
+        source: Source,
+        target: Target<'p>,
+    ) -> Self {
+        Self { kind, rule, admitted_by, source, target, through_mapping: false }
+    }
+
     /// Whether nobody is there for a new session. Drained members keep those that they have.
     #[must_use]
     pub fn is_detached(&self) -> bool {
@@ -39,12 +52,27 @@ impl Plan<'_> {
 /// What becomes of the source of a session's first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {
+    /// Its address becomes the router's in this network, which the packet enters from another of the
+    /// realm.
+    Gateway(NetworkId),
     /// It stays.
     Keep,
     /// It is translated through the source-NAT pool of this network.
     Pool(NetworkId),
     /// Its address becomes this one, its port stays.
     Static(Ipv4Addr),
+}
+
+impl Source {
+    /// The pool that it is translated through, if it is.
+    #[must_use]
+    pub fn pool(self, policy: &Policy) -> Option<&Pool> {
+        match self {
+            Self::Gateway(network) => policy.network(network).gateway_pool.as_ref(),
+            Self::Keep | Self::Static(_) => None,
+            Self::Pool(network) => policy.network(network).pool.as_ref(),
+        }
+    }
 }
 
 /// Who gets a session's first packet.

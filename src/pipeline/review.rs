@@ -136,10 +136,9 @@ fn same_plan(session: &NewSession, plan: &Plan<'_>, policy: &Policy) -> bool {
         && match plan.source {
             Source::Keep => responder.destination == initiator.source,
             Source::Static(public) => responder.destination.address == public,
-            Source::Pool(network) => policy
-                .network(network)
-                .pool
-                .as_ref()
+            Source::Gateway(_) | Source::Pool(_) => plan
+                .source
+                .pool(policy)
                 .is_some_and(|pool| may_use(pool, session, responder.destination.address)),
         }
 }

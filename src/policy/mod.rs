@@ -90,6 +90,9 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// Source NAT; none for a routed network.
     pub pool: Option<Pool>,
+    /// What other networks of the realm become when they open sessions into this one: the router's address
+    /// in it, if they are translated.
+    pub gateway_pool: Option<Pool>,
     /// What counts its source NAT, and the traffic of a routed network.
     pub source_nat_rule: RuleId,
     /// Who may send inbound through a mapping.
@@ -136,6 +139,8 @@ pub struct PublicAddress {
     /// The ingress firewall: rules by public port and source, default included. None when every
     /// rule on it leads into VPC tiers, whose ACLs govern instead.
     pub ingress: Option<Filter>,
+    /// Whether the firewall is asked before the ACL of a tier, too.
+    pub firewall_before_acl: bool,
     /// Whether the router answers echo requests, if the rules say; else the firewall decides.
     pub echo_reply: Option<bool>,
 }

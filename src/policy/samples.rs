@@ -79,6 +79,7 @@ pub(crate) fn public_ip(address: &str) -> PublicIp {
         vlan: 0,
         gateway: Some(Ipv4Addr::new(a, b, c, 1)),
         ingress_default: Action::Deny,
+        firewall_before_acl: false,
         echo_reply: None,
         place: place(),
     }

@@ -29,6 +29,10 @@ pub struct NatOptions {
     pub hold: Option<Duration>,
     /// Whether guests reach each other through public addresses.
     pub hairpinning: bool,
+    /// Whether what other networks of the domain open into this one, or behind its routes, leaves with the
+    /// router's address in it.
+    #[serde(skip_serializing_if = "crate::rules::set::is_default")]
+    pub gateway_source_nat: bool,
     /// Destinations that are not translated.
     #[serde(rename = "exempt_destinations", skip_serializing_if = "Vec::is_empty")]
     pub exempt: Vec<Cidr>,
@@ -46,6 +50,7 @@ impl Default for NatOptions {
             overload: true,
             hold: None,
             hairpinning: true,
+            gateway_source_nat: false,
             exempt: Vec::new(),
             kernel: Vec::new(),
         }

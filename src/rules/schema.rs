@@ -264,12 +264,13 @@ mod tests {
         ]);
         let ipv6 = json!({ "cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1" });
         set(&mut all["networks"][0], json!({ "ipv6": ipv6 }));
-        let ip = json!({ "vlan": 5, "ingress_default": "allow", "echo_reply": true });
+        let ip = json!({ "vlan": 5, "ingress_default": "allow", "firewall_before_acl": true,
+            "echo_reply": true });
         set(&mut all["public_ips"][0], ip);
         let nat = json!({
             "mapping_type": "endpoint-independent", "filtering_type": "address-dependent",
             "port_range": "1024-2047", "overload": false, "hold_down_timeout": 1,
-            "hairpinning": false, "exempt_destinations": ["192.0.2.0/24"],
+            "hairpinning": false, "gateway_source_nat": true, "exempt_destinations": ["192.0.2.0/24"],
             "kernel_destinations": ["192.0.2.0/24"],
         });
         let limits = json!({

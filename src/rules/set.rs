@@ -104,6 +104,9 @@ pub struct PublicIp {
     pub gateway: Option<Ipv4Addr>,
     /// What happens to what no firewall rule matches.
     pub ingress_default: Action,
+    /// Whether its firewall is asked before the ACL of a tier behind it, too; else the ACL decides alone.
+    #[serde(skip_serializing_if = "is_default")]
+    pub firewall_before_acl: bool,
     /// Whether the router answers echo requests to it: `None` follows the firewall.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo_reply: Option<bool>,

@@ -150,8 +150,10 @@ fn matches() -> impl Strategy<Value = Match> {
 }
 
 fn public_ip() -> impl Strategy<Value = PublicIp> {
-    (address(), 0_u8..=32, name(), 0_u16..4095, of(address()), action(), of(any::<bool>()))
-        .prop_map(|(address, prefix_len, interface, vlan, gateway, ingress_default, echo_reply)| {
+    let switches = (action(), any::<bool>(), of(any::<bool>()));
+    (address(), 0_u8..=32, name(), 0_u16..4095, of(address()), switches).prop_map(
+        |(address, prefix_len, interface, vlan, gateway, switches)| {
+            let (ingress_default, firewall_before_acl, echo_reply) = switches;
             PublicIp {
                 address,
                 prefix_len,
@@ -159,10 +161,12 @@ fn public_ip() -> impl Strategy<Value = PublicIp> {
                 vlan,
                 gateway,
                 ingress_default,
+                firewall_before_acl,
                 echo_reply,
                 place: place(),
             }
-        })
+        },
+    )
 }
 
 fn network() -> impl Strategy<Value = Network> {
@@ -209,23 +213,22 @@ fn nat() -> impl Strategy<Value = NatOptions> {
         ports(),
         any::<bool>(),
         hold,
-        any::<bool>(),
+        any::<[bool; 2]>(),
         [vec(cidr(), 0..3), vec(cidr(), 0..3)],
     )
-        .prop_map(
-            |(mapping, filtering, ports, overload, hold, hairpinning, [exempt, kernel])| {
-                NatOptions {
-                    mapping,
-                    filtering,
-                    ports,
-                    overload,
-                    hold,
-                    hairpinning,
-                    exempt,
-                    kernel,
-                }
-            },
-        )
+        .prop_map(|(mapping, filtering, ports, overload, hold, switches, [exempt, kernel])| {
+            NatOptions {
+                mapping,
+                filtering,
+                ports,
+                overload,
+                hold,
+                hairpinning: switches[0],
+                gateway_source_nat: switches[1],
+                exempt,
+                kernel,
+            }
+        })
 }
 
 fn limits() -> impl Strategy<Value = Limits> {

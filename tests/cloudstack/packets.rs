@@ -1,17 +1,19 @@
 //! Tables of packets: what comes in where, and what becomes of it.
 //!
 //! A line is `NIC KIND SOURCE > DESTINATION : OUTCOME`. Kinds are `tcp` (a SYN), `tcp-ack`, `udp`, `ping`, `pong` and `proto-N`.
-//! Outcomes are `to NIC SOURCE > DESTINATION`, `drop REASON`, `kernel` and `answered`. Lines are sent in order
-//! through one router; `---` starts with a new one.
+//! IPv6 addresses stand in brackets, with a port or without. Outcomes are `to NIC SOURCE > DESTINATION`, `drop REASON`, `kernel`
+//! and `answered`. Lines are sent in order through one router; `---` starts with a new one.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use natwerk::config::Config;
 use natwerk::flow::{Endpoint, PortId, Protocol};
 use natwerk::testing::lab::{Lab, Outcome};
 use natwerk::testing::packets::{Packet, wrong_checksums};
+use natwerk::testing::packets_ipv6;
 use natwerk::verdict::Verdict;
+use natwerk::wire::ipv6;
 use natwerk::wire::parse::parse;
 
 /// Sends the packets of `table` through routers with `rules`. Returns how many.
@@ -53,6 +55,9 @@ fn port(name: &str, config: &Config) -> PortId {
 fn frame(text: &str) -> Vec<u8> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [kind, source, ">", destination] = words.as_slice() else { panic!("{text}") };
+    if source.starts_with('[') {
+        return frame_ipv6(kind, endpoint_ipv6(source), endpoint_ipv6(destination));
+    }
     let (source, destination) = (endpoint(source), endpoint(destination));
     let echo = |kind| Packet::echo(source.address, destination.address, kind, 7, b"data");
     match *kind {
@@ -70,6 +75,27 @@ fn frame(text: &str) -> Vec<u8> {
     .frame()
 }
 
+fn frame_ipv6(kind: &str, source: Endpoint<Ipv6Addr>, destination: Endpoint<Ipv6Addr>) -> Vec<u8> {
+    use packets_ipv6::Packet;
+    let echo = |kind| Packet::echo(source.address, destination.address, kind, 7);
+    match kind {
+        "tcp" => Packet::tcp(source, destination, 0x02, b""),
+        "tcp-ack" => Packet::tcp(source, destination, 0x10, b""),
+        "udp" => Packet::udp(source, destination, b"data"),
+        "ping" => echo(128),
+        "pong" => echo(129),
+        other => panic!("{other} over IPv6"),
+    }
+    .frame()
+}
+
+fn endpoint_ipv6(text: &str) -> Endpoint<Ipv6Addr> {
+    let (address, port) = text.trim_start_matches('[').split_once(']').expect("a bracket");
+    let port = port.trim_start_matches(':');
+    let port = if port.is_empty() { 0 } else { port.parse().expect("a port") };
+    Endpoint::new(address.parse().unwrap_or_else(|_| panic!("{text}")), port)
+}
+
 fn endpoint(text: &str) -> Endpoint {
     let (address, port) = text.split_once(':').unwrap_or((text, "0"));
     let address: Ipv4Addr = address.parse().unwrap_or_else(|_| panic!("{text}"));
@@ -83,6 +109,18 @@ fn described(outcome: &Outcome, config: &Config) -> String {
         Verdict::Hold => "held".to_owned(),
         Verdict::Forward(to) => {
             let (_, frame) = outcome.sent.first().expect("a frame");
+            let nic = &config.interfaces[to.index()].name;
+            if let Some(Ok(packet)) = ipv6::parse(frame) {
+                let shown = |end: Endpoint<Ipv6Addr>| match packet.protocol {
+                    Protocol::TCP | Protocol::UDP => format!("[{}]:{}", end.address, end.port),
+                    _ => format!("[{}]", end.address),
+                };
+                return format!(
+                    "to {nic} {} > {}",
+                    shown(packet.source),
+                    shown(packet.destination)
+                );
+            }
             let packet = parse(frame).expect("a sound packet");
             assert!(wrong_checksums(&frame[usize::from(packet.network)..]).is_empty());
             let is_pong = packet.protocol == Protocol::ICMP
@@ -91,7 +129,6 @@ fn described(outcome: &Outcome, config: &Config) -> String {
             if is_pong {
                 return "answered".to_owned();
             }
-            let nic = &config.interfaces[to.index()].name;
             let with_port = |end: Endpoint| match packet.protocol {
                 Protocol::TCP | Protocol::UDP => format!("{}:{}", end.address, end.port),
                 _ => end.address.to_string(),

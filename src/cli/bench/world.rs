@@ -99,6 +99,7 @@ fn rules(arguments: &Arguments) -> Result<RuleSet, Failure> {
         vlan: 0,
         gateway: Some(GATEWAY),
         ingress_default: Action::Deny,
+        firewall_before_acl: false,
         echo_reply: None,
         place: place.clone(),
     };

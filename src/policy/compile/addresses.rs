@@ -19,7 +19,7 @@ impl<'a> Compiler<'a> {
     ) -> PublicAddress {
         let address = rules.address;
         let owner: Arc<str> = address.address.to_string().into();
-        let ingress = match rules.leads_to_tiers(self.index) {
+        let ingress = match rules.leads_to_tiers(self.index) && !address.firewall_before_acl {
             true => None,
             false => Some(self.firewall(&owner, rules)),
         };
@@ -31,6 +31,7 @@ impl<'a> Compiler<'a> {
             vlan: address.vlan,
             gateway: address.gateway,
             ingress,
+            firewall_before_acl: address.firewall_before_acl,
             echo_reply: address.echo_reply,
         }
     }

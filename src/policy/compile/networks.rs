@@ -53,6 +53,7 @@ impl<'a> Compiler<'a> {
             ipv6,
             mtu: network.mtu,
             pool: self.pool(network),
+            gateway_pool: self.gateway_pool(network),
             source_nat_rule,
             filtering: network.nat.filtering,
             hairpinning: network.nat.hairpinning,
@@ -123,7 +124,26 @@ impl<'a> Compiler<'a> {
                 reserved: PORTED.map(|protocol| (protocol, 0..=u16::MAX)).to_vec(),
             });
         }
-        Some(Pool {
+        Some(self.pool_of(network, addresses))
+    }
+
+    /// The router's own address in a network, as a pool for those who come in from others of its domain.
+    /// Its low ports and the kernel's range stay the router's.
+    fn gateway_pool(&self, network: &set::Network) -> Option<Pool> {
+        if !network.nat.gateway_source_nat {
+            return None;
+        }
+        let kernels = self.options.kernel_ports.iter().cloned();
+        let ranges = kernels.chain([0..=LOW_PORTS]);
+        let reserved = ranges.flat_map(|range| {
+            [Protocol::TCP, Protocol::UDP].map(|protocol| (protocol, range.clone()))
+        });
+        let reserved = join(reserved.collect());
+        Some(self.pool_of(network, vec![PoolAddress { address: network.gateway, reserved }]))
+    }
+
+    fn pool_of(&self, network: &set::Network, addresses: Vec<PoolAddress>) -> Pool {
+        Pool {
             addresses,
             ports: network.nat.ports.first()..=network.nat.ports.last(),
             mapping: match network.nat.mapping {
@@ -132,7 +152,7 @@ impl<'a> Compiler<'a> {
             },
             overload: network.nat.overload,
             hold: network.nat.hold.unwrap_or(self.config.timeouts.port_hold),
-        })
+        }
     }
 
     /// The ports of an address that no mapping may take: a guest that got one could stand in for
@@ -204,6 +224,8 @@ const PORTED: [Protocol; 6] = [
     Protocol::UDP_LITE,
 ];
 
+/// Where the router's own services are (RFC 6335, section 6).
+const LOW_PORTS: u16 = 1023;
 const BYTES_PER_KBIT: u64 = 1000 / 8;
 
 #[cfg(test)]

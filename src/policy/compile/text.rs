@@ -77,6 +77,9 @@ pub(super) fn load_balancer(rule: &LoadBalancer) -> String {
 }
 
 pub(super) fn source_nat(network: &Network) -> String {
+    if network.nat.gateway_source_nat {
+        return format!("others of the domain into {} by {}", network.cidr, network.gateway);
+    }
     if network.source_nat.is_empty() {
         return format!("{} is routed", network.cidr);
     }

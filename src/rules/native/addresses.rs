@@ -29,6 +29,13 @@ pub static PUBLIC_IP: Section = Section {
             "What happens to what no firewall rule matches.",
         ),
         optional(
+            "firewall_before_acl",
+            Kind::Boolean,
+            "false",
+            "Whether its firewall rules are asked before the ACL of a network behind it, too; else a network's \
+             ACL decides alone.",
+        ),
+        optional(
             "echo_reply",
             Kind::Boolean,
             "",
@@ -129,6 +136,13 @@ pub static NAT: Section = Section {
             Kind::Boolean,
             "true",
             "Whether guests reach each other through public addresses.",
+        ),
+        optional(
+            "gateway_source_nat",
+            Kind::Boolean,
+            "false",
+            "Whether sessions that other networks of the domain open into this one, or behind its routes, come from \
+             the router's address in it (`gateway`), as from a private gateway whose other side has no route back.",
         ),
         optional(
             "exempt_destinations",
@@ -234,6 +248,7 @@ fn read_public_ip(fields: &Fields<'_, '_>, draft: &mut Draft, faults: &mut Fault
     let vlan = fields.integer("vlan", faults);
     let gateway = fields.address("gateway", faults);
     let ingress_default = fields.choice("ingress_default", &ACTIONS, faults);
+    let firewall_before_acl = fields.boolean("firewall_before_acl", faults);
     let echo_reply = fields.boolean("echo_reply", faults);
     let Some(address) = address else {
         draft.unread.any_address = true;
@@ -250,6 +265,7 @@ fn read_public_ip(fields: &Fields<'_, '_>, draft: &mut Draft, faults: &mut Fault
         vlan: vlan.unwrap_or(0),
         gateway,
         ingress_default: ingress_default.unwrap_or(Action::Deny),
+        firewall_before_acl: firewall_before_acl.unwrap_or(false),
         echo_reply,
         place: faults.source().place(fields.at),
     });
@@ -326,6 +342,7 @@ fn nat_options(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> NatOptions {
             Duration::from_secs(u64::from(seconds))
         }),
         hairpinning: fields.boolean("hairpinning", faults).unwrap_or(default.hairpinning),
+        gateway_source_nat: fields.boolean("gateway_source_nat", faults).unwrap_or(false),
         exempt: fields.cidrs("exempt_destinations", faults),
         kernel: fields.cidrs("kernel_destinations", faults),
     }

@@ -141,6 +141,29 @@ impl Translator<'_> {
         }
     }
 
+    /// The firewall of a VPC's public addresses (4.23): one that a rule names is closed to everything else, before
+    /// the tiers' ACLs are asked. What guests send is for these alone.
+    pub fn vpc_firewall(&mut self) {
+        let mut entries: Vec<&FirewallEntry> = self.bags.firewall.values().collect();
+        entries.sort_by_key(|entry| entry.id);
+        for entry in entries.into_iter().filter(|entry| !entry.is_default()) {
+            if entry.is_egress {
+                let what = format!("firewall rule {} is about what guests send", entry.id);
+                let hint = "in a VPC the ACLs of its tiers decide that: the rule is not in force";
+                self.notes.warn(entry.place.clone(), what, hint);
+                continue;
+            }
+            self.firewall_rule(entry);
+        }
+        let rules = &self.set.firewall_rules;
+        for public in &mut self.set.public_ips {
+            if rules.iter().any(|rule| rule.public_ip == public.address) {
+                public.firewall_before_acl = true;
+                public.echo_reply = None;
+            }
+        }
+    }
+
     /// The ACLs of a VPC's tiers and private gateways.
     pub fn acls(&mut self) {
         if !self.bags.command_line.has_public_network() {

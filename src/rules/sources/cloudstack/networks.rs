@@ -80,15 +80,10 @@ impl Translator<'_> {
                 continue;
             }
             let place = (address.segment(), address.address);
-            let network = self.network(name.clone(), &name, place, &address.place);
+            let mut network = self.network(name.clone(), &name, place, &address.place);
+            network.nat.gateway_source_nat = address.source_nat;
             // What lies behind its next hop comes from it, too.
             self.set.networks.push(Network { anti_spoofing: false, ..network });
-            if address.source_nat {
-                let what =
-                    format!("source NAT towards the private gateway {name} is not in this version");
-                let hint = "route the VPC's prefixes back to the gateway's address";
-                self.notes.warn(address.place.clone(), what, hint);
-            }
         }
     }
 

@@ -134,7 +134,9 @@ impl Translator<'_> {
         protocol: Protocol,
         ports: PortRange,
     ) -> Option<Vec<Cidr>> {
-        if self.kind == RouterKind::Vpc || self.is_routed() {
+        let public = self.set.public_ips.iter().find(|public| public.address == address);
+        let is_guarded = public.is_some_and(|public| public.firewall_before_acl);
+        if (self.kind == RouterKind::Vpc && !is_guarded) || self.is_routed() {
             return Some(Vec::new());
         }
         let mut sources = Vec::new();

@@ -62,7 +62,10 @@ impl<'a> Translator<'a> {
         self.source_nat();
         self.ipv6_networks();
         match self.kind {
-            RouterKind::Vpc => self.acls(),
+            RouterKind::Vpc => {
+                self.vpc_firewall();
+                self.acls();
+            }
             RouterKind::Isolated | RouterKind::Services => self.firewall(),
         }
         self.forwarding();
@@ -101,6 +104,7 @@ impl<'a> Translator<'a> {
                 vlan: 0,
                 gateway: address.gateway,
                 ingress_default: crate::rules::set::Action::Deny,
+                firewall_before_acl: false,
                 echo_reply,
                 place: address.place.clone(),
             });

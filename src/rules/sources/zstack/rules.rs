@@ -353,6 +353,7 @@ impl Builder<'_> {
                 vlan: 0,
                 gateway: gateway.filter(|gateway| *gateway != vip),
                 ingress_default: Action::Allow,
+                firewall_before_acl: false,
                 echo_reply: None,
                 place: place.clone(),
             });
@@ -412,6 +413,7 @@ fn public_ip(
         gateway: gateway.filter(|gateway| *gateway != address && segment.contains(*gateway)),
         // New forwarded traffic is accepted; what nothing serves is refused all the same.
         ingress_default: Action::Allow,
+        firewall_before_acl: false,
         echo_reply: Some(true),
         place,
     }
