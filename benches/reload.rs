@@ -11,13 +11,11 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::router::Router;
 use common::{Namespace, cable, eventually};
 use serde_json::Value;
 
@@ -46,30 +44,27 @@ enum Source {
 
 /// A router between a guest and the internet.
 struct Lab {
-    router: Namespace,
+    router: Router,
     guest: Namespace,
     internet: Namespace,
-    folder: tempfile::TempDir,
     source: Source,
     count: usize,
 }
 
 impl Lab {
     fn new(source: Source, count: usize) -> Option<Self> {
-        let [router, guest, internet] = ["router", "guest", "internet"].map(Namespace::new);
-        let (router, guest, internet) = (router?, guest?, internet?);
-        cable((&router, "eth0"), (&guest, "g0"));
-        cable((&router, "eth2"), (&internet, "i0"));
-        guest.run("ip address add 10.1.1.5/24 dev g0");
-        guest.run("ip route add default via 10.1.1.1");
-        internet.run("ip address add 203.0.113.1/24 dev i0");
-        let folder = tempfile::tempdir().expect("a folder");
-        let lab = Self { router, guest, internet, folder, source, count };
         let rules = match source {
             Source::CloudStack => "cloudstack:FOLDER/router",
             Source::Native => "FOLDER/rules",
         };
-        lab.put("natwerk.toml", &CONFIG.replace("RULES", rules));
+        let router = Router::new(&CONFIG.replace("RULES", rules))?;
+        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
+        cable((&router.namespace, "eth0"), (&guest, "g0"));
+        cable((&router.namespace, "eth2"), (&internet, "i0"));
+        guest.run("ip address add 10.1.1.5/24 dev g0");
+        guest.run("ip route add default via 10.1.1.1");
+        internet.run("ip address add 203.0.113.1/24 dev i0");
+        let lab = Self { router, guest, internet, source, count };
         match source {
             Source::CloudStack => lab.cloudstack(),
             Source::Native => lab.native(),
@@ -79,12 +74,9 @@ impl Lab {
 
     /// Puts a file in its place, whole.
     fn put(&self, name: &str, text: &str) {
-        let folder = self.folder.path().to_str().expect("a name");
-        let path = self.folder.path().join(name);
+        let path = self.router.path(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        let landing = self.folder.path().join("landing");
-        fs::write(&landing, text.replace("FOLDER", folder)).expect("written");
-        fs::rename(landing, path).expect("renamed");
+        fs::rename(self.router.write("landing", text), path).expect("renamed");
     }
 
     /// Half of the rules are port forwards, half the firewall rules for them, on 64 addresses.
@@ -202,34 +194,10 @@ impl Lab {
         }
     }
 
-    fn natwerk(&self, arguments: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.router.name(), env!("CARGO_BIN_EXE_natwerk")]);
-        command.args(arguments.split(' ')).arg("--config").arg(self.path("natwerk.toml"));
-        command
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn start(&self) -> Engine {
-        let log = fs::File::create(self.path("log")).expect("a log");
-        let mut engine =
-            self.natwerk("run").stdout(Stdio::piped()).stderr(log).spawn().expect("started");
-        let mut line = String::new();
-        BufReader::new(engine.stdout.take().expect("its output"))
-            .read_line(&mut line)
-            .expect("read");
-        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-        assert!(line.starts_with("ready "), "{line:?}\n{log}");
-        Engine(engine)
-    }
-
     /// The last reload, as the engine tells it.
     fn last_reload(&self) -> Value {
-        let output = self.natwerk("show policy --json").output().expect("run");
-        let policy: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let policy: Value =
+            serde_json::from_str(&self.router.says("show policy --json")).expect("JSON");
         policy["last_reload"].clone()
     }
 
@@ -246,24 +214,10 @@ impl Lab {
                 socket.recv(&mut [0; 8]).is_ok()
             };
             while !answered() {
-                assert!(
-                    started.elapsed() < LONG,
-                    "{}",
-                    fs::read_to_string(self.path("log")).unwrap_or_default()
-                );
+                assert!(started.elapsed() < LONG, "{}", self.router.log());
             }
             started.elapsed()
         })
-    }
-}
-
-/// A running engine, killed at the end.
-struct Engine(Child);
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -298,7 +252,7 @@ fn measure(source: Source, count: usize) -> bool {
             let _ = answering.send_to(&datagram[..length], from);
         }
     });
-    let _engine = lab.start();
+    let _engine = lab.router.start();
     // Neighbours are known, sessions open.
     lab.round(0);
     let done = AtomicBool::new(false);

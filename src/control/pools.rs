@@ -25,8 +25,9 @@ pub const PROTOCOLS: [Protocol; 6] = [
 pub fn rows(policy: &Policy, mappings: &Mappings) -> Vec<PoolRow> {
     let mut addresses: BTreeMap<Ipv4Addr, (Vec<String>, [u32; PROTOCOLS.len()])> = BTreeMap::new();
     for network in policy.networks() {
+        let pools = network.pool.iter().chain(&network.gateway_pool);
         for (pool, address) in
-            network.pool.iter().flat_map(|pool| pool.addresses.iter().map(move |at| (pool, at)))
+            pools.flat_map(|pool| pool.addresses.iter().map(move |at| (pool, at)))
         {
             let (networks, capacities) = addresses.entry(address.address).or_default();
             networks.push(network.name.clone());
