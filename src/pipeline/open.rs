@@ -8,6 +8,7 @@ use crate::nat::balance;
 use crate::nat::guests::GuestLimits;
 use crate::nat::mappings::{BindError, BindRequest, Bound};
 use crate::next_hop::{Neighbor, NextHopId};
+use crate::pipeline::admit::network_of;
 use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
@@ -151,13 +152,21 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         let shared = context.shared;
         let pool = plan.source.pool(context.policy).ok_or(DropReason::NoSourceNat)?;
+        let home = match plan.source {
+            Source::Pool(network) => Some(network),
+            Source::Gateway(_) | Source::Keep | Source::Static(_) => {
+                network_of(context.policy, key.realm, key.source.address)
+            }
+        };
         let request = BindRequest {
             realm: key.realm,
             protocol: key.protocol,
             internal: key.source,
             pool,
             paired: shared.paired_address(key, pool),
-            limits: context.policy.network(network).mapping_limits,
+            limits: home
+                .map(|home| context.policy.network(home).mapping_limits)
+                .unwrap_or_default(),
             was_taken,
         };
         if !key.protocol.has_ports() {
