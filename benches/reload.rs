@@ -228,7 +228,7 @@ fn steady(done: &AtomicBool) -> (u64, u64) {
     socket.connect("203.0.113.11:50000").expect("connected");
     socket.set_nonblocking(true).expect("set");
     let (mut sent, mut answered) = (0, 0);
-    let mut take = |answered: &mut u64| {
+    let take = |answered: &mut u64| {
         while socket.recv(&mut [0; 8]).is_ok() {
             *answered += 1;
         }
