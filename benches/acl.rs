@@ -210,6 +210,7 @@ fn rule_set(count: usize) -> RuleSet {
         vlan: 0,
         gateway: None,
         ingress_default: Action::Deny,
+        firewall_before_acl: false,
         echo_reply: None,
         place: place.clone(),
     };
