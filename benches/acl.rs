@@ -243,7 +243,13 @@ fn config() -> Config {
             checksum: ChecksumMode::DetectPartial,
             kernel_vlans: Vec::new(),
         }],
-        workers: Workers { count: None, mode: XdpMode::Auto, spin: false, frames: 4096 },
+        workers: Workers {
+            count: None,
+            mode: XdpMode::Auto,
+            spin: false,
+            frames: 4096,
+            on_stop: natwerk::config::OnStop::Release,
+        },
         sessions: Sessions {
             max: 1024,
             max_ipv6: 1024,

@@ -129,12 +129,31 @@ pub struct Workers {
     pub spin: bool,
     /// Frames of memory per worker; a power of two.
     pub frames: u32,
+    /// What is left on the interfaces when the engine is stopped.
+    pub on_stop: OnStop,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { count: None, mode: XdpMode::Auto, spin: false, frames: 16384 }
+        Self {
+            count: None,
+            mode: XdpMode::Auto,
+            spin: false,
+            frames: 16384,
+            on_stop: OnStop::Release,
+        }
     }
+}
+
+/// What is left on the interfaces when the engine is stopped by a signal.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnStop {
+    /// The programs stay: what was for the dataplane is dropped until the next start, so that the
+    /// kernel does not answer for it.
+    Hold,
+    /// Nothing: all frames are the kernel's.
+    #[default]
+    Release,
 }
 
 /// Which AF_XDP mode to bind with.

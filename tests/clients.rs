@@ -109,6 +109,30 @@ fn iperf3_fills_links_of_unequal_mtu_by_path_mtu_discovery() {
     assert!(said.contains("\"sum\""), "{said}");
 }
 
+/// Some forty fragments each.
+#[test]
+fn datagrams_of_60_kb_and_pings_in_fragments_pass_both_ways() {
+    let Some((lab, _engine)) = Lab::start("iperf3", "address-and-port-dependent") else { return };
+    // The reply comes back in as many pieces.
+    for size in [2000, 8000, 60_000] {
+        lab.guest_does(&format!("ping -c1 -W2 -s {size} 198.51.100.9"));
+    }
+    let _server = lab.router.background(&lab.internet, "iperf3 -s -B 198.51.100.9");
+    for direction in ["", "-R"] {
+        let send = format!(
+            "timeout 20 iperf3 -u -c 198.51.100.9 -b 5M -n 600K -l 60000 {direction} --json"
+        );
+        let all_came = || {
+            let said: String = lab.done(&lab.guest, &send).1.split_whitespace().collect();
+            let (_, sum) = said.rsplit_once("\"sum_received\":").unwrap_or_default();
+            // Eleven were sent; the last may still be on its way when iperf3 asks.
+            let enough = ["\"packets\":10,", "\"packets\":11,"].iter().any(|it| sum.contains(it));
+            enough && sum.contains("\"lost_packets\":0,")
+        };
+        assert!(eventually(LONG, all_came), "{direction}: {}", lab.done(&lab.guest, &send).1);
+    }
+}
+
 #[test]
 fn sip_calls_with_rport_pass_without_a_gateway() {
     let Some((lab, _engine)) = Lab::start("sipp", "address-and-port-dependent") else { return };

@@ -98,6 +98,30 @@ fn it_forwards_until_it_is_stopped_and_leaves_only_its_sessions() {
     assert_eq!(engine.end("-INT"), Some(0));
 }
 
+/// The kernel would answer segments to its own address with resets.
+#[test]
+fn a_stop_that_holds_leaves_nothing_to_the_kernel_until_the_next_start() {
+    let Some(lab) = Lab::new() else { return };
+    let held = CONFIG.replace("[workers]", "[workers]\non_stop = \"hold\"");
+    lab.router.write("natwerk.toml", &held);
+    let engine = lab.router.start();
+    assert!(eventually(LONG, || lab.guest_reaches_internet()));
+    assert_eq!(engine.end("-TERM"), Some(0));
+    assert!(lab.shows_program("eth0") && lab.shows_program("eth2"));
+    assert!(!lab.internet.succeeds("ping -c1 -W1 203.0.113.10"), "the kernel would answer");
+    let engine = lab.router.start();
+    assert!(lab.router.log().contains("sessions taken over sessions=1"), "{}", lab.router.log());
+    assert!(eventually(LONG, || lab.guest_reaches_internet()));
+    lab.router.write("natwerk.toml", CONFIG);
+    assert_eq!(engine.end("-TERM"), Some(0));
+    assert!(lab.shows_program("eth0"), "what it was started with counts");
+    // A start that is to release takes over what was held, and takes it off.
+    let engine = lab.router.start();
+    assert_eq!(engine.end("-TERM"), Some(0));
+    assert!(!lab.shows_program("eth0") && !lab.shows_program("eth2"));
+    assert!(lab.internet.succeeds("ping -c1 -W1 203.0.113.10"), "the kernel answers again");
+}
+
 #[test]
 fn new_rules_are_in_force_at_once_and_faulty_ones_never() {
     let Some(lab) = Lab::new() else { return };

@@ -83,6 +83,12 @@ pub static WORKERS: Section = Section {
             "16384",
             "Frames of memory per worker; a power of two.",
         ),
+        optional(
+            "on_stop",
+            Kind::Choice(&["release", "hold"]),
+            "\"release\"",
+            "Whether a stop gives the interfaces back to the kernel, or drops what was natwerk's until the next start.",
+        ),
     ],
 };
 

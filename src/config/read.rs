@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::fields::{CONFIG, INTERFACE, YEAR};
 use super::{
-    ChecksumMode, Config, EventExport, Interface, OnRuleRemoval, Role, Sessions, Workers, XdpMode,
+    ChecksumMode, Config, EventExport, Interface, OnRuleRemoval, OnStop, Role, Sessions, Workers,
+    XdpMode,
 };
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::fields::Section;
@@ -188,6 +189,7 @@ fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
         ("copy", XdpMode::Copy),
         ("skb", XdpMode::Skb),
     ];
+    let stops = [("release", OnStop::Release), ("hold", OnStop::Hold)];
     let frames: Option<u32> = fields.integer("frames", faults);
     if let Some(frames) = frames.filter(|frames| !frames.is_power_of_two()) {
         let what = format!("{frames} is not a power of two");
@@ -199,6 +201,7 @@ fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
         mode: fields.choice("mode", &modes, faults).unwrap_or(default.mode),
         spin: fields.boolean("spin", faults).unwrap_or(default.spin),
         frames: frames.unwrap_or(default.frames),
+        on_stop: fields.choice("on_stop", &stops, faults).unwrap_or(default.on_stop),
     }
 }
 
@@ -320,6 +323,7 @@ mod tests {
             mode = "zero-copy"
             spin = true
             frames = 8192
+            on_stop = "hold"
             [sessions]
             max = 1000
             per_guest = 0
@@ -362,7 +366,13 @@ mod tests {
                 checksum: ChecksumMode::Incremental,
                 kernel_vlans: vec![7, 4094],
             }],
-            workers: Workers { count: Some(4), mode: XdpMode::ZeroCopy, spin: true, frames: 8192 },
+            workers: Workers {
+                count: Some(4),
+                mode: XdpMode::ZeroCopy,
+                spin: true,
+                frames: 8192,
+                on_stop: OnStop::Hold,
+            },
             sessions: Sessions {
                 max: 1000,
                 max_ipv6: 1 << 16,

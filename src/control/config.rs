@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::config::{ChecksumMode, Config, Interface, OnRuleRemoval};
+use crate::config::{ChecksumMode, Config, Interface, OnRuleRemoval, OnStop};
 use crate::control::workers;
 use crate::session::timeout::Timeouts;
 
@@ -23,6 +23,10 @@ pub fn json(config: &Config) -> Value {
             "mode": workers::mode(config.workers.mode),
             "spin": config.workers.spin,
             "frames": config.workers.frames,
+            "on_stop": match config.workers.on_stop {
+                OnStop::Hold => "hold",
+                OnStop::Release => "release",
+            },
         },
         "sessions": {
             "max": config.sessions.max,

@@ -147,8 +147,8 @@ impl Dataplane {
         self.workers.iter().for_each(|worker| worker.bell.ring());
     }
 
-    /// Stops, to be opened again at once: until then the programs stay and drop what they would
-    /// have sent to sockets.
+    /// Stops, to be opened again, now or by the next process: until then the programs stay and drop
+    /// what they would have sent to sockets.
     pub fn pause(mut self) {
         self.interfaces.iter_mut().for_each(|interface| interface.program.stay());
     }

@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{Config, XdpMode};
+use crate::config::{Config, OnStop, XdpMode};
 use crate::control::server::Server as ControlServer;
 use crate::engine::checks::{self, StateLock};
 use crate::engine::dataplane::{Crew, Dataplane};
@@ -78,6 +78,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let kept = engine.shared.sessions.len() + engine.shared.sessions_ipv6.len();
     tracing::info!("stopping; {kept} sessions are kept");
+    if engine.handle.config().workers.on_stop == OnStop::Hold
+        && let Some(dataplane) = engine.dataplane.take()
+    {
+        dataplane.pause();
+    }
     Ok(())
 }
 

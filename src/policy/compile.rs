@@ -97,7 +97,11 @@ pub fn compile_with(
         .collect();
     Policy {
         generation,
-        ipv6: PolicyIpv6::new(index.public_ipv6.clone(), &prefixes),
+        ipv6: PolicyIpv6::new(
+            index.public_ipv6.clone(),
+            &prefixes,
+            rules.ipv6_routes.iter().map(|route| (route.destination, route.via)),
+        ),
         attachments: attachments(&index, &networks, &public_addresses),
         internal_routes: InternalRoutes::new(by_id(&networks), routes.into_iter()),
         interface_filters,

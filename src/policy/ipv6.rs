@@ -55,21 +55,31 @@ pub struct RouteIpv6 {
 pub struct PolicyIpv6 {
     addresses: Vec<PublicIpv6>,
     own: HashSet<Ipv6Addr>,
-    networks: PrefixMap<NetworkId, Ipv6Addr>,
+    /// The network that addresses are in or behind, and what they are behind.
+    networks: PrefixMap<(NetworkId, Option<Ipv6Addr>), Ipv6Addr>,
     segments: PrefixMap<(PortId, u16), Ipv6Addr>,
     default: Option<RouteIpv6>,
 }
 
 impl PolicyIpv6 {
-    /// The public side's `addresses` and the guests' `networks`.
+    /// The public side's `addresses`, the guests' `networks`, and through these the `routes` (destination
+    /// and next hop). A route whose next hop is in no network leads nowhere and is left out.
     pub(super) fn new(
         addresses: Vec<PublicIpv6>,
         networks: &[(NetworkId, Cidr<Ipv6Addr>, Ipv6Addr)],
+        routes: impl Iterator<Item = (Cidr<Ipv6Addr>, Ipv6Addr)>,
     ) -> Self {
+        let connected = PrefixMap::new(networks.iter().map(|&(id, cidr, _)| (cidr, id)));
+        let behind = routes.filter_map(|(destination, via)| {
+            Some((destination, (*connected.find(via)?, Some(via))))
+        });
+        // Networks come first, so a route never takes a network's own prefix.
+        let own = networks.iter().map(|&(id, cidr, _)| (cidr, (id, None)));
+        let ways = PrefixMap::new(own.chain(behind));
         let gateways = networks.iter().map(|(_, _, gateway)| *gateway);
         Self {
             own: addresses.iter().map(|public| public.address).chain(gateways).collect(),
-            networks: PrefixMap::new(networks.iter().map(|&(id, cidr, _)| (cidr, id))),
+            networks: ways,
             segments: PrefixMap::new(
                 addresses.iter().map(|public| (public.segment, (public.port, public.vlan))),
             ),
@@ -93,10 +103,16 @@ impl PolicyIpv6 {
         self.own.contains(&address)
     }
 
-    /// The guest network that `address` is in.
+    /// The guest network that `address` is in, or behind.
     #[must_use]
     pub fn network(&self, address: Ipv6Addr) -> Option<NetworkId> {
-        self.networks.find(address).copied()
+        self.networks.find(address).map(|&(id, _)| id)
+    }
+
+    /// The next hop of `address` in its guest network: itself, or what it is behind.
+    #[must_use]
+    pub fn internal_hop(&self, address: Ipv6Addr) -> Ipv6Addr {
+        self.networks.find(address).and_then(|&(_, via)| via).unwrap_or(address)
     }
 
     /// The way to `destination` on the public side.

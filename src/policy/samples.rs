@@ -32,7 +32,13 @@ pub(crate) fn config() -> Config {
         manage_addresses: false,
         sources: crate::rules::sources::Options::default(),
         interfaces: vec![interface("eth0", Role::Guest), interface("eth2", Role::Public)],
-        workers: Workers { count: None, mode: XdpMode::Auto, spin: false, frames: 4096 },
+        workers: Workers {
+            count: None,
+            mode: XdpMode::Auto,
+            spin: false,
+            frames: 4096,
+            on_stop: crate::config::OnStop::Release,
+        },
         sessions: Sessions {
             max: 1024,
             max_ipv6: 1024,

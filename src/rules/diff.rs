@@ -69,6 +69,12 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(
+        Kind::Ipv6Route,
+        (&old.ipv6_routes, &new.ipv6_routes),
+        |route| route.destination.to_string(),
+        |route, other| route.place.clone_from(&other.place),
+    );
+    diff.compare(
         Kind::InterfaceFilter,
         (&old.interface_filters, &new.interface_filters),
         InterfaceFilter::name,

@@ -171,6 +171,18 @@ pub struct Ipv6FirewallRule {
     pub place: Place,
 }
 
+/// A static route to prefixes behind a guest.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ipv6Route {
+    /// What it leads to.
+    pub destination: Cidr<Ipv6Addr>,
+    /// The next hop, in the prefix of a network: the destination belongs to that network.
+    pub via: Ipv6Addr,
+    /// Where it was written.
+    #[serde(skip)]
+    pub place: Place,
+}
+
 /// What an address can never be, for a router or a guest (RFC 4291, section 2.4; RFC 6890).
 pub(crate) fn unusable(address: Ipv6Addr) -> Option<&'static str> {
     if address.is_unspecified() {

@@ -16,6 +16,8 @@ pub enum RuleKind {
     InterfaceFilter,
     /// `ipv6_firewall_rules`.
     Ipv6FirewallRule,
+    /// `ipv6_routes`.
+    Ipv6Route,
     /// `load_balancers`.
     LoadBalancer,
     /// `local_services`.
@@ -43,6 +45,7 @@ impl fmt::Display for RuleKind {
             Self::FirewallRule => "firewall rule",
             Self::InterfaceFilter => "interface filter",
             Self::Ipv6FirewallRule => "IPv6 firewall rule",
+            Self::Ipv6Route => "IPv6 route",
             Self::LoadBalancer => "load balancer",
             Self::LocalService => "local service",
             Self::Network => "network",

@@ -250,6 +250,8 @@ mod tests {
         all["$schema"] = json!("schema.json");
         all["public_ipv6"] = json!([{ "address": "2001:db8:ff::1", "prefix_len": 64,
             "interface": "eth2", "vlan": 5, "gateway": "2001:db8:ff::fe" }]);
+        all["ipv6_routes"] =
+            json!([{ "destination": "2001:db8:9::/48", "via": "2001:db8:1::254" }]);
         all["ipv6_firewall_rules"] = json!([
             { "id": "i1", "network": "web", "action": "allow", "protocol": "tcp", "ports": 443,
               "sources": ["2001:db8:5::/48"], "destinations": ["2001:db8:1::5"] },

@@ -10,7 +10,7 @@ use crate::rules::diagnostic::Place;
 pub use crate::rules::health_check::HealthCheck;
 pub use crate::rules::interface_filters::*;
 pub use crate::rules::ipv6::{
-    AnyCidr, FamilyPrefixes, Ipv6FirewallRule, NetworkIpv6, Prefixes, PublicIpv6,
+    AnyCidr, FamilyPrefixes, Ipv6FirewallRule, Ipv6Route, NetworkIpv6, Prefixes, PublicIpv6,
 };
 pub use crate::rules::nat::{FilteringBehavior, MappingType, NatOptions};
 pub use crate::rules::values::{Cidr, CidrError, PortRange, PortRangeError};
@@ -36,6 +36,9 @@ pub struct RuleSet {
     /// Who may open IPv6 sessions to guests, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ipv6_firewall_rules: Vec<Ipv6FirewallRule>,
+    /// Static routes to prefixes behind guests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ipv6_routes: Vec<Ipv6Route>,
     /// Filters of interfaces.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interface_filters: Vec<InterfaceFilter>,

@@ -14,9 +14,9 @@ use super::reader::Format;
 use super::set::{
     AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilterAction, FilteringBehavior,
     FirewallRule, HealthCheck, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry,
-    Ipv6FirewallRule, Limits, LoadBalancer, LocalService, MappingType, Match, Member, MssClamp,
-    NatOptions, Network, NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes, PublicIp,
-    PublicIpv6, Route, RuleSet, StaticNat,
+    Ipv6FirewallRule, Ipv6Route, Limits, LoadBalancer, LocalService, MappingType, Match, Member,
+    MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes,
+    PublicIp, PublicIpv6, Route, RuleSet, StaticNat,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -49,6 +49,7 @@ pub fn without_places(rules: &RuleSet) -> RuleSet {
     rules.firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.public_ipv6.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.ipv6_firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
+    rules.ipv6_routes.iter_mut().for_each(|rule| rule.place.clone_from(place));
     for filter in &mut rules.interface_filters {
         filter.place.clone_from(place);
         filter.entries.iter_mut().for_each(|entry| entry.place.clone_from(place));
@@ -71,7 +72,7 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
         (vec(public_ip(), 0..3), vec(network(), 0..3), vec(egress_rule(), 0..3)),
         (vec(firewall_rule(), 0..3), vec(port_forward(), 0..3), vec(static_nat(), 0..3)),
         (vec(load_balancer(), 0..3), vec(network_acl(), 0..3)),
-        (vec(route(), 0..3), vec(local_service(), 0..3)),
+        (vec(route(), 0..3), vec(local_service(), 0..3), vec(ipv6_route(), 0..3)),
         (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3), vec(interface_filter(), 0..3)),
     )
         .prop_map(|(first, second, third, fourth, fifth)| RuleSet {
@@ -85,6 +86,7 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
             network_acls: third.1,
             routes: fourth.0,
             local_services: fourth.1,
+            ipv6_routes: fourth.2,
             public_ipv6: fifth.0,
             ipv6_firewall_rules: fifth.1,
             interface_filters: fifth.2,
@@ -416,6 +418,14 @@ fn network_acl() -> impl Strategy<Value = NetworkAcl> {
 fn route() -> impl Strategy<Value = Route> {
     (name(), cidr(), address()).prop_map(|(domain, destination, via)| Route {
         domain,
+        destination,
+        via,
+        place: place(),
+    })
+}
+
+fn ipv6_route() -> impl Strategy<Value = Ipv6Route> {
+    (cidr_ipv6(), address_ipv6()).prop_map(|(destination, via)| Ipv6Route {
         destination,
         via,
         place: place(),

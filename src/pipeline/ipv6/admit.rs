@@ -25,7 +25,7 @@ pub fn admit(
         }
         Attachment::Guest(id) => {
             let network = policy.network(id);
-            let at_home = network.ipv6.as_ref().is_some_and(|ipv6| ipv6.cidr.contains(source));
+            let at_home = policy.ipv6().network(source) == Some(id);
             policy.ipv6().is_own(source) || network.anti_spoofing && !at_home
         }
     };

@@ -201,7 +201,8 @@ pub(super) fn next_hop(
                 return Err(DropReason::NoRoute);
             }
             limited = network.rate_limits.is_some();
-            Neighbor { port: network.port, vlan: network.vlan, address: address.into() }
+            let address = policy.ipv6().internal_hop(address).into();
+            Neighbor { port: network.port, vlan: network.vlan, address }
         }
         Realm::External => {
             let route = policy.ipv6().external_route(address).ok_or(DropReason::NoRoute)?;

@@ -9,12 +9,13 @@ use crate::config::Role;
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
 use crate::rules::ipv6::unusable;
-use crate::rules::native::{EGRESS_RULE, IPV6_FIREWALL_RULE, NETWORK, PUBLIC_IPV6};
+use crate::rules::native::{EGRESS_RULE, IPV6_FIREWALL_RULE, IPV6_ROUTE, NETWORK, PUBLIC_IPV6};
 use crate::rules::set::{AclDirection, Cidr, Match, Network, NetworkIpv6, Prefixes};
 
 pub(super) fn check_ipv6(checker: &mut Checker<'_>) {
     check_public(checker);
     check_networks(checker);
+    check_routes(checker);
     check_firewall(checker);
     check_families(checker);
 }
@@ -122,6 +123,51 @@ fn wrong_with(ipv6: &NetworkIpv6, mtu: Option<u16>) -> Option<String> {
 /// RFC 8200, section 5.
 const MTU_MIN: u16 = 1280;
 
+fn check_routes(checker: &mut Checker<'_>) {
+    let set = checker.set;
+    let mut seen: HashMap<Cidr<Ipv6Addr>, &Place> = HashMap::new();
+    for (index, route) in set.ipv6_routes.iter().enumerate() {
+        let spot: Spot<'_> = (&checker.spots.ipv6_routes, &IPV6_ROUTE, index);
+        let at = |checker: &Checker<'_>, name| checker.at(spot, name, &route.place);
+        if let Some(first) = seen.insert(route.destination, &route.place) {
+            let what = format!("a route to {} is already defined at {first}", route.destination);
+            checker.error(at(checker, "destination"), what, "delete one of the two");
+        }
+        let networks = || set.networks.iter().filter_map(|it| Some((it, it.ipv6?)));
+        let inside = |ipv6: &NetworkIpv6| {
+            ipv6.cidr.overlaps(&route.destination)
+                && route.destination.length() >= ipv6.cidr.length()
+        };
+        if let Some((network, _)) = networks().find(|(_, ipv6)| inside(ipv6)) {
+            let what = format!(
+                "{} lies in the network \"{}\": its addresses would never be asked for there",
+                route.destination, network.name
+            );
+            checker.error(at(checker, "destination"), what, "delete the route");
+        }
+        let public = set.public_ipv6.iter().find(|public| {
+            route.destination.overlaps(&Cidr::containing(public.address, public.prefix_len))
+        });
+        if let Some(public) = public {
+            let what = format!(
+                "{} holds the public segment of {}: who is there would be taken for a guest",
+                route.destination, public.address
+            );
+            checker.error(at(checker, "destination"), what, "name the prefixes of guests");
+        }
+        let wrong = match networks().find(|(_, ipv6)| ipv6.cidr.contains(route.via)) {
+            None if checker.unread.any_network => continue,
+            None => "is in no network's prefix".to_owned(),
+            Some((network, ipv6)) if ipv6.gateway == route.via => {
+                format!("is the router itself, in network \"{}\"", network.name)
+            }
+            Some(_) => continue,
+        };
+        let what = format!("next hop {} {wrong}", route.via);
+        checker.error(at(checker, "via"), what, "name a guest that forwards");
+    }
+}
+
 fn check_firewall(checker: &mut Checker<'_>) {
     let (set, spots) = (checker.set, checker.spots);
     let mut governed: HashMap<&str, &Place> = HashMap::new();
@@ -148,7 +194,11 @@ fn check_firewall(checker: &mut Checker<'_>) {
             );
             checker.warning(at(checker, "network"), what, "add an entry to the ACL instead");
         }
-        let elsewhere = |cidr: &Cidr<Ipv6Addr>| !cidr.overlaps(&ipv6.cidr);
+        let behind = |cidr: &Cidr<Ipv6Addr>| {
+            let routes = set.ipv6_routes.iter().filter(|route| ipv6.cidr.contains(route.via));
+            routes.into_iter().any(|route| route.destination.overlaps(cidr))
+        };
+        let elsewhere = |cidr: &Cidr<Ipv6Addr>| !cidr.overlaps(&ipv6.cidr) && !behind(cidr);
         if !rule.destinations.is_empty() && rule.destinations.iter().all(elsewhere) {
             let what = format!(
                 "IPv6 firewall rule \"{}\" can never match: no destination is in {}",
@@ -253,6 +303,32 @@ mod tests {
             matches!(&said[..], [(Severity::Error, what)] if what.contains("overlaps")),
             "{said:?}"
         );
+    }
+
+    #[test]
+    fn routes_lead_to_what_is_nobody_elses_by_a_guest() {
+        let routes = |list: &str| format!(r#", "ipv6_routes": [{list}]"#);
+        let route = |destination: &str, via: &str| {
+            format!(r#"{{"destination": "{destination}", "via": "{via}"}}"#)
+        };
+        let good = route("2001:db8:22::/48", "2001:db8:1::254");
+        let firewall = r#", "ipv6_firewall_rules": [{"id": "i", "network": "a", "protocol": "tcp",
+            "ports": "80", "destinations": ["2001:db8:22:5::/64"]}]"#;
+        let more = format!("{}{firewall}", routes(&good));
+        assert_eq!(said(&network("a", 1, GOOD), &more), []);
+        for (list, words) in [
+            (route("2001:db8:22::/48", "2001:db8:7::254"), "is in no network's prefix"),
+            (route("2001:db8:22::/48", "2001:db8:1::1"), "is the router itself"),
+            (route("2001:db8:1:0:8::/80", "2001:db8:1::254"), "lies in the network"),
+            (route("::/0", "2001:db8:1::254"), "holds the public segment"),
+            (format!("{good}, {good}"), "already defined"),
+        ] {
+            let said = said(&network("a", 1, GOOD), &routes(&list));
+            assert!(
+                matches!(&said[..], [(Severity::Error, what)] if what.contains(words)),
+                "{words}: {said:?}"
+            );
+        }
     }
 
     #[test]

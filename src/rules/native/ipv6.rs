@@ -5,7 +5,7 @@ use super::filters::{ICMP, ICMP_CODE_ABOUT, ICMP_TYPE_ABOUT, PROTOCOL_ABOUT, mat
 use super::{Draft, NAME};
 use crate::rules::fields::{Kind, Section, optional, required};
 use crate::rules::reader::{Faults, Fields};
-use crate::rules::set::{Action, Ipv6FirewallRule, NetworkIpv6, PublicIpv6};
+use crate::rules::set::{Action, Ipv6FirewallRule, Ipv6Route, NetworkIpv6, PublicIpv6};
 use crate::rules::tree::Node;
 
 /// `public_ipv6[]`.
@@ -48,6 +48,16 @@ pub static IPV6_FIREWALL_RULE: Section = Section {
     ],
 };
 
+/// `ipv6_routes[]`.
+pub static IPV6_ROUTE: Section = Section {
+    name: "an IPv6 route",
+    about: "A static route to what lies behind a guest.",
+    fields: &[
+        required("destination", Kind::CidrIpv6, "What it leads to."),
+        required("via", Kind::AddressIpv6, "The next hop, in the prefix of a network."),
+    ],
+};
+
 pub(super) fn read_public_ipv6(nodes: &[Node<'_>], draft: &mut Draft, faults: &mut Faults<'_>) {
     for node in nodes {
         let Some(fields) = Fields::open(node, &PUBLIC_IPV6, faults) else { continue };
@@ -81,6 +91,18 @@ pub(super) fn network_ipv6(
     let cidr = fields.cidr("cidr", faults);
     let gateway = fields.address_ipv6("gateway", faults);
     Some(NetworkIpv6 { cidr: cidr?, gateway: gateway? })
+}
+
+pub(super) fn read_routes(nodes: &[Node<'_>], draft: &mut Draft, faults: &mut Faults<'_>) {
+    for node in nodes {
+        let Some(fields) = Fields::open(node, &IPV6_ROUTE, faults) else { continue };
+        let destination = fields.cidr("destination", faults);
+        let via = fields.address_ipv6("via", faults);
+        let (Some(destination), Some(via)) = (destination, via) else { continue };
+        let place = faults.source().place(fields.at);
+        draft.set.ipv6_routes.push(Ipv6Route { destination, via, place });
+        draft.spots.ipv6_routes.push(draft.file, fields.places());
+    }
 }
 
 pub(super) fn read_firewall_rules(nodes: &[Node<'_>], draft: &mut Draft, faults: &mut Faults<'_>) {

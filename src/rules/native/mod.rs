@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 pub use addresses::{NETWORK, PUBLIC_IP};
 pub use filters::{EGRESS_RULE, FIREWALL_RULE, NETWORK_ACL};
 pub use interface_filters::INTERFACE_FILTER;
-pub use ipv6::{IPV6_FIREWALL_RULE, PUBLIC_IPV6};
+pub use ipv6::{IPV6_FIREWALL_RULE, IPV6_ROUTE, PUBLIC_IPV6};
 pub use services::{LOAD_BALANCER, LOCAL_SERVICE, MEMBER, PORT_FORWARD, ROUTE, STATIC_NAT};
 
 use super::fields::{Kind, Section, optional, required};
@@ -56,6 +56,12 @@ pub static RULE_FILE: Section = Section {
             Kind::List(&Kind::Table(&IPV6_FIREWALL_RULE)),
             "[]",
             "Who may open IPv6 sessions to guests.",
+        ),
+        optional(
+            "ipv6_routes",
+            Kind::List(&Kind::Table(&IPV6_ROUTE)),
+            "[]",
+            "Static routes to IPv6 prefixes behind guests.",
         ),
         optional(
             "interface_filters",
@@ -133,6 +139,8 @@ pub struct Spots {
     pub firewall_rules: SectionSpots,
     /// Of `ipv6_firewall_rules`.
     pub ipv6_firewall_rules: SectionSpots,
+    /// Of `ipv6_routes`.
+    pub ipv6_routes: SectionSpots,
     /// Of `interface_filters`.
     pub interface_filters: SectionSpots,
     /// Of `port_forwards`.
@@ -197,6 +205,7 @@ fn read_root(root: &Node<'_>, draft: &mut Draft, faults: &mut Faults<'_>) {
     filters::read_egress_rules(fields.list("egress_rules", faults), draft, faults);
     filters::read_firewall_rules(fields.list("firewall_rules", faults), draft, faults);
     ipv6::read_firewall_rules(fields.list("ipv6_firewall_rules", faults), draft, faults);
+    ipv6::read_routes(fields.list("ipv6_routes", faults), draft, faults);
     interface_filters::read(fields.list("interface_filters", faults), draft, faults);
     services::read_port_forwards(fields.list("port_forwards", faults), draft, faults);
     services::read_static_nats(fields.list("static_nats", faults), draft, faults);

@@ -42,6 +42,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
         egress_rules,
         firewall_rules,
         ipv6_firewall_rules,
+        ipv6_routes,
         interface_filters,
         port_forwards,
         static_nats,
@@ -56,6 +57,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
     set.egress_rules.extend(egress_rules);
     set.firewall_rules.extend(firewall_rules);
     set.ipv6_firewall_rules.extend(ipv6_firewall_rules);
+    set.ipv6_routes.extend(ipv6_routes);
     set.interface_filters.extend(interface_filters);
     set.port_forwards.extend(port_forwards);
     set.static_nats.extend(static_nats);
@@ -74,6 +76,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
         egress_rules,
         firewall_rules,
         ipv6_firewall_rules,
+        ipv6_routes,
         interface_filters,
         port_forwards,
         static_nats,
@@ -88,6 +91,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
     changed |= retain(egress_rules, places, |rule| &rule.place);
     changed |= retain(firewall_rules, places, |rule| &rule.place);
     changed |= retain(ipv6_firewall_rules, places, |rule| &rule.place);
+    changed |= retain(ipv6_routes, places, |rule| &rule.place);
     changed |= retain(interface_filters, places, |rule| &rule.place);
     for filter in interface_filters {
         changed |= retain(&mut filter.entries, places, |entry| &entry.place);
