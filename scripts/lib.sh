@@ -13,7 +13,8 @@ readonly RED GREEN YELLOW BOLD PLAIN
 LAB_PACKAGES=(iproute2 procps ethtool iputils-ping curl bind9-dnsutils dnsmasq-base haproxy iperf3 jq
     keepalived netcat-openbsd python3 tcpdump udhcpc)
 # Real clients that tests/clients.rs asks.
-CLIENT_PACKAGES=(coturn sip-tester wireguard-go wireguard-tools)
+CLIENT_PACKAGES=(coturn sip-tester wireguard-go wireguard-tools strongswan-charon strongswan-swanctl
+    libcharon-extra-plugins libstrongswan-standard-plugins)
 # What it takes to build natwerk (docs/decisions.md says which part needs which).
 BUILD_PACKAGES=(gcc libc6-dev linux-libc-dev make pkg-config m4 clang libclang-dev libbpf-dev
     libelf-dev zlib1g-dev ca-certificates)

@@ -1,5 +1,5 @@
 //! Real clients through the running engine: what a STUN client says of the NAT, transfers across
-//! links of unequal MTU, SIP calls with `rport`, a WireGuard tunnel. Needs root, and each client to be installed.
+//! links of unequal MTU, SIP calls with `rport`, tunnels of WireGuard and IPsec. Needs root, and each client to be installed.
 #![cfg(feature = "af-xdp")]
 
 mod common;
@@ -188,4 +188,67 @@ fn a_wireguard_tunnel_passes_and_survives_a_restart() {
     let _engine = lab.router.start();
     assert!(eventually(LONG, || lab.internet.succeeds("ping -c1 -W1 10.99.0.1")));
     assert_eq!(endpoint(), before, "the same mapping as before");
+}
+
+const CHARON: &str = r#"charon {
+  load = random nonce aes sha1 sha2 hmac kdf gmp kernel-libipsec kernel-netlink socket-default vici
+  plugins { vici { socket = unix://FOLDER/SIDE.vici } }
+}"#;
+
+const CONNECTION: &str = r#"connections { tunnel {
+  remote_addrs = PEER
+  proposals = aes128-sha256-modp2048
+  local { auth = psk
+    id = SIDE }
+  remote { auth = psk }
+  children { net { local_ts = LOCAL
+    remote_ts = REMOTE
+    esp_proposals = aes128-sha256 } }
+} }
+secrets { ike { secret = "of this test" } }"#;
+
+/// Starts an IKE daemon in `namespace` that does ESP by itself, through a TUN device, and has
+/// `local` for the tunnel to `remote`.
+fn ike_end(lab: &Lab, namespace: &Namespace, side: &str, ends: [&str; 2], peer: &str) -> Running {
+    let [local, remote] = ends;
+    namespace.run(&format!("ip address add {local} dev lo"));
+    let settings = lab.router.write(&format!("{side}.conf"), &CHARON.replace("SIDE", side));
+    let connection = CONNECTION.replace("LOCAL", local).replace("REMOTE", remote);
+    let connection = connection.replace("SIDE", side).replace("PEER", peer);
+    let connection = lab.router.write(&format!("{side}.swanctl"), &connection);
+    // Two of them on one machine must not see each other's files in /run.
+    let start = format!(
+        "mount -t tmpfs none /run\nexport STRONGSWAN_CONF={}\nexec /usr/lib/ipsec/charon\n",
+        settings.display()
+    );
+    let start = lab.router.write(&format!("{side}.sh"), &start);
+    let daemon = lab.router.background(namespace, &format!("sh {}", start.display()));
+    let load = format!("--load-all --file {}", connection.display());
+    assert!(eventually(LONG, || lab.done(namespace, &swanctl(lab, side, &load)).0), "{side}");
+    daemon
+}
+
+fn swanctl(lab: &Lab, side: &str, what: &str) -> String {
+    let socket = lab.router.path(&format!("{side}.vici"));
+    format!("timeout 20 swanctl {what} --uri unix://{}", socket.display())
+}
+
+#[test]
+fn an_ike_and_esp_tunnel_passes_over_udp_4500() {
+    let filtering = "address-and-port-dependent";
+    let Some((lab, _engine)) = Lab::start("swanctl", filtering) else { return };
+    let (near, far) = ("10.98.0.1/32", "10.98.0.2/32");
+    let _far = ike_end(&lab, &lab.internet, "far", [far, near], "%any");
+    let _near = ike_end(&lab, &lab.guest, "near", [near, far], "198.51.100.9");
+    lab.guest_does(&swanctl(&lab, "near", "--initiate --child net"));
+    let (_, said) = lab.done(&lab.internet, &swanctl(&lab, "far", "--list-sas"));
+    // The daemons found out themselves that there is a NAT between them.
+    assert!(said.contains("203.0.113.10[") && said.contains("TUNNEL-in-UDP"), "{said}");
+    lab.guest_does("ping -c1 -W1 -I 10.98.0.1 10.98.0.2");
+    assert!(eventually(LONG, || lab.internet.succeeds("ping -c1 -W1 -I 10.98.0.2 10.98.0.1")));
+    let _server = lab.router.background(&lab.internet, "iperf3 -s -B 10.98.0.2");
+    for direction in ["", "-R"] {
+        let send = "timeout 20 iperf3 -c 10.98.0.2 -B 10.98.0.1 -n 1M";
+        lab.guest_does(&format!("{send} {direction} --json"));
+    }
 }
