@@ -9,13 +9,14 @@
 //! is filled for the second time, so that no page fault is counted.
 
 mod floor;
+mod frames;
 mod rounds;
 mod traffic;
 mod world;
 
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::cli::Common;
@@ -41,6 +42,24 @@ pub struct Arguments {
     /// Seconds of measured work; the whole run takes several times as long.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
+    /// What the sessions carry.
+    #[arg(long, value_enum, default_value_t = Carried::Udp)]
+    protocol: Carried,
+    /// Let the clock go on by a set time with each batch and measure as few rounds as there may be: every run then does the same,
+    /// so that its instructions can be counted.
+    #[arg(long)]
+    repeatable: bool,
+}
+
+/// What the sessions of a bench carry.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Carried {
+    /// TCP connections: opened by a handshake, then segments with data.
+    Tcp,
+    /// UDP datagrams.
+    #[default]
+    Udp,
 }
 
 /// What was measured. Times are medians over rounds; `min` and `max` are the best and worst round.
@@ -50,6 +69,8 @@ pub struct Report {
     pub sessions: u32,
     /// Bytes of a frame.
     pub size: u16,
+    /// What the sessions carry.
+    pub protocol: Carried,
     /// Workers.
     pub workers: u16,
     /// Egress rules.
@@ -112,6 +133,7 @@ fn measure(arguments: &Arguments) -> Result<Report, Failure> {
     Ok(Report {
         sessions: arguments.sessions,
         size: arguments.size,
+        protocol: arguments.protocol,
         workers: arguments.workers,
         acl_rules: arguments.acl_rules,
         ns_per_packet,
@@ -217,9 +239,16 @@ mod tests {
 
     #[test]
     fn a_small_run_translates_and_measures_everything() {
-        for workers in [1, 2] {
-            let arguments =
-                Arguments { sessions: 500, size: 64, workers, acl_rules: 10, seconds: 0.0 };
+        for (workers, protocol) in [(1, Carried::Udp), (2, Carried::Udp), (2, Carried::Tcp)] {
+            let arguments = Arguments {
+                sessions: 500,
+                size: 64,
+                workers,
+                acl_rules: 10,
+                seconds: 0.0,
+                protocol,
+                repeatable: workers == 1,
+            };
             let report = measure(&arguments).unwrap();
             assert!(report.ns_per_packet > 0.0 && report.floor_ns_per_packet > 0.0, "{report:?}");
             assert!(report.new_sessions_per_second > 0.0 && report.mpps > 0.0, "{report:?}");

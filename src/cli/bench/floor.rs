@@ -4,7 +4,8 @@
 
 use memmap2::{Advice, MmapMut};
 
-use crate::cli::bench::traffic::{HEADERS, Random, fold};
+use crate::cli::bench::frames::{HEADERS, fold};
+use crate::cli::bench::traffic::Random;
 use crate::cli::output::Failure;
 use crate::frame::FrameBuffer;
 use crate::prefetch::prefetch;

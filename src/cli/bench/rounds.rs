@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::bench::Arguments;
 use crate::cli::bench::floor::Floor;
-use crate::cli::bench::traffic::{Packet, Random, Traffic};
+use crate::cli::bench::traffic::{Packet, Random, Stage, Traffic};
 use crate::cli::bench::world::World;
 use crate::cli::output::Failure;
 use crate::frame::{FrameBuffer, FrameSource};
@@ -80,8 +80,8 @@ pub fn run(world: &World, arguments: &Arguments) -> Result<Measured, Failure> {
                     if let Some(core) = core {
                         core_affinity::set_for_current(core);
                     }
-                    let seconds = arguments.seconds;
-                    Worker::new(world, worker).map(|it| it.run(floor, barrier, seconds))
+                    Worker::new(world, worker, arguments.repeatable)
+                        .map(|it| it.run(floor, barrier, rounds_of(arguments)))
                 })
             })
             .collect();
@@ -113,6 +113,8 @@ struct Worker<'w> {
     done: Vec<Frame>,
     verdicts: Vec<Verdict>,
     random: Random,
+    /// How many random packets were written.
+    sent: u32,
     clock: Clock,
     measured: Measured,
     wrong: u64,
@@ -123,16 +125,35 @@ struct Worker<'w> {
 struct Clock {
     start: Instant,
     before: Duration,
+    /// By how much it goes on with each reading, instead of with time.
+    step: Option<Duration>,
 }
 
+/// What a batch takes about, for a clock that goes on by itself.
+const BATCH_TIME: Duration = Duration::from_micros(3);
+
 impl Clock {
+    fn new(is_repeatable: bool) -> Self {
+        let step = is_repeatable.then_some(BATCH_TIME);
+        Self { start: Instant::now(), before: Duration::ZERO, step }
+    }
+
     /// One reading of the system's clock.
-    fn now(&self) -> Tick {
-        Tick::from_ms(1_000_000).after(self.before).after(self.start.elapsed())
+    fn now(&mut self) -> Tick {
+        let since = match self.step {
+            None => self.start.elapsed(),
+            Some(step) => {
+                self.before += step;
+                Duration::ZERO
+            }
+        };
+        Tick::from_ms(1_000_000).after(self.before).after(since)
     }
 
     fn stop(&mut self) {
-        self.before += self.start.elapsed();
+        if self.step.is_none() {
+            self.before += self.start.elapsed();
+        }
     }
 
     fn go(&mut self) {
@@ -141,7 +162,7 @@ impl Clock {
 }
 
 impl<'w> Worker<'w> {
-    fn new(world: &'w World, number: u32) -> Result<Self, Failure> {
+    fn new(world: &'w World, number: u32, is_repeatable: bool) -> Result<Self, Failure> {
         let memory = |error| Failure::failed(format!("no memory for frames: {error}"));
         let count = u32::try_from(FRAMES + SPARE).unwrap_or(u32::MAX);
         let mut pool = FramePool::in_memory(count, 2048).map_err(memory)?;
@@ -167,7 +188,8 @@ impl<'w> Worker<'w> {
             done: Vec::with_capacity(FRAMES),
             verdicts: Vec::with_capacity(FRAMES),
             random: Random::new(u64::from(number) + 1),
-            clock: Clock { start: Instant::now(), before: Duration::ZERO },
+            clock: Clock::new(is_repeatable),
+            sent: 0,
             measured: Measured::default(),
             wrong: 0,
         })
@@ -177,17 +199,16 @@ impl<'w> Worker<'w> {
         mut self,
         mut floor: Option<Floor>,
         barrier: &Barrier,
-        seconds: f64,
+        rounds: usize,
     ) -> Result<Measured, Failure> {
         // The first time, pages are new; only the second time counts.
-        self.fill(barrier);
+        self.fill(barrier, Self::process);
         barrier.wait();
         self.forget();
         barrier.wait();
         self.clock.before += REST;
-        let created = self.fill(barrier);
+        let created = self.fill(barrier, Self::opened);
         self.measured.created.push(created);
-        let rounds = self.rounds_in(seconds);
         let mut established = Vec::with_capacity(rounds);
         for round in 0..rounds + 1 {
             if let Some(floor) = &mut floor {
@@ -201,12 +222,13 @@ impl<'w> Worker<'w> {
             }
             self.write_random();
             barrier.wait();
-            let measured = self.process();
-            barrier.wait();
             // The first round only warms up.
             if round > 0 {
-                established.push(measured);
+                self.established(&mut established);
+            } else {
+                self.process();
             }
+            barrier.wait();
             self.check();
         }
         self.measured.established.push(established);
@@ -219,14 +241,8 @@ impl<'w> Worker<'w> {
         }
     }
 
-    /// How many rounds take `seconds`, at a guess: the same for every worker.
-    fn rounds_in(&self, seconds: f64) -> usize {
-        let guess = seconds * 1e9 / (GUESS_NS * FRAMES as f64);
-        (guess as usize).max(ROUNDS_MIN)
-    }
-
-    /// Sends the first packet of every session that is this worker's.
-    fn fill(&mut self, barrier: &Barrier) -> Vec<Round> {
+    /// Sends the first packet of every session that is this worker's, and has `process` process them.
+    fn fill(&mut self, barrier: &Barrier, process: fn(&mut Self) -> Round) -> Vec<Round> {
         let traffic = &self.world.traffic;
         let mut sessions = traffic.created_by(self.number);
         let mut rounds = Vec::new();
@@ -237,19 +253,37 @@ impl<'w> Worker<'w> {
             self.packets.extend(sessions.by_ref().take(FRAMES));
             self.write(traffic);
             barrier.wait();
-            let round = self.process();
+            let round = process(self);
             barrier.wait();
             for (packet, frame) in self.packets.iter().zip(&self.done) {
                 self.wrong += u64::from(!traffic.learn(*packet, frame.bytes()));
             }
             self.measured.checked += round.packets;
             self.take_back();
+            if traffic.is_tcp() {
+                self.shake_hands();
+            }
             // The last round may be short, and short rounds say little.
             if self.packets.len() * 2 >= FRAMES || rounds.is_empty() {
                 rounds.push(round);
             }
         }
         rounds
+    }
+
+    /// Completes the handshakes that the last packets began. Nobody else has packets of these
+    /// connections yet, whoever gets them later.
+    fn shake_hands(&mut self) {
+        let traffic = &self.world.traffic;
+        for step in 0..2 {
+            for packet in &mut self.packets {
+                let [answers, goes] = Packet { stage: Stage::Opens, ..*packet }.answers();
+                *packet = if step == 0 { answers } else { goes };
+            }
+            self.write(traffic);
+            self.process();
+            self.check();
+        }
     }
 
     /// Ends this worker's share of the sessions.
@@ -270,7 +304,8 @@ impl<'w> Worker<'w> {
         let traffic = &self.world.traffic;
         self.packets.clear();
         for _ in 0..FRAMES {
-            self.packets.push(traffic.random(self.number, &mut self.random));
+            self.packets.push(traffic.random(self.number, self.sent, &mut self.random));
+            self.sent = self.sent.wrapping_add(1);
         }
         self.write(traffic);
     }
@@ -281,25 +316,39 @@ impl<'w> Worker<'w> {
         }
     }
 
+    /// [`Self::process`] for packets of sessions that are there: a function of its own, so that
+    /// `scripts/instructions.sh` can count it alone.
+    #[inline(never)]
+    fn established(&mut self, rounds: &mut Vec<Round>) {
+        rounds.push(self.process());
+    }
+
+    /// [`Self::process`] for first packets, likewise.
+    #[inline(never)]
+    fn opened(&mut self) -> Round {
+        let round = self.process();
+        black_box(round)
+    }
+
     /// Has all packets processed, as a worker would, and measures it.
     fn process(&mut self) -> Round {
         let packets = self.packets.len();
-        let mut frames = self.frames.drain(..packets);
-        let mut next = self.packets.iter();
+        let mut frames = self.frames.drain(..packets).zip(&self.packets);
         self.clock.go();
         let start = thread_time();
         for _ in 0..packets.div_ceil(BATCH_MAX) {
             let now = self.clock.now();
-            for (packet, frame) in next.by_ref().zip(frames.by_ref()).take(BATCH_MAX) {
+            for (frame, packet) in frames.by_ref().take(BATCH_MAX) {
                 self.batch.push(Traffic::port(*packet), frame);
             }
             self.counters.batch(self.batch.slots.len());
-            self.pipeline.process(&mut self.batch, &mut self.pool, now);
+            engine(&mut self.pipeline, &mut self.batch, &mut self.pool, now);
             for slot in self.batch.slots.drain(..) {
                 self.verdicts.push(slot.verdict);
-                self.done.extend(slot.frame);
+                if let Some(frame) = slot.frame {
+                    self.done.push(frame);
+                }
             }
-            self.pipeline.idle(&mut self.batch, &mut self.pool, now);
         }
         let time = thread_time().saturating_sub(start);
         self.clock.stop();
@@ -332,6 +381,28 @@ impl<'w> Worker<'w> {
             self.frames.push(frame);
         }
     }
+}
+
+/// What is the engine's of the measured time, and not the bench's: a function of its own, so that
+/// `scripts/instructions.sh` can tell them apart.
+#[inline(never)]
+fn engine(
+    pipeline: &mut Pipeline<Frame>,
+    batch: &mut Batch<Frame>,
+    pool: &mut FramePool,
+    now: Tick,
+) {
+    pipeline.process(batch, pool, now);
+    pipeline.idle(batch, pool, now);
+}
+
+/// How many rounds take the seconds that are asked for, at a guess: the same for every worker.
+fn rounds_of(arguments: &Arguments) -> usize {
+    if arguments.repeatable {
+        return ROUNDS_MIN;
+    }
+    let guess = arguments.seconds * 1e9 / (GUESS_NS * FRAMES as f64);
+    (guess as usize).max(ROUNDS_MIN)
 }
 
 /// How long this thread has run so far.

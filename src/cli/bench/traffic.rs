@@ -4,8 +4,10 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cli::bench::frames::{Ends, Frame, Segment, TCP_HEADERS};
 use crate::cli::bench::world::{GUEST, PUBLIC, neighbor_mac, router_mac};
 use crate::flow::{Endpoint, Mac, PortId};
+use crate::wire::segment::flags;
 
 /// The first guest.
 pub const FIRST_GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 0);
@@ -18,11 +20,11 @@ pub const FIRST_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 0);
 /// The first remote.
 const FIRST_REMOTE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 0);
 
+/// The sequence number of every SYN.
+const FIRST_SEQUENCE: u32 = 0xffff_0000;
+
 /// Sessions of one guest, as in FD.io's CSIT.
 const SESSIONS_PER_GUEST: u32 = 63;
-
-/// Bytes of the headers: Ethernet, IPv4, UDP.
-pub const HEADERS: usize = 42;
 
 /// All sessions. Session `i` is of guest `i / 63`; its outbound packets are of one worker and its
 /// inbound packets of that or another one, as receive-side scaling would have it.
@@ -30,6 +32,7 @@ pub struct Traffic {
     sessions: u32,
     workers: u32,
     length: usize,
+    is_tcp: bool,
     /// The external endpoint of each session once it is known: address and port.
     external: Vec<AtomicU64>,
 }
@@ -41,18 +44,47 @@ pub struct Packet {
     pub session: u32,
     /// Whether it comes from the guest.
     pub outbound: bool,
+    /// What it is of a TCP connection; UDP has no such thing.
+    pub stage: Stage,
+}
+
+/// What a packet is of a TCP connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// The guest's SYN.
+    Opens,
+    /// The remote's SYN-ACK.
+    Answers,
+    /// An acknowledgement with data, so many bytes after the sender's first.
+    Goes(u32),
+}
+
+impl Packet {
+    /// The rest of a TCP handshake whose SYN is this packet.
+    pub const fn answers(self) -> [Self; 2] {
+        [
+            Self { outbound: false, stage: Stage::Answers, ..self },
+            Self { outbound: true, stage: Stage::Goes(0), ..self },
+        ]
+    }
 }
 
 impl Traffic {
     /// `sessions` sessions of frames that are `size` bytes long, for so many workers.
-    pub fn new(sessions: u32, size: u16, workers: u16) -> Self {
+    pub fn new(sessions: u32, size: u16, workers: u16, is_tcp: bool) -> Self {
         Self {
             sessions,
+            is_tcp,
             workers: u32::from(workers),
             // What RFC 2544 counts, less the checksum sequence that no program sees.
             length: usize::from(size) - 4,
             external: (0..sessions).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    /// Whether the sessions are TCP connections.
+    pub const fn is_tcp(&self) -> bool {
+        self.is_tcp
     }
 
     /// How many guests there are.
@@ -73,23 +105,28 @@ impl Traffic {
     /// The sessions whose first packets `worker` gets.
     pub fn created_by(&self, worker: u32) -> impl Iterator<Item = Packet> + use<> {
         let step = usize::try_from(self.workers).unwrap_or(1);
-        (worker..self.sessions).step_by(step).map(|session| Packet { session, outbound: true })
+        (worker..self.sessions).step_by(step).map(|session| Packet {
+            session,
+            outbound: true,
+            stage: Stage::Opens,
+        })
     }
 
-    /// A random packet among those that `worker` gets.
-    pub fn random(&self, worker: u32, random: &mut Random) -> Packet {
+    /// A random packet among those that `worker` gets, the `number`th of them.
+    pub fn random(&self, worker: u32, number: u32, random: &mut Random) -> Packet {
+        let stage = Stage::Goes(number);
         loop {
             let number = random.next();
             let (high, low) = (number >> 32, number & 0xffff_ffff);
             let session = u32::try_from((low * u64::from(self.sessions)) >> 32).unwrap_or(0);
-            let packet = Packet { session, outbound: high & 1 == 0 };
+            let packet = Packet { session, outbound: high & 1 == 0, stage };
             let owner = if packet.outbound { session } else { session / SESSIONS_PER_GUEST };
             if owner % self.workers == worker {
                 return packet;
             }
             // With fewer guests than workers nobody sends inbound packets to some of them.
             if self.guests() < self.workers && session % self.workers == worker {
-                return Packet { session, outbound: true };
+                return Packet { session, outbound: true, stage };
             }
         }
     }
@@ -104,7 +141,8 @@ impl Traffic {
         let (source, destination) = self.before(packet);
         let port = Self::port(packet);
         let from = if packet.outbound { source.address } else { GATEWAY };
-        write_frame(frame, (neighbor_mac(from), router_mac(port)), (source, destination), 64);
+        self.frame(packet, neighbor_mac(from), router_mac(port), (source, destination), 64)
+            .write(frame);
     }
 
     /// Remembers the external endpoint that a session's first packet left with.
@@ -133,8 +171,36 @@ impl Traffic {
             false => ((remote, guest), guest.address, GUEST),
         };
         let mut expected = vec![0; self.length];
-        write_frame(&mut expected, (router_mac(port), neighbor_mac(to)), ends, 63);
+        self.frame(packet, router_mac(port), neighbor_mac(to), ends, 63).write(&mut expected);
         expected == frame
+    }
+
+    fn frame(
+        &self,
+        packet: Packet,
+        from: Mac,
+        to: Mac,
+        (source, destination): Ends,
+        ttl: u8,
+    ) -> Frame {
+        let data = u32::try_from(self.length.saturating_sub(TCP_HEADERS)).unwrap_or(0);
+        // Both sides begin at the same number; a SYN takes one, and its data as much as any.
+        let [opens, goes] = [FIRST_SEQUENCE, FIRST_SEQUENCE + 1 + data];
+        let segment = match packet.stage {
+            _ if !self.is_tcp => None,
+            Stage::Opens => {
+                Some(Segment { flags: flags::SYN, sequence: opens, acknowledgement: 0 })
+            }
+            Stage::Answers => {
+                let flags = flags::SYN | flags::ACK;
+                Some(Segment { flags, sequence: opens, acknowledgement: goes })
+            }
+            Stage::Goes(offset) => {
+                let sequence = goes.wrapping_add(offset);
+                Some(Segment { flags: flags::ACK, sequence, acknowledgement: goes })
+            }
+        };
+        Frame { from, to, source, destination, ttl, segment }
     }
 
     fn before(&self, packet: Packet) -> (Endpoint, Endpoint) {
@@ -173,48 +239,6 @@ fn endpoint(frame: &[u8], address: usize, port: usize) -> Option<Endpoint> {
     Some(Endpoint::new(Ipv4Addr::from(address), u16::from_be_bytes(port)))
 }
 
-/// A UDP frame with both checksums, zeros behind its headers.
-fn write_frame(
-    frame: &mut [u8],
-    (from, to): (Mac, Mac),
-    (source, destination): (Endpoint, Endpoint),
-    ttl: u8,
-) {
-    let packet_length = u16::try_from(frame.len() - 14).unwrap_or(u16::MAX);
-    let udp_length = packet_length - 20;
-    let Some((headers, payload)) = frame.split_first_chunk_mut::<HEADERS>() else { return };
-    payload.fill(0);
-    headers[0..6].copy_from_slice(&to.0);
-    headers[6..12].copy_from_slice(&from.0);
-    headers[12..14].copy_from_slice(&[8, 0]);
-    headers[14..24].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, ttl, 17]);
-    headers[16..18].copy_from_slice(&packet_length.to_be_bytes());
-    headers[24..26].fill(0);
-    headers[26..30].copy_from_slice(&source.address.octets());
-    headers[30..34].copy_from_slice(&destination.address.octets());
-    headers[34..36].copy_from_slice(&source.port.to_be_bytes());
-    headers[36..38].copy_from_slice(&destination.port.to_be_bytes());
-    headers[38..40].copy_from_slice(&udp_length.to_be_bytes());
-    headers[40..42].fill(0);
-    let addresses = words_sum(&headers[26..34]);
-    let sum = !fold(words_sum(&headers[14..26]) + addresses);
-    headers[24..26].copy_from_slice(&sum.to_be_bytes());
-    // The payload is zeros and adds nothing.
-    let sum = !fold(words_sum(&headers[34..42]) + addresses + 17 + u32::from(udp_length));
-    let sum = if sum == 0 { u16::MAX } else { sum };
-    headers[40..42].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn words_sum(bytes: &[u8]) -> u32 {
-    bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum()
-}
-
-/// A sum of words as one, carries added again.
-pub fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(u16::MAX)
-}
-
 /// xorshift64*: fast, and the same every time.
 pub struct Random(u64);
 
@@ -236,28 +260,25 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::packets::wrong_checksums;
 
     #[test]
     fn a_frame_has_right_checksums() {
-        let traffic = Traffic::new(1000, 80, 1);
-        let mut frame = vec![0xff; traffic.length()];
-        for session in [0, 62, 63, 999] {
-            traffic.write(Packet { session, outbound: true }, &mut frame);
-            let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
-            let (ip, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
-            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-            let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else {
-                panic!("UDP")
-            };
-            let sum = udp.to_header().calc_checksum_ipv4(&ip, udp.payload()).unwrap();
-            assert_eq!(udp.checksum(), sum);
-            assert!(!traffic.is_translated(Packet { session, outbound: true }, &frame));
+        for is_tcp in [false, true] {
+            let traffic = Traffic::new(1000, 80, 1, is_tcp);
+            let mut frame = vec![0xff; traffic.length()];
+            for session in [0, 62, 63, 999] {
+                let packet = Packet { session, outbound: true, stage: Stage::Opens };
+                traffic.write(packet, &mut frame);
+                assert_eq!(wrong_checksums(&frame[14..]), Vec::<&str>::new());
+                assert!(!traffic.is_translated(packet, &frame));
+            }
         }
     }
 
     #[test]
     fn every_direction_of_every_session_has_one_worker() {
-        let traffic = Traffic::new(1000, 64, 3);
+        let traffic = Traffic::new(1000, 64, 3, false);
         let all: std::collections::HashSet<_> =
             (0..3).flat_map(|worker| traffic.created_by(worker)).map(|it| it.session).collect();
         assert_eq!(all.len(), 1000);
@@ -265,7 +286,7 @@ mod tests {
         for worker in 0..3 {
             let mut random = Random::new(7);
             for _ in 0..5000 {
-                let packet = traffic.random(worker, &mut random);
+                let packet = traffic.random(worker, 0, &mut random);
                 let before = owners.insert((packet.session, packet.outbound), worker);
                 assert!(before.is_none_or(|before| before == worker));
             }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::bench::Arguments;
 use crate::cli::bench::traffic::{FIRST_GUEST, FIRST_PUBLIC, GATEWAY, GUEST_GATEWAY, Traffic};
+use crate::cli::bench::{Arguments, Carried};
 use crate::cli::output::Failure;
 use crate::config::{ChecksumMode, Config, Interface, Role};
 use crate::flow::{Mac, PortId, Protocol};
@@ -49,7 +49,12 @@ impl World {
     /// # Errors
     /// When there are more than addresses for them.
     pub fn new(arguments: &Arguments) -> Result<Self, Failure> {
-        let traffic = Traffic::new(arguments.sessions, arguments.size, arguments.workers);
+        let traffic = Traffic::new(
+            arguments.sessions,
+            arguments.size,
+            arguments.workers,
+            arguments.protocol == Carried::Tcp,
+        );
         let config = config(arguments.sessions);
         let rules = rules(arguments)?;
         let next_hops = Arc::new(next_hops(&traffic));
