@@ -21,6 +21,14 @@ pub trait FrameBuffer {
     /// changes nothing, if the chunk has no room for it.
     #[must_use]
     fn set_length(&mut self, length: usize) -> bool;
+    /// Takes what lies behind the first `length` bytes off the frame, if there is any.
+    fn truncate(&mut self, length: u16) {
+        let length = usize::from(length);
+        if length < self.bytes().len() {
+            // A frame that shrinks has room.
+            let _ = self.set_length(length);
+        }
+    }
 }
 
 /// Where frames come from and go back to. Never blocks, never allocates memory in the engine.

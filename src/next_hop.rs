@@ -45,6 +45,11 @@ impl NextHopId {
     }
 }
 
+/// One for each number that a port may have.
+const INTERFACES: usize = 256;
+/// A link address in a word.
+const MAC_BITS: u64 = (1 << 48) - 1;
+
 /// The flag of [`NextHopId::limited`], above the places.
 const LIMITED: u32 = 1 << 23;
 
@@ -74,6 +79,19 @@ pub struct Link {
     pub destination: Resolution,
 }
 
+/// What a frame needs to reach a neighbour whose link address is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// The interface to transmit on.
+    pub port: PortId,
+    /// The tag to transmit with; zero for none.
+    pub vlan: u16,
+    /// The largest IP packet the link takes, in bytes.
+    pub mtu: u16,
+    /// The neighbour's address and our own, as [`Mac::as_bits`] gives them.
+    pub stations: [u64; 2],
+}
+
 /// How far the resolution of a neighbour's link address has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Resolution {
@@ -96,7 +114,7 @@ pub struct NextHops {
     /// How many hops are made; they are `hops[..count]`.
     count: AtomicU32,
     /// Source address (low 48 bits) and MTU (high 16) of every interface.
-    interfaces: Box<[AtomicU64]>,
+    interfaces: Box<[AtomicU64; INTERFACES]>,
     /// Held while a hop is made or link properties change. The MTUs of tagged networks.
     vlan_mtus: Mutex<Vec<(PortId, u16, u16)>>,
     wanted: ArrayQueue<NextHopId>,
@@ -122,9 +140,9 @@ impl NextHops {
             index: (0..index_length).map(|_| AtomicU32::new(0)).collect(),
             hasher: RandomState::new(),
             count: AtomicU32::new(0),
-            interfaces: (0..=usize::from(u8::MAX))
-                .map(|_| AtomicU64::new(interface_word(Mac::default(), MTU_DEFAULT)))
-                .collect(),
+            interfaces: Box::new(
+                [const { AtomicU64::new(interface_word(Mac([0; 6]), MTU_DEFAULT)) }; INTERFACES],
+            ),
             vlan_mtus: Mutex::new(Vec::new()),
             wanted: ArrayQueue::new(capacity),
             woken: AtomicBool::new(false),
@@ -162,6 +180,27 @@ impl NextHops {
             source: Mac::from_bits(source),
             destination: resolution(destination),
         }
+    }
+
+    /// The way to this next hop, if its link address is known. What [`Self::link`] says, in words as
+    /// they are written into frames.
+    #[inline]
+    #[must_use]
+    pub fn way(&self, id: NextHopId) -> Option<Way> {
+        let hop = self.hop(id)?;
+        let destination = hop.destination.load(Ordering::Relaxed);
+        if destination & (REACHABLE | USED) != REACHABLE | USED {
+            // The first frame that is sent here takes the other way, which notes that it is used.
+            return None;
+        }
+        let source = hop.source.load(Ordering::Relaxed);
+        let network = hop.network.load(Ordering::Relaxed);
+        Some(Way {
+            port: source_port(source),
+            vlan: network_vlan(network),
+            mtu: network_mtu(network),
+            stations: [destination & MAC_BITS, source & MAC_BITS],
+        })
     }
 
     /// Who this next hop is.
@@ -262,6 +301,7 @@ impl NextHops {
     }
 
     /// Our own address on an interface.
+    #[inline]
     #[must_use]
     pub fn source_mac(&self, port: PortId) -> Mac {
         Mac::from_bits(self.interface(port))
@@ -353,14 +393,17 @@ impl NextHops {
         (Mac::from_bits(interface), mtu)
     }
 
+    #[inline]
     fn interface(&self, port: PortId) -> u64 {
-        self.interfaces.get(port.index()).map_or(0, |word| word.load(Ordering::Acquire))
+        // A port's number has eight bits, and there is a word for each.
+        self.interfaces[port.index()].load(Ordering::Acquire)
     }
 
     fn neighbor_of(&self, id: NextHopId, hop: &Hop) -> Neighbor {
         hop.neighbor(|| self.wide.get(id.0 as usize).map_or(Ipv6Addr::UNSPECIFIED, |it| it.load()))
     }
 
+    #[inline]
     fn hop(&self, id: NextHopId) -> Option<&Hop> {
         self.hops.get(id.plain().0 as usize)
     }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use natwerk::flow::Endpoint;
+use natwerk::flow::{Endpoint, PortId};
 use natwerk::testing::lab::{GUEST, Lab, Outcome, PUBLIC};
 use natwerk::testing::packets::{Packet, wrong_checksums};
 use natwerk::verdict::{DropReason, Verdict};
@@ -75,6 +75,25 @@ fn a_guest_leaves_with_the_public_source_and_its_reply_comes_back() {
     assert_eq!(out.sent[0].1[0..6], Lab::neighbor_mac(Ipv4Addr::new(203, 0, 113, 1)).0);
     assert_eq!(back.sent[0].1[0..6], Lab::neighbor_mac(Ipv4Addr::new(10, 1, 1, 5)).0);
     assert_eq!(lab.frames_in_hand(), 0);
+}
+
+#[test]
+fn every_packet_that_crosses_counts_as_crossing() {
+    const LENGTH: u64 = 20 + 8 + 7;
+    let mut lab = Lab::new(RULES);
+    // The first packet of each direction goes another way through the pipeline than the others.
+    for _ in 0..3 {
+        only(&lab.send(GUEST, udp("10.1.1.5:4000", "198.51.100.9:53")));
+    }
+    for _ in 0..2 {
+        only(&lab.send(PUBLIC, udp("198.51.100.9:53", "203.0.113.10:4000")));
+    }
+    let ports = lab.counters.totals().ports;
+    let crossed = |port: PortId| {
+        (ports[port.index()].crossed_in_bytes, ports[port.index()].crossed_out_bytes)
+    };
+    assert_eq!(crossed(GUEST), (3 * LENGTH, 2 * LENGTH));
+    assert_eq!(crossed(PUBLIC), (2 * LENGTH, 3 * LENGTH));
 }
 
 #[test]

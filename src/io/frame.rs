@@ -237,6 +237,7 @@ impl Drop for Frame {
 }
 
 impl FrameBuffer for Frame {
+    #[inline]
     fn bytes(&self) -> &[u8] {
         // SAFETY: these bytes are inside the chunk (whoever set start and length saw to it), the
         // memory is mapped and initialised as long as `chunks` lives, and the chunk is ours alone;
@@ -244,6 +245,7 @@ impl FrameBuffer for Frame {
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length as usize) }
     }
 
+    #[inline]
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and the borrow is exclusive.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.length as usize) }
@@ -282,6 +284,11 @@ impl FrameBuffer for Frame {
             }
             _ => false,
         }
+    }
+
+    #[inline]
+    fn truncate(&mut self, length: u16) {
+        self.length = self.length.min(length.into());
     }
 }
 

@@ -4,94 +4,110 @@
 //! Every question here has "no" for an answer that costs nothing but time: the packet then goes the
 //! general way ([`Pipeline::forward`]), which does the same to the packets that both take.
 
-use crate::flow::{PortId, Protocol, Realm};
+use crate::flow::{PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
-use crate::next_hop::Resolution;
+use crate::next_hop::NextHops;
+use crate::pipeline::batch::Slot;
+use crate::pipeline::sweep::Shortest;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
 use crate::session::shape::PackedKey;
-use crate::session::table::Hash;
-use crate::session::tcp::{self, Judgement, TcpState};
+use crate::session::table::{Hash, Table};
+use crate::telemetry::tally::Tally;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire;
 use crate::wire::plain::Plain;
-use crate::wire::segment;
 
-/// A plain packet with what the lookup needs.
-#[derive(Clone, Copy)]
+/// A plain packet with what the lookup needs. The default is none.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Glance {
     packet: Plain,
-    realm: Realm,
-    pub(super) hash: Hash,
-    /// Where its entry stands, if it stands where it would most likely.
-    pub(super) place: Option<EntryIndex>,
+    hash: Hash,
+    /// Where its entry most likely stands.
+    place: Option<EntryIndex>,
+}
+
+impl Glance {
+    /// First pass over a frame: what it is, if it is plain, and the hash of its key, whose place in
+    /// the index it asks for.
+    #[inline(always)]
+    pub(super) fn new(
+        frame: &[u8],
+        port: PortId,
+        policy: &Policy,
+        next_hops: &NextHops,
+        sessions: &Table,
+    ) -> Option<Self> {
+        let mut packet = Plain::read(frame)?;
+        if wire::parse::destination_station(frame)? != next_hops.source_mac(port).as_bits() {
+            return None;
+        }
+        packet.set_realm(policy.realm_of(port, packet.vlan, packet.source())?);
+        let hash = sessions.hash_packed(&PackedKey::from_words(packet.key_words()));
+        sessions.prefetch_index(hash);
+        Some(Self { packet, hash, place: None })
+    }
+
+    /// Whether there is a plain packet at all.
+    #[inline]
+    pub(super) const fn is_plain(&self) -> bool {
+        self.packet.length != 0
+    }
+
+    /// Second pass: finds the place of its entry and asks for that.
+    #[inline]
+    pub(super) fn find_place(&mut self, sessions: &Table) {
+        self.place = sessions.prefetch_likely(self.hash);
+    }
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// First pass over a frame: what it is, if it is plain, and the hash of its key.
-    #[inline]
-    pub(super) fn glance(&self, frame: &F, port: PortId, policy: &Policy) -> Option<Glance> {
-        let packet = Plain::read(frame.bytes())?;
-        if !self.is_for_us(frame.bytes(), port) {
-            return None;
-        }
-        let realm = policy.realm_of(port, packet.vlan, packet.source())?;
-        let hash =
-            self.shared.sessions.hash_packed(&PackedKey::from_words(packet.key_words(realm)));
-        Some(Glance { packet, realm, hash, place: None })
-    }
-
     /// The last pass: does what the packet's session says. None, and nothing was changed, if the
     /// packet has to go the general way.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fast<S: FrameSource<Frame = F>>(
-        &self,
-        slot: &mut Option<F>,
+        slot: &mut Slot<F>,
         glance: &Glance,
+        shortest: &Shortest,
+        tally: &mut Tally,
         context: &Context<'_, F, S>,
     ) -> Option<Verdict> {
-        let Glance { packet, realm, hash, place } = glance;
-        let frame = slot.as_mut()?;
-        let key = PackedKey::from_words(packet.key_words(*realm));
+        let Glance { packet, hash, place } = glance;
+        let frame = slot.frame.as_mut()?;
+        let key = PackedKey::from_words(packet.key_words());
         let (entry, session) = context.shared.sessions.entry_of(&key, *hash, *place)?;
         let now = context.now.coarse();
+        let is_tcp = packet.protocol() == Protocol::TCP;
         if session.generation() != context.policy.generation()
-            || now.since(entry.last_seen()) >= self.sweep.shortest_timeout(packet.protocol())
+            || now.since(entry.last_seen()) >= if is_tcp { shortest.tcp } else { shortest.udp }
+            || session.next_hop().is_limited()
         {
             return None;
         }
-        if session.next_hop().is_limited() {
+        let way = context.shared.next_hops.way(session.next_hop())?;
+        if packet.length > way.mtu {
             return None;
         }
-        let link = context.shared.next_hops.link(session.next_hop());
-        let Resolution::Reachable(destination) = link.destination else { return None };
-        if packet.length > link.mtu {
-            return None;
-        }
-        if packet.protocol() == Protocol::TCP {
-            let own = entry.tcp();
-            if !own.acknowledged {
+        if is_tcp {
+            let end = packet.sequence_end(frame.bytes())?;
+            if !entry.touch_established(packet.length, now, end) {
                 return None;
             }
-            let seen = segment::segment(frame.bytes(), packet.transport(), packet.end());
-            let judged = tcp::judge(&seen, own, TcpState::default);
-            let Judgement::Believe(state) = judged else { return None };
-            if state != own {
-                entry.set_tcp(state);
-            }
+        } else {
+            entry.touch(packet.length, now);
         }
-        entry.touch(packet.length, now);
-        let (addresses, ports, address_delta) = session.leaves_as();
-        packet.rewrite(frame.bytes_mut(), addresses, ports, address_delta);
+        let (addresses, ports) = session.leaves_as();
+        packet.rewrite(frame.bytes_mut(), addresses, ports);
         // Ethernet padding ends here: it is no part of the packet (RFC 894).
-        let sent = frame.set_length(usize::from(packet.end()))
-            && wire::link::write_header(frame, packet.network, destination, link.source, link.vlan)
-                .is_some();
-        if !sent {
+        frame.truncate(packet.end());
+        tally.crossed(slot.port, way.port, packet.length);
+        let Some(network) =
+            wire::link::write_stations(frame, packet.network, way.stations, way.vlan)
+        else {
             return Some(Verdict::Drop(DropReason::OutOfFrames));
-        }
-        self.counters.forwarded(link.port, frame.bytes().len());
-        Some(Verdict::Forward(link.port))
+        };
+        tally.forwarded(way.port, usize::from(network) + usize::from(packet.length));
+        Some(Verdict::Forward(way.port))
     }
 }

@@ -27,6 +27,7 @@ mod waiting;
 pub mod witness;
 
 use std::net::Ipv6Addr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::{ChecksumMode, Role};
@@ -41,6 +42,7 @@ use crate::session::shape::Shape;
 use crate::session::table::{Found, Hash};
 use crate::session::tcp::{self, Judgement};
 use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::tally::Tally;
 use crate::time::Tick;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
@@ -59,13 +61,15 @@ use waiting::{Fate, Released, WAITING_MAX, Waiting};
 pub struct Pipeline<F> {
     /// Which worker it belongs to.
     index: usize,
-    shared: Arc<Shared>,
+    #[expect(clippy::redundant_allocation, reason = "all workers would write to the other count")]
+    shared: Rc<Arc<Shared>>,
     policy: Reader,
     counters: Arc<WorkerCounters>,
-    /// What the first pass of a batch found out about each frame.
+    tally: Tally,
+    /// What the first pass of a batch found out about each frame that may go the fast path.
+    glances: Vec<Glance>,
+    /// What it found out about the others, in order.
     looks: Vec<Look>,
-    /// What it found out about those that are IPv6, with their places in the batch.
-    parsed_ipv6: Vec<(usize, Result<ipv6::Ready, DropReason>)>,
     waiting: Waiting<F>,
     fragments: Fragments<FragmentPlan, (PortId, F)>,
     fragments_ipv6: Fragments<ipv6::FragmentPlan, (PortId, F), Ipv6Addr>,
@@ -77,13 +81,17 @@ pub struct Pipeline<F> {
     sweep: sweep::Sweep,
 }
 
-/// What the first pass found out about a frame.
+/// What the first pass found out about a frame that does not go the fast path.
 #[derive(Clone, Copy)]
 enum Look {
-    /// It may go the fast path.
-    Fast(Glance),
-    /// It goes the general way, or nowhere.
-    General(Result<Ready, DropReason>),
+    /// It goes IPv4's general way.
+    Ipv4(Ready),
+    /// It goes IPv6's.
+    Ipv6(ipv6::Ready),
+    /// It goes nowhere, unless it is ARP.
+    Nowhere(DropReason),
+    /// It is refused.
+    Refused(DropReason),
 }
 
 /// A sound packet with what the lookup needs.
@@ -121,8 +129,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         Self {
             index,
             policy: shared.policy.reader(),
+            tally: Tally::new(),
+            glances: Vec::with_capacity(BATCH_MAX),
             looks: Vec::with_capacity(BATCH_MAX),
-            parsed_ipv6: Vec::with_capacity(BATCH_MAX),
             waiting: Waiting::new(),
             fragments: Fragments::new(
                 FRAGMENT_DATAGRAMS_MAX,
@@ -141,7 +150,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
             sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
-            shared,
+            shared: Rc::new(shared),
         }
     }
 
@@ -153,114 +162,109 @@ impl<F: FrameBuffer> Pipeline<F> {
         frames: &mut S,
         now: Tick,
     ) {
-        let policy = Arc::clone(self.policy.current());
-        let shared = Arc::clone(&self.shared);
+        let policy = self.policy.current();
+        let shared = Rc::clone(&self.shared);
+        let Batch { slots, extra, host } = batch;
+        self.look_at(slots, &shared, &policy);
 
-        self.parsed_ipv6.clear();
-        for slot in &batch.slots {
+        let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
+        let mut next_look = 0;
+        for (index, slot) in slots.iter_mut().enumerate() {
+            let Self { glances, sweep, tally, .. } = self;
+            let glance = glances.get(index).filter(|glance| glance.is_plain());
+            if let Some(glance) = glance
+                && let Some(verdict) = Self::fast(slot, glance, sweep.shortest(), tally, &context)
+            {
+                slot.verdict = verdict;
+                continue;
+            }
+            let look = if glance.is_some() {
+                self.look(slot, &policy)
+            } else {
+                next_look += 1;
+                self.looks.get(next_look - 1).copied()
+            };
+            slot.verdict = self.general(slot, look, &mut context);
+            self.count(slot.verdict);
+        }
+        self.tally.settle(&self.counters);
+        self.release_waiting(&mut context);
+    }
+
+    /// The first two passes: what each frame is, and where its session would be. Every frame's lines
+    /// are asked for a pass before they are read.
+    fn look_at(&mut self, slots: &[Slot<F>], shared: &Shared, policy: &Policy) {
+        for slot in slots {
             if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
                 prefetch(header);
             }
         }
+        self.glances.clear();
         self.looks.clear();
-        for slot in &batch.slots {
-            let look = match &slot.frame {
-                Some(frame) => {
-                    self.counters.received(slot.port, frame.bytes().len());
-                    match self.glance(frame, slot.port, &policy) {
-                        Some(glance) => Look::Fast(glance),
-                        None => Look::General(self.look(frame, slot.port, &policy)),
-                    }
+        for slot in slots {
+            let glance = slot.frame.as_ref().and_then(|frame| {
+                let bytes = frame.bytes();
+                self.tally.received(slot.port, bytes.len());
+                Glance::new(bytes, slot.port, policy, &shared.next_hops, &shared.sessions)
+            });
+            if glance.is_none() {
+                let look = self.look(slot, policy).unwrap_or(Look::Nowhere(DropReason::Truncated));
+                match &look {
+                    Look::Ipv4(ready) => shared.sessions.prefetch_index(ready.hash),
+                    Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_index(ready.hash),
+                    Look::Nowhere(_) | Look::Refused(_) => {}
                 }
-                None => Look::General(Err(DropReason::Truncated)),
-            };
-            match look {
-                Look::Fast(Glance { hash, .. }) | Look::General(Ok(Ready { hash, .. })) => {
-                    shared.sessions.prefetch_index(hash);
-                }
-                Look::General(Err(DropReason::NotForwardable)) => self.look_aside(slot, &policy),
-                Look::General(Err(_)) => {}
+                self.looks.push(look);
             }
-            self.looks.push(look);
+            self.glances.push(glance.unwrap_or_default());
         }
-        for look in &mut self.looks {
-            match look {
-                Look::Fast(glance) => glance.place = shared.sessions.prefetch_likely(glance.hash),
-                Look::General(Ok(ready)) => shared.sessions.prefetch_entry(ready.hash),
-                Look::General(Err(_)) => {}
+        for glance in &mut self.glances {
+            if glance.is_plain() {
+                glance.find_place(&shared.sessions);
             }
         }
-        for ready in self.parsed_ipv6.iter().flat_map(|(_, ready)| ready) {
-            shared.sessions_ipv6.prefetch_entry(ready.hash);
+        for look in &self.looks {
+            match look {
+                Look::Ipv4(ready) => shared.sessions.prefetch_entry(ready.hash),
+                Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_entry(ready.hash),
+                Look::Nowhere(_) | Look::Refused(_) => {}
+            }
         }
+    }
 
-        let Batch { slots, extra, host } = batch;
-        let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
-        let mut next_ipv6 = 0;
-        for (index, slot) in slots.iter_mut().enumerate() {
-            let look = self.looks.get(index);
-            if let Some(Look::Fast(glance)) = look
-                && let Some(verdict) = self.fast(&mut slot.frame, glance, &context)
-            {
-                slot.verdict = verdict;
-            } else if let Some((place, ready)) = self.parsed_ipv6.get(next_ipv6).copied()
-                && place == index
-            {
-                next_ipv6 += 1;
-                slot.verdict = self.judged_ipv6(slot, ready, &mut context);
-            } else {
-                let look = look.copied().unwrap_or(Look::General(Err(DropReason::Truncated)));
-                slot.verdict = self.general(&mut slot.frame, slot.port, look, &mut context);
-            }
-            self.count(slot.verdict);
-        }
-        self.release_waiting(&mut context);
+    /// A look at a frame that the fast path is not for; none if there is no frame.
+    #[cold]
+    fn look(&self, slot: &Slot<F>, policy: &Policy) -> Option<Look> {
+        let frame = slot.frame.as_ref()?;
+        Some(match self.look_ipv4(frame, slot.port, policy) {
+            Ok(ready) => Look::Ipv4(ready),
+            Err(DropReason::NotForwardable) => match self.look_ipv6(frame, slot.port, policy) {
+                Some(Ok(ready)) => Look::Ipv6(ready),
+                Some(Err(reason)) => Look::Refused(reason),
+                None => Look::Nowhere(DropReason::NotForwardable),
+            },
+            Err(reason) => Look::Nowhere(reason),
+        })
     }
 
     /// The way of a packet that the fast path is not for.
     fn general<S: FrameSource<Frame = F>>(
         &mut self,
-        slot: &mut Option<F>,
-        port: PortId,
-        look: Look,
+        Slot { frame, port, .. }: &mut Slot<F>,
+        look: Option<Look>,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        let ready = match (look, slot.as_ref()) {
-            (Look::General(ready), _) => ready,
-            (Look::Fast(_), Some(frame)) => self.look(frame, port, context.policy),
-            (Look::Fast(_), None) => Err(DropReason::Truncated),
-        };
-        match ready {
-            Ok(ready) => self.forward(slot, port, &ready, context),
-            Err(reason) => self.unparsed(slot, port, reason, context),
-        }
-    }
-
-    /// First pass over a frame that is not IPv4: notes it if it is IPv6.
-    fn look_aside(&mut self, slot: &Slot<F>, policy: &Policy) {
-        let Some(frame) = &slot.frame else { return };
-        let Some(ready) = self.look_ipv6(frame, slot.port, policy) else { return };
-        if let Ok(ready) = &ready {
-            self.shared.sessions_ipv6.prefetch_index(ready.hash);
-        }
-        // Its own look comes next.
-        self.parsed_ipv6.push((self.looks.len(), ready));
-    }
-
-    fn judged_ipv6<S: FrameSource<Frame = F>>(
-        &mut self,
-        slot: &mut Slot<F>,
-        ready: Result<ipv6::Ready, DropReason>,
-        context: &mut Context<'_, F, S>,
-    ) -> Verdict {
-        match ready {
-            Ok(ready) => self.forward_ipv6(&mut slot.frame, slot.port, &ready, context),
-            Err(reason) => Verdict::Drop(reason),
+        match look {
+            Some(Look::Ipv4(ready)) => self.forward(frame, *port, &ready, context),
+            Some(Look::Ipv6(ready)) => self.forward_ipv6(frame, *port, &ready, context),
+            Some(Look::Nowhere(reason)) => self.unparsed(frame, *port, reason, context),
+            Some(Look::Refused(reason)) => Verdict::Drop(reason),
+            None => Verdict::Drop(DropReason::Truncated),
         }
     }
 
     /// First pass over a frame: parse it, find the realm it is in, hash its key.
-    fn look(&self, frame: &F, port: PortId, policy: &Policy) -> Result<Ready, DropReason> {
+    fn look_ipv4(&self, frame: &F, port: PortId, policy: &Policy) -> Result<Ready, DropReason> {
         let packet = wire::parse::parse(frame.bytes())?;
         let (realm, attachment) = match policy.attachment(port, packet.vlan) {
             Some(Attachment::Public) => (Realm::External, Attachment::Public),

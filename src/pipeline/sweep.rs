@@ -1,7 +1,7 @@
 //! The sweep: every session is looked at now and then, a bounded share at a time, so that expired
 //! ones free their room and ones that new rules refuse end within a second.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use crate::flow::{Generation, Protocol};
@@ -35,11 +35,11 @@ pub(super) struct Sweep {
 }
 
 /// The shortest times, on the coarse clock, after which sessions may be over.
-struct Shortest {
+pub(super) struct Shortest {
     icmp: u32,
     other: u32,
-    tcp: u32,
-    udp: u32,
+    pub(super) tcp: u32,
+    pub(super) udp: u32,
 }
 
 impl Sweep {
@@ -57,6 +57,11 @@ impl Sweep {
                 udp: shortest(Protocol::UDP),
             },
         }
+    }
+
+    /// The shortest times after which sessions may be over.
+    pub(super) const fn shortest(&self) -> &Shortest {
+        &self.shortest
     }
 
     /// The shortest time, on the coarse clock, after which a session of `protocol` may be over.
@@ -105,8 +110,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         frames: &mut S,
         now: Tick,
     ) -> bool {
-        let policy = Arc::clone(self.policy.current());
-        let shared = Arc::clone(&self.shared);
+        let policy = self.policy.current();
+        let shared = Rc::clone(&self.shared);
         let Batch { extra, host, .. } = batch;
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
         self.release_waiting(&mut context);

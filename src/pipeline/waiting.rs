@@ -165,7 +165,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         let Some(frame) = slot.as_ref() else { return Verdict::Hold };
-        match (self.look(frame, port, context.policy), fate) {
+        match (self.look_ipv4(frame, port, context.policy), fate) {
             (_, Fate::Drop(reason)) => Verdict::Drop(reason),
             (Ok(ready), Fate::Follow(plan)) => self.follow(slot, port, &ready, plan, context),
             (Ok(ready), Fate::Anew | Fate::FollowIpv6(_)) => {

@@ -1,5 +1,6 @@
 //! The policy in force: workers load it once a batch, the control thread swaps it whole.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
@@ -39,19 +40,32 @@ impl Published {
     /// A handle for one worker.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader { cache: Cache::new(Arc::clone(&self.policy)) }
+        let mut cache = Cache::new(Arc::clone(&self.policy));
+        let own = Rc::new(Arc::clone(cache.load()));
+        Reader { cache, own }
     }
 }
 
 /// One worker's view of the policy in force. It keeps the policy that it last saw alive.
 pub struct Reader {
     cache: Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>,
+    /// The same policy in a count of this worker's own.
+    #[expect(clippy::redundant_allocation, reason = "all workers would write to the other count")]
+    own: Rc<Arc<Policy>>,
 }
 
 impl Reader {
     /// The policy in force: one load when it is the one seen last.
-    pub fn current(&mut self) -> &Arc<Policy> {
-        self.cache.load()
+    pub fn current(&mut self) -> Rc<Arc<Policy>> {
+        let current = self.cache.load();
+        if !Arc::ptr_eq(current, &self.own) {
+            match Rc::get_mut(&mut self.own) {
+                Some(own) => *own = Arc::clone(current),
+                // Whoever got it last time still holds it.
+                None => self.own = Rc::new(Arc::clone(current)),
+            }
+        }
+        Rc::clone(&self.own)
     }
 }
 

@@ -25,11 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::flow::{Family, FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
 use crate::session::fuse::step;
-use crate::session::shape::{PackedKey, Shape, address_delta};
-use crate::session::table::DirectionView;
-use crate::session::tcp::TcpState;
+use crate::session::shape::{PackedKey, Shape};
 use crate::time::Coarse;
-use crate::wire::checksum::ChecksumDelta;
 
 /// A session about to be remembered.
 ///
@@ -133,7 +130,7 @@ impl<A: Shape> Entry<A> {
         if version & !COUNT_MASK != key.rest | OCCUPIED || !A::has(&self.words, key.addresses) {
             return None;
         }
-        self.copy(version)
+        self.copy(version, *key)
     }
 
     /// What this entry is, if it holds a session.
@@ -143,7 +140,8 @@ impl<A: Shape> Entry<A> {
         if version & (OCCUPIED | BUSY) != OCCUPIED {
             return None;
         }
-        self.copy(version)
+        let key = PackedKey { addresses: A::load(&self.words), rest: version & !VERSION_MASK };
+        self.copy(version, key)
     }
 
     /// Whether the entry holds nothing and nobody is about to change that.
@@ -190,83 +188,12 @@ impl<A: Shape> Entry<A> {
         self.store(4, decision(next_hop, rule, generation));
     }
 
-    /// Counts a packet of `bytes` bytes that came at `now`. Only the direction's worker calls it.
+    /// What it is besides `key`, which was read after `version`, if it still is the same.
     #[inline]
-    pub fn touch(&self, bytes: u16, now: Coarse) {
-        let seen = self.word(5).load(Ordering::Relaxed);
-        // The clock moves every 128 ms, so most packets of a busy session leave this word alone.
-        if seen >> 32 != u64::from(now.as_raw()) {
-            self.word(5)
-                .store(u64::from(now.as_raw()) << 32 | seen & 0xffff_ffff, Ordering::Relaxed);
-        }
-        let packets = self.word(6).load(Ordering::Relaxed);
-        self.word(6).store(packets.wrapping_add(PACKET), Ordering::Relaxed);
-        let total = self.word(7).load(Ordering::Relaxed);
-        self.word(7).store(total.wrapping_add(u64::from(bytes)), Ordering::Relaxed);
-    }
-
-    /// When a packet of this direction last came.
-    #[inline]
-    #[must_use]
-    pub fn last_seen(&self) -> Coarse {
-        Coarse::from_raw((self.word(5).load(Ordering::Relaxed) >> 32) as u32)
-    }
-
-    /// Sees to it that the last packet did not come after `now`.
-    pub fn seen_by(&self, now: Coarse) {
-        if self.last_seen() > now {
-            let sequence = self.word(5).load(Ordering::Relaxed) & 0xffff_ffff;
-            self.word(5).store(u64::from(now.as_raw()) << 32 | sequence, Ordering::Relaxed);
-        }
-    }
-
-    /// What this direction has shown of TCP.
-    #[inline]
-    #[must_use]
-    pub fn tcp(&self) -> TcpState {
-        let bits = self.word(6).load(Ordering::Relaxed);
-        TcpState {
-            sequence_next: self.word(5).load(Ordering::Relaxed) as u32,
-            syn: bits & TCP_SYN != 0,
-            acknowledged: bits & TCP_ACKNOWLEDGED != 0,
-            fin: bits & TCP_FIN != 0,
-            rst: bits & TCP_RST != 0,
-            peer_window_shift: (bits >> 12 & 0xf) as u8,
-            window_shift: (bits >> 8 & 0xf) as u8,
-        }
-    }
-
-    /// Stores what this direction has shown of TCP. Only the direction's worker calls it.
-    #[inline]
-    pub fn set_tcp(&self, state: TcpState) {
-        let seen = self.word(5).load(Ordering::Relaxed);
-        if seen as u32 != state.sequence_next {
-            self.word(5)
-                .store(seen >> 32 << 32 | u64::from(state.sequence_next), Ordering::Relaxed);
-        }
-        let bits = self.word(6).load(Ordering::Relaxed);
-        let changed = bits & !TCP_MASK | tcp_bits(state);
-        if changed != bits {
-            self.word(6).store(changed, Ordering::Relaxed);
-        }
-    }
-
-    /// What this direction saw.
-    #[must_use]
-    pub fn direction(&self) -> DirectionView {
-        DirectionView {
-            packets: self.word(6).load(Ordering::Relaxed) >> 20,
-            bytes: self.word(7).load(Ordering::Relaxed),
-            last_seen: self.last_seen(),
-            tcp: self.tcp(),
-        }
-    }
-
-    #[inline]
-    fn copy(&self, version: u64) -> Option<Identity<A>> {
+    fn copy(&self, version: u64, key: PackedKey<A>) -> Option<Identity<A>> {
         let word = |index: usize| self.word(index).load(Ordering::Relaxed);
         let identity = Identity {
-            key: PackedKey { addresses: A::load(&self.words), rest: version & !VERSION_MASK },
+            key,
             translated: A::load_translated(&self.words),
             traits: Traits(word(3)),
             decision: word(4),
@@ -281,19 +208,18 @@ impl<A: Shape> Entry<A> {
     }
 
     /// Every shape has at least eight words, so there always is one.
-    fn word(&self, index: usize) -> &AtomicU64 {
+    #[inline]
+    pub(super) fn word(&self, index: usize) -> &AtomicU64 {
         &self.words.as_ref()[index]
     }
 }
 
 impl Identity {
-    /// The addresses and ports that its packets leave with, the source's in the higher half of each,
-    /// and what the change of addresses adds to a checksum.
+    /// The addresses and ports that its packets leave with, the source's in the higher half of each.
     #[inline]
     #[must_use]
-    pub fn leaves_as(&self) -> (u64, u32, ChecksumDelta) {
-        let delta = address_delta(self.key.addresses, self.translated);
-        (self.translated, (self.traits.0 >> 32) as u32, delta)
+    pub const fn leaves_as(&self) -> (u64, u32) {
+        (self.translated, (self.traits.0 >> 32) as u32)
     }
 }
 
@@ -461,16 +387,6 @@ fn decision(next_hop: NextHopId, rule: RuleId, generation: Generation) -> u64 {
         | u64::from(generation.0)
 }
 
-fn tcp_bits(state: TcpState) -> u64 {
-    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-    flag(state.syn, TCP_SYN)
-        | flag(state.acknowledged, TCP_ACKNOWLEDGED)
-        | flag(state.fin, TCP_FIN)
-        | flag(state.rst, TCP_RST)
-        | (u64::from(state.peer_window_shift) & 0xf) << 12
-        | (u64::from(state.window_shift) & 0xf) << 8
-}
-
 /// The line the entry stands on is being written.
 const BUSY: u64 = 1;
 /// The entry holds one direction of a session.
@@ -484,10 +400,3 @@ const PARTNER_BITS: u32 = 27;
 const PARTNER_MASK: u64 = (1 << PARTNER_BITS) - 1;
 /// Rules and next hops have 24 bits.
 const ID_MASK: u32 = 0xff_ffff;
-
-const PACKET: u64 = 1 << 20;
-const TCP_SYN: u64 = 1 << 19;
-const TCP_ACKNOWLEDGED: u64 = 1 << 18;
-const TCP_FIN: u64 = 1 << 17;
-const TCP_RST: u64 = 1 << 16;
-const TCP_MASK: u64 = 0xfff << 8;

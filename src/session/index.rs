@@ -105,23 +105,15 @@ impl<'t> Index<'t> {
         self.words.get(group as usize).map_or(Group(0), |word| Group(word.load(Ordering::Acquire)))
     }
 
-    /// The first entry of the home group that may hold a key with this hash.
-    #[inline]
-    #[must_use]
-    pub fn likely(self, hash: Hash) -> Option<EntryIndex> {
-        let group = self.layout.home(hash);
-        let slot = self.group(group).slots_of(hash.tag()).next()?;
-        Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
-    }
-
     /// Searches the places where a key of this hash may be, until `look` finds something.
+    #[inline]
     pub fn search<T>(self, hash: Hash, mut look: impl FnMut(EntryIndex) -> Option<T>) -> Option<T> {
         let home = self.layout.home(hash);
         let mut group = home;
         loop {
             let word = self.group(group);
             for slot in word.slots_of(hash.tag()) {
-                if let Some(found) = look(EntryIndex(group * GROUP_SLOTS + slot)) {
+                if let Some(found) = look(entry_of(group, slot)) {
                     return Some(found);
                 }
             }
@@ -202,6 +194,12 @@ impl<'t> Index<'t> {
     }
 }
 
+/// The entry of a group's slot. Both are below what the layout has.
+#[inline]
+const fn entry_of(group: u32, slot: u32) -> EntryIndex {
+    EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot))
+}
+
 /// The word of a group: seven tags, and how many keys passed it by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Group(pub u64);
@@ -220,11 +218,12 @@ impl Group {
     }
 
     /// The slots whose tag is `tag`, lowest first.
+    #[inline]
     pub fn slots_of(self, tag: u8) -> Slots {
         // A byte of the difference is zero where the tag is: adding 0x7f sets the highest bit of
         // every other byte, and no byte carries into the next.
-        let difference = self.0 ^ (u64::from(tag) * ONES);
-        Slots(!(((difference & LOW_BITS) + LOW_BITS) | difference | LOW_BITS) & TAGS)
+        let difference = self.0 ^ u64::from(tag).wrapping_mul(ONES);
+        Slots(!((difference & LOW_BITS).wrapping_add(LOW_BITS) | difference | LOW_BITS) & TAGS)
     }
 
     /// How many keys wanted a place here and stand further on.
@@ -258,12 +257,13 @@ pub struct Slots(u64);
 impl Iterator for Slots {
     type Item = u32;
 
+    #[inline]
     fn next(&mut self) -> Option<u32> {
         if self.0 == 0 {
             return None;
         }
         let slot = self.0.trailing_zeros() / 8;
-        self.0 &= self.0 - 1;
+        self.0 &= self.0.wrapping_sub(1);
         Some(slot)
     }
 }

@@ -13,6 +13,7 @@ pub mod hash;
 pub mod header;
 pub mod index;
 pub mod region;
+mod seen;
 pub mod shape;
 pub mod table;
 pub mod tcp;

@@ -228,7 +228,7 @@ fn ipv4_rewrite(before: u64, after: u64, ports: u64) -> Rewrite {
 /// What the change from one pair of addresses to another adds to a checksum (RFC 1624, eqn. 3):
 /// `ChecksumDelta::between` of their four words each, summed all at once.
 #[inline]
-pub(super) fn address_delta(old: u64, new: u64) -> ChecksumDelta {
+fn address_delta(old: u64, new: u64) -> ChecksumDelta {
     let (sum, carry) = (!old).overflowing_add(new);
     let mut sum = (sum >> 32) + (sum & 0xffff_ffff) + u64::from(carry);
     sum = (sum >> 16) + (sum & 0xffff);

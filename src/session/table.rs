@@ -112,12 +112,11 @@ impl<A: Shape> Table<A> {
         key.hash(&self.hasher)
     }
 
-    /// Where a key with this hash stands most likely, if it is in its home group; asks for that
-    /// entry's line.
+    /// Where a key with this hash stands most likely, if anywhere; asks for that entry's line.
     #[inline]
     #[must_use]
     pub fn prefetch_likely(&self, hash: Hash) -> Option<EntryIndex> {
-        let place = self.index().likely(hash)?;
+        let place = self.index().search(hash, Some)?;
         prefetch(self.entry(place)?);
         Some(place)
     }
@@ -143,6 +142,7 @@ impl<A: Shape> Table<A> {
     }
 
     /// Brings the index line of a hash near: first pass of a batch.
+    #[inline]
     pub fn prefetch_index(&self, hash: Hash) {
         let index = self.index();
         if let Some(word) = index.words.get(index.layout.home(hash) as usize) {

@@ -176,12 +176,17 @@ fn judge_rst(segment: &Segment, own: TcpState, peer: TcpState) -> Judgement {
 /// other side can take. Retransmissions, keep-alives and forgeries leave it where it is.
 fn advanced(segment: &Segment, own: TcpState) -> TcpState {
     let end = segment.sequence.wrapping_add(segment.length);
-    let ahead = end.wrapping_sub(own.sequence_next);
-    if ahead <= window(own.peer_window_shift) {
-        TcpState { sequence_next: end, ..own }
-    } else {
-        own
-    }
+    let sequence_next = advanced_to(end, own.sequence_next, own.peer_window_shift);
+    TcpState { sequence_next, ..own }
+}
+
+/// What a direction that has sent all before `sequence_next` has sent after a plain segment that ends
+/// before `end`.
+#[inline]
+#[must_use]
+pub const fn advanced_to(end: u32, sequence_next: u32, peer_window_shift: u8) -> u32 {
+    let ahead = end.wrapping_sub(sequence_next);
+    if ahead <= window(peer_window_shift) { end } else { sequence_next }
 }
 
 /// Whether `segment` acknowledges all that the other side has sent, its SYN included. It is exact,
@@ -195,6 +200,7 @@ const fn is_synchronised(state: TcpState) -> bool {
 }
 
 /// The largest window that a side with this scale can offer (RFC 7323, section 2.2).
+#[inline]
 const fn window(shift: u8) -> u32 {
     let shift = if shift > WINDOW_SHIFT_MAX { WINDOW_SHIFT_MAX } else { shift };
     65_535 << shift

@@ -113,6 +113,12 @@ impl WorkerCounters {
         }
     }
 
+    /// How many interfaces there are.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        self.ports.len()
+    }
+
     /// The worker begins its loop, for the first time or again.
     pub fn started(&self) {
         self.started.get_or_init(Instant::now);
@@ -146,14 +152,18 @@ impl WorkerCounters {
 
     /// A packet of `bytes` bytes, link header not included, goes from one interface to another.
     pub fn crossed(&self, from: PortId, to: PortId, bytes: u16) {
-        if from == to {
-            return;
+        if from != to {
+            self.crossed_many(from, u64::from(bytes), 0);
+            self.crossed_many(to, 0, u64::from(bytes));
         }
-        if let Some(counters) = self.ports.get(from.index()) {
-            counters.crossed_in_bytes.add(u64::from(bytes));
-        }
-        if let Some(counters) = self.ports.get(to.index()) {
-            counters.crossed_out_bytes.add(u64::from(bytes));
+    }
+
+    /// Packets of so many bytes, link headers not included, came in on `port` for others, and left by
+    /// it from others.
+    pub fn crossed_many(&self, port: PortId, bytes_in: u64, bytes_out: u64) {
+        if let Some(counters) = self.ports.get(port.index()) {
+            counters.crossed_in_bytes.add(bytes_in);
+            counters.crossed_out_bytes.add(bytes_out);
         }
     }
 

@@ -6,4 +6,5 @@ pub mod events;
 pub mod ipfix;
 pub mod prometheus;
 pub mod rule_counters;
+pub mod tally;
 pub mod tap;

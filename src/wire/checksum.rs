@@ -39,15 +39,6 @@ impl ChecksumDelta {
         Self::between(words(old), words(new))
     }
 
-    /// This change and that of replacing both halves of `old` with those of `new`.
-    #[inline]
-    #[must_use]
-    pub const fn plus_words(self, old: u32, new: u32) -> Self {
-        let sum = (!old as u64).wrapping_add(new as u64).wrapping_add(self.0 as u64);
-        let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-        Self(fold(sum as u32))
-    }
-
     /// The delta that [`Self::as_raw`] was called on.
     #[inline]
     #[must_use]

@@ -11,18 +11,17 @@ use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::flow::{Protocol, Realm};
-use crate::wire::checksum::{ChecksumDelta, fold};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
 use crate::wire::segment::flags;
 
 /// What a plain packet says of itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Plain {
     /// Source and destination address, as the first word of a flow key.
     pub addresses: u64,
-    /// Source port (high 16 bits), destination port (16), nothing (16), protocol (8), nothing (8): the
-    /// second word of a flow key without its realm.
+    /// Source port (high 16 bits), destination port (16), realm (16), protocol (8), nothing (8): the
+    /// second word of a flow key.
     rest: u64,
     /// The 802.1Q VLAN identifier; zero for an untagged or priority-tagged frame.
     pub vlan: u16,
@@ -39,17 +38,14 @@ struct PlainHeader {
     /// Version and header length (8 bits), type of service (8), total length (16), identification
     /// (16), flags and fragment offset (16).
     start: U64,
-    ttl: u8,
-    protocol: u8,
-    checksum: U16,
+    /// Time to live (8 bits), protocol (8), checksum (16).
+    life: U32,
     /// Source and destination.
     addresses: U64,
     /// Source and destination.
     ports: U32,
-    /// UDP's length.
-    udp_length: U16,
-    /// UDP's checksum.
-    udp_checksum: U16,
+    /// UDP's length and checksum.
+    udp: U32,
 }
 
 impl Plain {
@@ -60,24 +56,29 @@ impl Plain {
     pub fn read(frame: &[u8]) -> Option<Self> {
         let (network, vlan) = link(frame)?;
         let header: &PlainHeader = view(frame, network)?;
-        let start = header.start.get();
+        let (start, life) = (header.start.get(), header.life.get());
+        let (addresses, ports) = (header.addresses.get(), header.ports.get());
         let length = (start >> 32) as u16;
-        let is_plain = start >> 56 == VERSION_AND_LENGTH && start & FRAGMENT_MASK == 0;
-        let end = usize::from(network) + usize::from(length);
-        if !is_plain || header.ttl <= 1 || end > frame.len() || !header.is_right() {
-            return None;
-        }
-        let ports = header.ports.get();
-        if ports >> 16 == 0 || ports & 0xffff == 0 {
+        let address_sum = halves(addresses);
+        let header_sum = halves(start).wrapping_add(address_sum).wrapping_add(u64::from(life));
+        let is_plain = start & SHAPE_MASK == SHAPE
+            && life >= TTL_MIN
+            && usize::from(network) + usize::from(length) <= frame.len()
+            && fold_halves(header_sum) == 0xffff
+            && ports >> 16 != 0
+            && ports & 0xffff != 0;
+        if !is_plain {
             return None;
         }
         let transport_length = length.wrapping_sub(HEADER_LENGTH);
-        let checksum = match Protocol(header.protocol) {
+        let protocol = (life >> 16) as u8;
+        let checksum = match Protocol(protocol) {
             Protocol::UDP if length >= UDP_LENGTH_MIN => {
-                if header.udp_length.get() != transport_length {
+                let udp = header.udp.get();
+                if udp >> 16 != u32::from(transport_length) {
                     return None;
                 }
-                header.udp_checksum.get()
+                udp as u16
             }
             Protocol::TCP if length >= TCP_LENGTH_MIN => {
                 let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
@@ -90,39 +91,56 @@ impl Plain {
             }
             _ => return None,
         };
-        let addresses = header.addresses.get();
-        if checksum == pseudo_header_sum(addresses, header.protocol, transport_length) {
+        // What the field holds while the sending kernel leaves the rest to its device
+        // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1).
+        let pseudo_header =
+            address_sum.wrapping_add(u64::from(protocol)).wrapping_add(transport_length.into());
+        if checksum == fold_halves(pseudo_header) {
             return None;
         }
-        let rest = u64::from(ports) << 32 | u64::from(header.protocol) << 8;
+        let rest = u64::from(ports) << 32 | u64::from(protocol) << 8;
         Some(Self { addresses, rest, vlan, network, length })
     }
 
     /// Gives the packet that was read from `frame` new addresses and ports, and takes one off its
-    /// time to live, with all checksums. `address_delta` is what the change of addresses adds to a
-    /// checksum.
+    /// time to live, with all checksums.
+    ///
+    /// Each checksum is `~(~HC + ~m + m')` over all that changes (RFC 1624, eqn. 3), folded once: that
+    /// is what folding after each change comes to.
     #[inline(always)]
-    pub fn rewrite(
-        &self,
-        frame: &mut [u8],
-        addresses: u64,
-        ports: u32,
-        address_delta: ChecksumDelta,
-    ) {
+    pub fn rewrite(&self, frame: &mut [u8], addresses: u64, ports: u32) {
         let Some(header) = view_mut::<PlainHeader>(frame, self.network) else { return };
-        header.ttl = header.ttl.wrapping_sub(1);
-        header.checksum.set(address_delta.plus(TTL_DELTA).apply(header.checksum.get()));
-        let delta = address_delta.plus_words(header.ports.get(), ports);
+        let change = halves(!self.addresses).wrapping_add(halves(addresses));
+        let life = header.life.get();
+        let checksum = updated(life as u16, change.wrapping_add(TTL_CHANGE));
+        let life = life.wrapping_sub(TTL_ONE) & 0xffff_0000 | u32::from(checksum);
+        header.life.set(life);
+        let old_ports = (self.rest >> 32) as u32;
+        let change = change.wrapping_add((!old_ports).into()).wrapping_add(ports.into());
         header.addresses.set(addresses);
         header.ports.set(ports);
         if self.protocol() == Protocol::UDP {
-            header.udp_checksum.set(delta.apply_to_udp(header.udp_checksum.get()));
+            let udp = header.udp.get();
+            // Zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
+            if udp as u16 != 0 {
+                let checksum = updated(udp as u16, change);
+                let checksum = if checksum == 0 { u16::MAX } else { checksum };
+                header.udp.set(udp & 0xffff_0000 | u32::from(checksum));
+            }
             return;
         }
-        let transport = self.network.wrapping_add(HEADER_LENGTH);
-        if let Some(tcp) = view_mut::<TcpHeader>(frame, transport) {
-            tcp.checksum.set(delta.apply(tcp.checksum.get()));
+        if let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport()) {
+            tcp.checksum.set(updated(tcp.checksum.get(), change));
         }
+    }
+
+    /// One past the last sequence number of a TCP segment that was read from `frame`.
+    #[inline(always)]
+    #[must_use]
+    pub fn sequence_end(&self, frame: &[u8]) -> Option<u32> {
+        let tcp: &TcpHeader = view(frame, self.transport())?;
+        let headers = HEADER_LENGTH.wrapping_add(tcp.header_length());
+        Some(tcp.sequence.get().wrapping_add(self.length.wrapping_sub(headers).into()))
     }
 
     /// TCP or UDP.
@@ -139,11 +157,17 @@ impl Plain {
         Ipv4Addr::from_bits((self.addresses >> 32) as u32)
     }
 
-    /// The packet's key in `realm`, as [`crate::flow::FlowKey::words`] gives it.
+    /// Makes `realm`, which no packet says of itself, a part of its key.
+    #[inline]
+    pub const fn set_realm(&mut self, realm: Realm) {
+        self.rest |= (realm.as_raw() as u64) << 16;
+    }
+
+    /// The packet's key, as [`crate::flow::FlowKey::words`] gives it.
     #[inline]
     #[must_use]
-    pub const fn key_words(&self, realm: Realm) -> [u64; 2] {
-        [self.addresses, self.rest | (realm.as_raw() as u64) << 16]
+    pub const fn key_words(&self) -> [u64; 2] {
+        [self.addresses, self.rest]
     }
 
     /// One past the packet's last byte, from the start of the frame.
@@ -162,19 +186,6 @@ impl Plain {
     }
 }
 
-impl PlainHeader {
-    /// Whether the IPv4 header's checksum is right.
-    #[inline]
-    fn is_right(&self) -> bool {
-        let rest = u32::from_be_bytes([self.ttl, self.protocol, 0, 0]);
-        let sum = halves(self.start.get())
-            .wrapping_add(halves(self.addresses.get()))
-            .wrapping_add(u64::from(rest))
-            .wrapping_add(u64::from(self.checksum.get()));
-        fold_halves(sum) == 0xffff
-    }
-}
-
 /// Where the IPv4 header of a frame begins, and its VLAN.
 #[inline]
 fn link(frame: &[u8]) -> Option<(u16, u16)> {
@@ -187,13 +198,6 @@ fn link(frame: &[u8]) -> Option<(u16, u16)> {
         .then(|| (LINK_LENGTH_TAGGED, tag.control.get() & VLAN_MASK))
 }
 
-/// What the checksum field holds while the sending kernel leaves the rest to its device
-/// (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1).
-#[inline(always)]
-fn pseudo_header_sum(addresses: u64, protocol: u8, length: u16) -> u16 {
-    fold_halves(halves(addresses).wrapping_add(u64::from(protocol)).wrapping_add(u64::from(length)))
-}
-
 /// The sum of both halves of a word.
 #[inline]
 const fn halves(word: u64) -> u64 {
@@ -203,15 +207,25 @@ const fn halves(word: u64) -> u64 {
 /// Sixteen bits of a sum of fewer than 65,536 halves.
 #[inline]
 const fn fold_halves(sum: u64) -> u16 {
-    // At most 2^32 + 2^16 after this, which the first step of `fold` would not hold.
-    let sum = (sum >> 32).wrapping_add(sum & 0xffff_ffff);
-    fold((sum >> 16).wrapping_add(sum & 0xffff) as u32)
+    // Both halves added with the carry, thirty-two bits and then sixteen: turned by half its length,
+    // a sum has each half above the other's carry.
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum.wrapping_add(carry as u32);
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
-/// Version 4, five words of header.
-const VERSION_AND_LENGTH: u64 = 0x45;
-/// More fragments, and the fragment's offset.
-const FRAGMENT_MASK: u64 = 0x3fff;
+/// `checksum` after a change that adds `change` to its complement.
+#[inline]
+const fn updated(checksum: u16, change: u64) -> u16 {
+    !fold_halves(change.wrapping_add(!checksum as u64))
+}
+
+/// Version 4, five words of header; neither more fragments nor a fragment's offset.
+const SHAPE: u64 = 0x45 << 56;
+const SHAPE_MASK: u64 = 0xff << 56 | 0x3fff;
+/// Two hops to live.
+const TTL_MIN: u32 = 2 * TTL_ONE;
+const TTL_ONE: u32 = 1 << 24;
 /// Without options, in bytes.
 const HEADER_LENGTH: u16 = 20;
 const TCP_HEADER_MIN: u16 = 20;
@@ -220,7 +234,7 @@ const UDP_LENGTH_MIN: u16 = HEADER_LENGTH + 8;
 /// The six classic flags.
 const FLAGS_JUDGED: u8 = 0x3f;
 /// What one hop less to live adds to a checksum: `~m + m'`, with `m' = m - 0x100` (RFC 1624).
-const TTL_DELTA: ChecksumDelta = ChecksumDelta::from_raw(0xfeff);
+const TTL_CHANGE: u64 = 0xfeff;
 
 #[cfg(test)]
 mod tests {

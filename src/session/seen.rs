@@ -1,0 +1,123 @@
+//! What one direction of a session saw: words 5 to 7 of its entry, plain loads and stores of the one
+//! worker that receives it (see [`crate::session::entry`]).
+
+use std::sync::atomic::Ordering;
+
+use crate::session::entry::Entry;
+use crate::session::shape::Shape;
+use crate::session::table::DirectionView;
+use crate::session::tcp::{self, TcpState};
+use crate::time::Coarse;
+
+impl<A: Shape> Entry<A> {
+    /// Counts a packet of `bytes` bytes that came at `now`. Only the direction's worker calls it.
+    #[inline]
+    pub fn touch(&self, bytes: u16, now: Coarse) {
+        let seen = self.word(5).load(Ordering::Relaxed);
+        // The clock moves every 128 ms, so most packets of a busy session leave this word alone.
+        if seen >> 32 != u64::from(now.as_raw()) {
+            self.word(5)
+                .store(u64::from(now.as_raw()) << 32 | seen & 0xffff_ffff, Ordering::Relaxed);
+        }
+        let packets = self.word(6).load(Ordering::Relaxed);
+        self.word(6).store(packets.wrapping_add(PACKET), Ordering::Relaxed);
+        let total = self.word(7).load(Ordering::Relaxed);
+        self.word(7).store(total.wrapping_add(u64::from(bytes)), Ordering::Relaxed);
+    }
+
+    /// Counts a segment of `bytes` bytes that came at `now`, opens and ends nothing, and whose last
+    /// sequence number is the one before `end`. Returns false, and counts nothing, if this direction
+    /// has not acknowledged the other's SYN: what [`tcp::judge`] says then depends on more.
+    #[inline]
+    #[must_use]
+    pub fn touch_established(&self, bytes: u16, now: Coarse, end: u32) -> bool {
+        let bits = self.word(6).load(Ordering::Relaxed);
+        if bits & TCP_ACKNOWLEDGED == 0 {
+            return false;
+        }
+        let seen = self.word(5).load(Ordering::Relaxed);
+        let next = tcp::advanced_to(end, seen as u32, (bits >> 12 & 0xf) as u8);
+        let changed = u64::from(now.as_raw()) << 32 | u64::from(next);
+        if changed != seen {
+            self.word(5).store(changed, Ordering::Relaxed);
+        }
+        self.word(6).store(bits.wrapping_add(PACKET), Ordering::Relaxed);
+        let total = self.word(7).load(Ordering::Relaxed);
+        self.word(7).store(total.wrapping_add(u64::from(bytes)), Ordering::Relaxed);
+        true
+    }
+
+    /// When a packet of this direction last came.
+    #[inline]
+    #[must_use]
+    pub fn last_seen(&self) -> Coarse {
+        Coarse::from_raw((self.word(5).load(Ordering::Relaxed) >> 32) as u32)
+    }
+
+    /// Sees to it that the last packet did not come after `now`.
+    pub fn seen_by(&self, now: Coarse) {
+        if self.last_seen() > now {
+            let sequence = self.word(5).load(Ordering::Relaxed) & 0xffff_ffff;
+            self.word(5).store(u64::from(now.as_raw()) << 32 | sequence, Ordering::Relaxed);
+        }
+    }
+
+    /// What this direction has shown of TCP.
+    #[inline]
+    #[must_use]
+    pub fn tcp(&self) -> TcpState {
+        let bits = self.word(6).load(Ordering::Relaxed);
+        TcpState {
+            sequence_next: self.word(5).load(Ordering::Relaxed) as u32,
+            syn: bits & TCP_SYN != 0,
+            acknowledged: bits & TCP_ACKNOWLEDGED != 0,
+            fin: bits & TCP_FIN != 0,
+            rst: bits & TCP_RST != 0,
+            peer_window_shift: (bits >> 12 & 0xf) as u8,
+            window_shift: (bits >> 8 & 0xf) as u8,
+        }
+    }
+
+    /// Stores what this direction has shown of TCP. Only the direction's worker calls it.
+    #[inline]
+    pub fn set_tcp(&self, state: TcpState) {
+        let seen = self.word(5).load(Ordering::Relaxed);
+        if seen as u32 != state.sequence_next {
+            self.word(5)
+                .store(seen >> 32 << 32 | u64::from(state.sequence_next), Ordering::Relaxed);
+        }
+        let bits = self.word(6).load(Ordering::Relaxed);
+        let changed = bits & !TCP_MASK | tcp_bits(state);
+        if changed != bits {
+            self.word(6).store(changed, Ordering::Relaxed);
+        }
+    }
+
+    /// What this direction saw.
+    #[must_use]
+    pub fn direction(&self) -> DirectionView {
+        DirectionView {
+            packets: self.word(6).load(Ordering::Relaxed) >> 20,
+            bytes: self.word(7).load(Ordering::Relaxed),
+            last_seen: self.last_seen(),
+            tcp: self.tcp(),
+        }
+    }
+}
+
+fn tcp_bits(state: TcpState) -> u64 {
+    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    flag(state.syn, TCP_SYN)
+        | flag(state.acknowledged, TCP_ACKNOWLEDGED)
+        | flag(state.fin, TCP_FIN)
+        | flag(state.rst, TCP_RST)
+        | (u64::from(state.peer_window_shift) & 0xf) << 12
+        | (u64::from(state.window_shift) & 0xf) << 8
+}
+
+const PACKET: u64 = 1 << 20;
+const TCP_SYN: u64 = 1 << 19;
+const TCP_ACKNOWLEDGED: u64 = 1 << 18;
+const TCP_FIN: u64 = 1 << 17;
+const TCP_RST: u64 = 1 << 16;
+const TCP_MASK: u64 = 0xfff << 8;
