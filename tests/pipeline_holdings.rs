@@ -288,7 +288,7 @@ fn a_guest_keeps_its_address_of_a_pool_that_grows_while_sessions_live() {
         }
         text.replace(r#""interface": "eth2"}"#, r#""interface": "eth2", "gateway": "203.0.113.1"}"#)
     };
-    let mut lab = Lab::new(&with(2));
+    let mut lab = Lab::new(&with(1));
     let guests: Vec<_> = (10..50).map(|last| format!("10.1.1.{last}")).collect();
     let address = |lab: &mut Lab, guest: &str, port: u16, to: &str| {
         source_of(&lab.send(GUEST, udp(&format!("{guest}:{port}"), to))).address

@@ -97,6 +97,7 @@ fn follows_a_decision(reason: DropReason) -> bool {
             | R::MtuExceeded
             | R::NeighborQueueFull
             | R::NeighborUnreachable
+            | R::EndpointsTaken
             | R::PortLimit
             | R::ProtocolUnsupported
             | R::RateLimited
@@ -158,6 +159,7 @@ pub(super) fn sentence(step: &Step<'_>, policy: &Policy) -> String {
         }
         Step::Mapping(external) => format!("a mapping stands at {external}"),
         Step::Outside => "the destination lies outside: it leaves by the public side".to_owned(),
+        Step::PolicyRoute(rule) => format!("it goes the way of {}", cited(*rule, policy)),
         Step::Public(address) => format!("{address} is a public address of this router"),
         Step::SameRealm(network) => format!("the destination is in network {}", called(*network)),
         Step::Service(service) => match service {

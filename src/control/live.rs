@@ -10,6 +10,7 @@ use crate::engine::handle::EngineHandle;
 use crate::flow::{Endpoint, FlowKey, PortId, Protocol, Realm};
 use crate::next_hop::{Neighbor, Resolution};
 use crate::pipeline::decide::{Decider, Decision, Question, Source, Target};
+use crate::pipeline::plan;
 use crate::pipeline::shared::Shared;
 use crate::policy::{Attachment, Policy};
 use crate::time::Tick;
@@ -73,6 +74,9 @@ fn port(question: &LiveQuestion, engine: &EngineHandle) -> Result<PortId, Refusa
 fn next_hop(question: &Question, shared: &Shared, policy: &Policy) -> Option<Neighbor> {
     let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
     let Decision::Open(plan) = decider.decide(question, &mut ()) else { return None };
+    if let Some(way) = plan.way {
+        return plan::neighbor(way, policy);
+    }
     match plan.target {
         Target::Balanced(_) => None,
         Target::External(remote) => {

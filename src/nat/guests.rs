@@ -48,7 +48,7 @@ struct GuestUse {
     is_queued: bool,
     /// When, in nanoseconds of the clock, a guest that starts nothing more has its whole burst back.
     recovered_ns: u64,
-    /// The pool address that its sessions have, where a pool has several.
+    /// The pool address that its sessions have.
     paired: Option<Ipv4Addr>,
 }
 
@@ -63,7 +63,7 @@ impl Guests {
         Self { shards, hasher }
     }
 
-    /// Counts one more session of a guest.
+    /// Counts one more session of a guest. Returns the pool address that its other sessions have.
     ///
     /// # Errors
     /// [`DropReason::SessionLimit`] or [`DropReason::RateLimited`]; nothing is counted then.
@@ -73,7 +73,7 @@ impl Guests {
         guest: impl Into<IpAddr>,
         limits: GuestLimits,
         now: Tick,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Ipv4Addr>, DropReason> {
         let key = (realm, guest.into());
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
         let mut uses = self.shard(key).lock();
@@ -84,7 +84,7 @@ impl Guests {
             guest.recovered_ns = recovered_ns;
             guest.sessions += 1;
         }
-        recovered_ns.map(|_| ())
+        recovered_ns.map(|_| guest.paired)
     }
 
     /// Counts one session less.
@@ -113,14 +113,14 @@ impl Guests {
         self.shard(key).lock().guests.get(&key).map_or(0, |guest| guest.sessions)
     }
 
-    /// The address that the sessions of a guest have of a pool of several, while it has some.
+    /// The pool address that a guest's sessions have, while it has some.
     #[must_use]
     pub fn paired(&self, realm: Realm, guest: Ipv4Addr) -> Option<Ipv4Addr> {
         let key = (realm, guest.into());
         self.shard(key).lock().guests.get(&key)?.paired
     }
 
-    /// Remembers that address for as long as the guest is known.
+    /// Remembers the pool address of a guest's sessions for as long as it has some.
     pub fn pair(&self, realm: Realm, guest: Ipv4Addr, address: Ipv4Addr) {
         let key = (realm, guest.into());
         if let Some(guest) = self.shard(key).lock().guests.get_mut(&key) {
@@ -198,14 +198,14 @@ mod tests {
         let guests = Guests::new([1, 2, 3, 4]);
         let limits = GuestLimits { sessions: 2, new_sessions_per_second: 0 };
         let enter = |realm, guest| guests.enter(realm, guest, limits, Tick::ZERO);
-        assert_eq!(enter(realm(1), GUEST), Ok(()));
-        assert_eq!(enter(realm(1), GUEST), Ok(()));
+        assert_eq!(enter(realm(1), GUEST), Ok(None));
+        assert_eq!(enter(realm(1), GUEST), Ok(None));
         assert_eq!(enter(realm(1), GUEST), Err(DropReason::SessionLimit));
-        assert_eq!(enter(realm(2), GUEST), Ok(()));
-        assert_eq!(enter(realm(1), Ipv4Addr::new(10, 1, 1, 6)), Ok(()));
+        assert_eq!(enter(realm(2), GUEST), Ok(None));
+        assert_eq!(enter(realm(1), Ipv4Addr::new(10, 1, 1, 6)), Ok(None));
         assert_eq!(guests.sessions(realm(1), GUEST), 2);
         guests.leave(realm(1), GUEST);
-        assert_eq!(enter(realm(1), GUEST), Ok(()));
+        assert_eq!(enter(realm(1), GUEST), Ok(None));
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         {
             for bits in 0..10_000 {
                 let guest = Ipv4Addr::from_bits(bits);
-                assert_eq!(guests.enter(realm(1), guest, limits, Tick::from_ms(1)), Ok(()));
+                assert_eq!(guests.enter(realm(1), guest, limits, Tick::from_ms(1)), Ok(None));
             }
             for bits in 0..10_000 {
                 guests.leave(realm(1), Ipv4Addr::from_bits(bits));
@@ -255,7 +255,7 @@ mod tests {
         for round in 0..10_000_u32 {
             let guest = Ipv4Addr::from_bits(0xff00_0000 + round);
             let now = Tick::from_ms(2_000);
-            assert_eq!(guests.enter(realm(1), guest, GuestLimits::default(), now), Ok(()));
+            assert_eq!(guests.enter(realm(1), guest, GuestLimits::default(), now), Ok(None));
             guests.leave(realm(1), guest);
         }
         assert!(entries(&guests) < 20, "{}", entries(&guests));
@@ -266,7 +266,7 @@ mod tests {
     fn a_refused_newcomer_leaves_nothing_behind() {
         let guests = Guests::new([1, 2, 3, 4]);
         let limits = GuestLimits { sessions: 1, new_sessions_per_second: 1 };
-        assert_eq!(guests.enter(realm(1), GUEST, limits, Tick::from_ms(7)), Ok(()));
+        assert_eq!(guests.enter(realm(1), GUEST, limits, Tick::from_ms(7)), Ok(None));
         assert_eq!(
             guests.enter(realm(1), GUEST, limits, Tick::from_ms(8)),
             Err(DropReason::SessionLimit)

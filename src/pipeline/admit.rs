@@ -69,6 +69,7 @@ pub(super) fn is_stray(attachment: Attachment, guest: Ipv4Addr, policy: &Policy)
         && network.anti_spoofing
         && !network.cidr.contains(guest)
         && network_of(policy, Realm::Internal(network.realm), guest) != Some(id)
+        && !network.transit.iter().any(|transit| transit.contains(guest))
 }
 
 /// The network of `realm` that `guest` is in, or behind.

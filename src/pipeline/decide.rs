@@ -3,8 +3,6 @@
 //! It allocates nothing and takes nothing: the slow path acts on a decision, a reload asks whether
 //! a session would still be decided the same way, and `natwerk explain` prints the steps.
 
-use std::net::Ipv4Addr;
-
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::mappings::Mappings;
 use crate::pipeline::contacts::Contacts;
@@ -12,7 +10,7 @@ pub use crate::pipeline::plan::{Plan, Source, Target};
 use crate::pipeline::queries::{self, ECHO_REQUEST};
 pub use crate::pipeline::witness::{FilterName, Step, Witness};
 use crate::policy::filter::Probe;
-use crate::policy::{Network, Policy, PublicAddress, Service};
+use crate::policy::{Policy, PublicAddress, Service};
 use crate::rules::set::{Action, Cidr, FilteringBehavior};
 use crate::session::entry::SessionKind;
 use crate::verdict::{DropReason, HostReason};
@@ -125,52 +123,25 @@ impl<'p> Decider<'p, '_> {
             }
             return self.public_endpoint(question, public, witness);
         }
-        if let Some(route) = self.policy.internal_route(realm, destination.address) {
-            let target = self.policy.network(route.network);
-            if destination.address == target.gateway {
-                return to_gateway(question);
+        let route = self.policy.internal_route(realm, destination.address);
+        if route.is_some_and(|it| destination.address == self.policy.network(it.network).gateway) {
+            return to_gateway(question);
+        }
+        if !network.kernel.iter().any(|cidr| cidr.contains(destination.address)) {
+            let port = question.key.source.port;
+            let way = self.policy.policy_way(id, realm, &probe(question), port);
+            if let Some(way) = way {
+                return self.steered(question, (realm, id), way, witness);
             }
+        }
+        if let Some(route) = route {
             return self.same_realm(question, id, route.network, witness);
         }
-        let is_kernels = network.kernel.iter().any(|cidr| cidr.contains(destination.address));
-        if !is_kernels && !self.policy.may_come_from_outside(destination.address) {
-            // Another realm's network: nothing addressed to it leaves by the public side.
-            return refuse(DropReason::NoRoute, RuleId::DEFAULT);
-        }
-        witness.saw(Step::Outside);
-        let egress = network.egress.decide(&probe(question));
-        witness.saw(Step::Filter {
-            filter: FilterName::Egress,
-            network: Some(id),
-            decided: egress,
-        });
-        if egress.action == Action::Deny {
-            return Decision::Refuse(Refusal {
-                reason: DropReason::EgressDenied,
-                rule: egress.rule,
-                tell: network.egress_reject,
-            });
-        }
-        if is_kernels {
-            return Decision::Host(HostReason::LocalService);
-        }
-        let target = Target::External(destination);
-        let translation =
-            if network.exempt.iter().any(|exempt| exempt.contains(destination.address)) {
-                witness.saw(Step::Exempt);
-                Translation { kind: SessionKind::Routed, source: Source::Keep, rule: egress.rule }
-            } else {
-                self.translation(realm, id, question.key.source.address)
-            };
-        if translation.source == Source::Keep && translation.kind != SessionKind::Routed {
-            return refuse(DropReason::NoSourceNat, RuleId::DEFAULT);
-        }
-        let rules = (translation.rule, egress.rule);
-        Decision::Open(Plan::new(translation.kind, rules, translation.source, target))
+        self.leaves(question, (realm, id), None, witness)
     }
 
     /// A packet between two networks of a realm, or within one: routed under both ACLs.
-    fn same_realm(
+    pub(super) fn same_realm(
         &self,
         question: &Question,
         from: NetworkId,
@@ -436,30 +407,6 @@ impl<'p> Decider<'p, '_> {
         };
         Decision::Open(Plan::new(kind, rules, source, target))
     }
-
-    /// What a guest's source becomes on the public side: static NAT beats the pool.
-    fn translation(&self, realm: RealmId, id: NetworkId, guest: Ipv4Addr) -> Translation {
-        let network: &Network = self.policy.network(id);
-        match self.policy.static_source(realm, guest) {
-            Some(fixed) => Translation {
-                kind: SessionKind::StaticNat,
-                source: Source::Static(fixed.public),
-                rule: fixed.rule,
-            },
-            None => Translation {
-                kind: SessionKind::SourceNat,
-                source: network.pool.as_ref().map_or(Source::Keep, |_| Source::Pool(id)),
-                rule: network.source_nat_rule,
-            },
-        }
-    }
-}
-
-/// How a guest's packets to the outside are translated, and by which rule.
-struct Translation {
-    kind: SessionKind,
-    source: Source,
-    rule: RuleId,
 }
 
 fn to_gateway<'p>(question: &Question) -> Decision<'p> {
@@ -470,7 +417,7 @@ fn to_gateway<'p>(question: &Question) -> Decision<'p> {
     }
 }
 
-fn probe(question: &Question) -> Probe {
+pub(super) fn probe(question: &Question) -> Probe {
     Probe {
         protocol: question.key.protocol,
         source: question.key.source.address,
@@ -491,7 +438,7 @@ const fn refusal(reason: DropReason, rule: RuleId) -> Refusal {
     Refusal { reason, rule, tell: false }
 }
 
-const fn refuse<'p>(reason: DropReason, rule: RuleId) -> Decision<'p> {
+pub(super) const fn refuse<'p>(reason: DropReason, rule: RuleId) -> Decision<'p> {
     Decision::Refuse(refusal(reason, rule))
 }
 

@@ -76,7 +76,7 @@ impl Shared {
                     protocol: key.protocol,
                     internal: key.source,
                     pool,
-                    paired: self.paired_address(key, pool),
+                    paired: self.guests.paired(realm, guest),
                     limits: MappingLimits::default(),
                     was_taken: false,
                 };

@@ -15,6 +15,7 @@ mod fast;
 mod fragments;
 pub mod ipv6;
 mod open;
+mod outbound;
 mod passage;
 pub mod plan;
 mod queries;

@@ -10,8 +10,10 @@ use crate::nat::mappings::{BindError, BindRequest, Bound};
 use crate::next_hop::{Neighbor, NextHopId};
 use crate::pipeline::admit::network_of;
 use crate::pipeline::decide::{Plan, Source, Target};
+use crate::pipeline::plan::neighbor;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
+use crate::policy::ways::Way;
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::InsertError;
@@ -57,10 +59,18 @@ impl<F: FrameBuffer> Pipeline<F> {
         let (shared, now) = (context.shared, context.now);
         let target = choose_target(plan, key, shared, context.policy)?;
         // First of all, so that a guest over its limit leaves no ports resting for others.
-        shared.enter_guest(key, guest_limits(ready.attachment, context.policy), now)?;
-        let opened = self.open_entered(key, plan, target, context);
-        if opened != Ok(Opened::Here) {
-            shared.leave_guest(key);
+        let limits = guest_limits(ready.attachment, context.policy);
+        let paired = shared.enter_guest(key, limits, now)?;
+        let opened = self.open_entered(key, plan, target, paired, context);
+        match opened {
+            // Another side's address, which a policy route leads to, is none to stay with.
+            Ok(Opened::Here(public))
+                if plan.way.is_none() && public.is_some() && public != paired =>
+            {
+                shared.pair_guest(key, public);
+            }
+            Ok(Opened::Here(_)) => {}
+            Ok(Opened::Elsewhere) | Err(_) => shared.leave_guest(key),
         }
         opened.map(|_| ())
     }
@@ -71,16 +81,20 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         plan: &Plan<'_>,
         target: (Realm, Endpoint),
+        paired: Option<Ipv4Addr>,
         context: &Context<'_, F, S>,
     ) -> Result<Opened, DropReason> {
         let (shared, now) = (context.shared, context.now);
         let mut was_taken = false;
         for _ in 0..OPEN_ATTEMPTS {
-            let translated = self.translate(key, plan, target, was_taken, context)?;
+            let translated = self.translate(key, plan, target, (paired, was_taken), context)?;
             let opened = self
                 .planned(key, plan, target, &translated, context)
                 .and_then(|session| self.remember(&session, plan, context));
-            let Err(reason) = opened else { return Ok(Opened::Here) };
+            let Err(reason) = opened else {
+                let pooled = matches!(plan.source, Source::Pool(_));
+                return Ok(Opened::Here(pooled.then_some(translated.endpoint.address)));
+            };
             translated.release(key.protocol, shared, now);
             match reason {
                 // Another worker was first with the very same session.
@@ -90,7 +104,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Refused::Taken if translated.held == Held::Nothing => {
                     let taken = responder(key, target, translated.endpoint);
                     let hash = shared.sessions.hash(&taken);
-                    if self.living(&taken, hash, context).is_some() {
+                    // Who sends to itself through its own address is its own answer.
+                    if taken == *key || self.living(&taken, hash, context).is_some() {
                         return Err(match key.protocol.has_ports() {
                             true => DropReason::EndpointsTaken,
                             false => DropReason::ProtocolUnsupported,
@@ -141,7 +156,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         plan: &Plan<'_>,
         (realm, target): (Realm, Endpoint),
-        was_taken: bool,
+        (paired, was_taken): (Option<Ipv4Addr>, bool),
         context: &Context<'_, F, S>,
     ) -> Result<Translated, DropReason> {
         let kept = |endpoint| Translated { endpoint, held: Held::Nothing };
@@ -151,7 +166,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             Source::Gateway(_) | Source::Pool(_) => {}
         }
         let shared = context.shared;
-        let pool = plan.source.pool(context.policy).ok_or(DropReason::NoSourceNat)?;
+        let pool = plan.pool(context.policy).ok_or(DropReason::NoSourceNat)?;
         let home = match plan.source {
             Source::Pool(network) => Some(network),
             Source::Gateway(_) | Source::Keep | Source::Static(_) => {
@@ -163,7 +178,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             protocol: key.protocol,
             internal: key.source,
             pool,
-            paired: shared.paired_address(key, pool),
+            paired,
             limits: home
                 .map(|home| context.policy.network(home).mapping_limits)
                 .unwrap_or_default(),
@@ -171,7 +186,6 @@ impl<F: FrameBuffer> Pipeline<F> {
         };
         if !key.protocol.has_ports() {
             let public = shared.mappings.paired_address(&request).ok_or(DropReason::NoSourceNat)?;
-            shared.pair(key, pool, public);
             return Ok(kept(Endpoint::new(public, 0)));
         }
         // Who is sent to at its own external endpoint needs another one: no packet of such a session
@@ -185,7 +199,6 @@ impl<F: FrameBuffer> Pipeline<F> {
                 if is_new {
                     shared.mapping_made(&request, external, context.now);
                 }
-                shared.pair(key, pool, external.address);
                 let held = if overloaded { Held::SharedPort } else { Held::Mapping };
                 Ok(Translated { endpoint: external, held })
             }
@@ -204,15 +217,15 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<NewSession, Refused> {
         let public = public_side(plan.kind, key, translated.endpoint);
-        let hop = |realm, address| {
-            next_hop(context.shared, context.policy, realm, address, public)
+        let hop = |way, realm, address| {
+            next_hop(context.shared, context.policy, way, (realm, address), public)
                 .map_err(Refused::Because)
         };
         Ok(NewSession {
             initiator: *key,
             responder: responder(key, (realm, target), translated.endpoint),
-            initiator_next_hop: hop(realm, target.address)?,
-            responder_next_hop: hop(key.realm, key.source.address)?,
+            initiator_next_hop: hop(plan.way, realm, target.address)?,
+            responder_next_hop: hop(None, key.realm, key.source.address)?,
             rule: plan.rule,
             generation: context.policy.generation(),
             kind: plan.kind,
@@ -223,11 +236,12 @@ impl<F: FrameBuffer> Pipeline<F> {
 }
 
 /// Who opened a session.
-#[derive(Eq, PartialEq)]
+#[derive(Clone, Copy)]
 enum Opened {
     /// Another worker, meanwhile.
     Elsewhere,
-    Here,
+    /// This worker, with this address of a pool.
+    Here(Option<Ipv4Addr>),
 }
 
 /// Why a session was not remembered.
@@ -265,28 +279,34 @@ pub(super) fn public_side(
     }
 }
 
-/// The next hop of packets to `address` in `realm`.
+/// The next hop of packets to `address` in `realm`, by `way` if a policy route says so.
 pub(super) fn next_hop(
     shared: &Shared,
     policy: &Policy,
-    realm: Realm,
-    address: Ipv4Addr,
+    way: Option<&Way>,
+    (realm, address): (Realm, Ipv4Addr),
     public: Option<Ipv4Addr>,
 ) -> Result<NextHopId, DropReason> {
     let mut limited = false;
-    let neighbor = match realm {
-        Realm::Internal(realm) => {
+    let hop = match (way, realm) {
+        (Some(way), _) => {
+            if let Way::Guest { network, .. } = way {
+                limited = policy.network(*network).rate_limits.is_some();
+            }
+            neighbor(way, policy).ok_or(DropReason::NoRoute)?
+        }
+        (None, Realm::Internal(realm)) => {
             let route = policy.internal_route(realm, address).ok_or(DropReason::NoRoute)?;
             let network = policy.network(route.network);
             limited = network.rate_limits.is_some();
             Neighbor { port: network.port, vlan: network.vlan, address: route.next_hop.into() }
         }
-        Realm::External => {
+        (None, Realm::External) => {
             let route = policy.external_route(public, address).ok_or(DropReason::NoRoute)?;
             Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop.into() }
         }
     };
-    let id = shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)?;
+    let id = shared.next_hops.id(hop).ok_or(DropReason::NeighborQueueFull)?;
     Ok(if limited { id.limited() } else { id })
 }
 

@@ -8,6 +8,7 @@ use crate::pipeline::decide::{
 };
 use crate::policy::InterfacePass;
 use crate::policy::filter::Probe;
+use crate::policy::ways::Way;
 use crate::rules::set::Action;
 use crate::verdict::DropReason;
 
@@ -74,10 +75,13 @@ impl<'p> Decider<'p, '_> {
 
     /// The interface and VLAN that a session to `remote` leaves by.
     fn way_out(&self, plan: &Plan<'p>, remote: std::net::Ipv4Addr) -> Option<(PortId, u16)> {
+        if let Some(Way::Outside { port, vlan, .. }) = plan.way {
+            return Some((*port, *vlan));
+        }
         let public = match plan.source {
             Source::Keep => None,
             Source::Gateway(_) | Source::Pool(_) => {
-                Some(plan.source.pool(self.policy)?.addresses.first()?.address)
+                Some(plan.pool(self.policy)?.addresses.first()?.address)
             }
             Source::Static(public) => Some(public),
         };

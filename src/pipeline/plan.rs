@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{Endpoint, NetworkId, RealmId, RuleId};
 use crate::nat::mappings::Pool;
+use crate::next_hop::Neighbor;
+use crate::policy::ways::Way;
 use crate::policy::{Balancer, Policy};
 use crate::session::entry::SessionKind;
 
@@ -24,6 +26,8 @@ pub struct Plan<'p> {
     pub target: Target<'p>,
     /// Whether it came through a mapping that the session must hold.
     pub through_mapping: bool,
+    /// The way that a policy route sends the initiator's packets.
+    pub way: Option<&'p Way>,
 }
 
 impl<'p> Plan<'p> {
@@ -36,7 +40,16 @@ impl<'p> Plan<'p> {
         source: Source,
         target: Target<'p>,
     ) -> Self {
-        Self { kind, rule, admitted_by, source, target, through_mapping: false }
+        Self { kind, rule, admitted_by, source, target, through_mapping: false, way: None }
+    }
+
+    /// The pool that the source is translated through, if it is.
+    #[must_use]
+    pub fn pool(&self, policy: &'p Policy) -> Option<&'p Pool> {
+        match (self.source, self.way) {
+            (Source::Pool(_), Some(Way::Outside { pool, .. })) => pool.as_ref(),
+            (source, _) => source.pool(policy),
+        }
     }
 
     /// Whether nobody is there for a new session. Drained members keep those that they have.
@@ -102,4 +115,18 @@ impl Target<'_> {
         };
         Some(policy.network(network).realm)
     }
+}
+
+/// The next hop of a way; none of a blackhole.
+#[must_use]
+pub fn neighbor(way: &Way, policy: &Policy) -> Option<Neighbor> {
+    let (port, vlan, via) = match way {
+        Way::Blackhole => return None,
+        Way::Guest { network, via } => {
+            let network = policy.network(*network);
+            (network.port, network.vlan, *via)
+        }
+        Way::Outside { port, vlan, via, .. } => (*port, *vlan, *via),
+    };
+    Some(Neighbor { port, vlan, address: via.into() })
 }

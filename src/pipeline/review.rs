@@ -12,6 +12,7 @@ use crate::pipeline::decide::{Decider, Decision, Plan, Question, Source, Target}
 use crate::pipeline::open::{next_hop, public_side};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Pipeline, queries};
+use crate::policy::ways::Way;
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::SessionView;
@@ -80,23 +81,27 @@ pub struct Renewal {
 #[must_use]
 pub fn renewed(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<Renewal> {
     let session = &view.session;
-    let rule = match same_decision(view, shared, policy) {
-        Some(rule) => rule,
-        None if shared.settings.on_rule_removal == OnRuleRemoval::Keep => session.rule,
+    let (rule, way) = match same_decision(view, shared, policy) {
+        Some(found) => found,
+        None if shared.settings.on_rule_removal == OnRuleRemoval::Keep => (session.rule, None),
         None => return None,
     };
     let (initiator, responder) = (&session.initiator, &session.responder);
     let public = public_side(session.kind, initiator, responder.destination);
-    let hop = |realm, address| next_hop(shared, policy, realm, address, public).ok();
+    let hop = |way, realm, address| next_hop(shared, policy, way, (realm, address), public).ok();
     let next_hops = [
-        hop(responder.realm, responder.source.address)?,
-        hop(initiator.realm, initiator.source.address)?,
+        hop(way, responder.realm, responder.source.address)?,
+        hop(None, initiator.realm, initiator.source.address)?,
     ];
     Some(Renewal { rule, next_hops })
 }
 
-/// The rule that would open the session as it is, if any does.
-fn same_decision(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<RuleId> {
+/// The rule that would open the session as it is, if any does, and the way of a policy route.
+fn same_decision<'p>(
+    view: &SessionView,
+    shared: &Shared,
+    policy: &'p Policy,
+) -> Option<(RuleId, Option<&'p Way>)> {
     let session = &view.session;
     let key = &session.initiator;
     let network = network_of(policy, key.realm, key.source.address);
@@ -108,7 +113,7 @@ fn same_decision(view: &SessionView, shared: &Shared, policy: &Policy) -> Option
     let question = Question { key: *key, network, icmp: queries::question(view) };
     let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
     match decider.decide(&question, &mut ()) {
-        Decision::Open(plan) if same_plan(session, &plan, policy) => Some(plan.rule),
+        Decision::Open(plan) if same_plan(session, &plan, policy) => Some((plan.rule, plan.way)),
         Decision::EchoReply | Decision::Host(_) | Decision::Open(_) | Decision::Refuse(_) => None,
     }
 }
@@ -137,7 +142,6 @@ fn same_plan(session: &NewSession, plan: &Plan<'_>, policy: &Policy) -> bool {
             Source::Keep => responder.destination == initiator.source,
             Source::Static(public) => responder.destination.address == public,
             Source::Gateway(_) | Source::Pool(_) => plan
-                .source
                 .pool(policy)
                 .is_some_and(|pool| may_use(pool, session, responder.destination.address)),
         }

@@ -12,7 +12,7 @@ use crate::flow::{Endpoint, Family, FlowKey, Protocol, Realm, RuleId};
 use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::health::Health;
 use crate::nat::identifications::Identifications;
-use crate::nat::mappings::{Mappings, Pool};
+use crate::nat::mappings::Mappings;
 use crate::next_hop::NextHops;
 use crate::pipeline::contacts::Contacts;
 use crate::policy::publish::Published;
@@ -175,7 +175,8 @@ impl Shared {
         }
     }
 
-    /// Counts a new session's guest, if a guest opened it.
+    /// Counts a new session's guest, if a guest opened it. Returns the pool address that its other
+    /// sessions have.
     ///
     /// # Errors
     /// When the guest may not have another one.
@@ -184,24 +185,19 @@ impl Shared {
         initiator: &FlowKey<A>,
         limits: GuestLimits,
         now: Tick,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Ipv4Addr>, DropReason> {
         match initiator.realm {
-            Realm::External => Ok(()),
+            Realm::External => Ok(None),
             realm @ Realm::Internal(_) => {
                 self.guests.enter(realm, initiator.source.address, limits, now)
             }
         }
     }
 
-    /// The address that the guest of `key` has of a pool of several already (RFC 4787, REQ-2).
-    pub(super) fn paired_address(&self, key: &FlowKey, pool: &Pool) -> Option<Ipv4Addr> {
-        has_choice(pool).then(|| self.guests.paired(key.realm, key.source.address)).flatten()
-    }
-
-    /// Remembers the address that the guest of `key` got of a pool.
-    pub(super) fn pair(&self, key: &FlowKey, pool: &Pool, address: Ipv4Addr) {
-        if has_choice(pool) {
-            self.guests.pair(key.realm, key.source.address, address);
+    /// Remembers the pool address that a counted guest has now.
+    pub(super) fn pair_guest(&self, initiator: &FlowKey, public: Option<Ipv4Addr>) {
+        if let Some(public) = public {
+            self.guests.pair(initiator.realm, initiator.source.address, public);
         }
     }
 
@@ -270,11 +266,6 @@ const fn is_pooled(kind: SessionKind) -> bool {
         | SessionKind::Routed
         | SessionKind::StaticNat => false,
     }
-}
-
-/// Whether guests of a pool may have different addresses.
-const fn has_choice(pool: &Pool) -> bool {
-    pool.addresses.len() > 1
 }
 
 /// What balancers remember between sessions: whose turn it is, and how many sessions members have.

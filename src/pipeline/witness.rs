@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{Endpoint, NetworkId};
+use crate::flow::{Endpoint, NetworkId, RuleId};
 use crate::policy::Service;
 use crate::policy::filter::Decided;
 
@@ -18,6 +18,8 @@ pub enum Step<'p> {
         /// What it said.
         decided: Decided,
     },
+    /// A policy route takes it.
+    PolicyRoute(RuleId),
     /// The destination is a public address of the router.
     Public(Ipv4Addr),
     /// This serves the public endpoint.

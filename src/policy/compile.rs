@@ -10,6 +10,7 @@ mod index;
 mod interfaces;
 mod networks;
 mod text;
+mod ways;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -86,6 +87,7 @@ pub fn compile_with(
         .map(|address| compiler.public_address(address, &mut services))
         .collect();
     let interface_filters = compiler.interface_filters(rules);
+    let steering = compiler.steering(rules, &mut networks, &public_addresses);
     let (rule_infos, static_sources) = (compiler.rules, compiler.static_sources);
     let routes = named_routes(rules, &networks);
     let broadcasts = broadcasts(&networks, &public_addresses);
@@ -105,6 +107,7 @@ pub fn compile_with(
         attachments: attachments(&index, &networks, &public_addresses),
         internal_routes: InternalRoutes::new(by_id(&networks), routes.into_iter()),
         interface_filters,
+        steering,
         external_routes: ExternalRoutes::new(&public_addresses),
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),

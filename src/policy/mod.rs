@@ -16,6 +16,7 @@ mod routes;
 pub(crate) mod samples;
 mod services;
 pub mod summary;
+pub mod ways;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use prefixes::PrefixMap;
 use registry::RuleInfo;
 use routes::{ExternalRoutes, InternalRoutes};
 use services::Services;
+use ways::Steering;
 
 /// The compiled rules.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +53,7 @@ pub struct Policy {
     static_sources: HashMap<(RealmId, Ipv4Addr), StaticSource>,
     internal_routes: InternalRoutes,
     external_routes: ExternalRoutes,
+    steering: HashMap<NetworkId, Vec<Steering>>,
     routed_networks: PrefixMap<NetworkId>,
     guest_prefixes: PrefixMap<()>,
     ipv6: PolicyIpv6,
@@ -107,6 +110,8 @@ pub struct Network {
     pub anti_spoofing: bool,
     /// Whether its realm has other networks, so that a source tells nothing of where it came from.
     pub has_siblings: bool,
+    /// What guests of it forward for other networks, as policy routes say.
+    pub transit: Vec<Cidr>,
     /// MSS clamping.
     pub mss_clamp: Option<MssClamp>,
     /// What one guest may use.

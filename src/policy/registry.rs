@@ -44,6 +44,8 @@ pub enum RuleKind {
     Ipv6FirewallDefault,
     /// A load balancer.
     LoadBalancer,
+    /// A policy route.
+    PolicyRoute,
     /// A port forward.
     PortForward,
     /// The source NAT of a network.
@@ -68,6 +70,7 @@ impl RuleKind {
             Self::Ipv6Firewall => "ipv6-firewall",
             Self::Ipv6FirewallDefault => "ipv6-firewall-default",
             Self::LoadBalancer => "load-balancer",
+            Self::PolicyRoute => "policy-route",
             Self::PortForward => "port-forward",
             Self::SourceNat => "source-nat",
             Self::StaticNat => "static-nat",

@@ -9,13 +9,13 @@ use crate::policy::prefixes::PrefixMap;
 use crate::policy::{ExternalRoute, InternalRoute, PublicAddress};
 use crate::rules::set::Cidr;
 
-/// A network, and the next hop in it if that is not the destination itself.
-type Way = (NetworkId, Option<Ipv4Addr>);
+/// A network, the next hop in it if that is not the destination itself, and the prefix's length.
+type Hop = (NetworkId, Option<Ipv4Addr>, u8);
 
 /// The routes of every realm.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InternalRoutes {
-    realms: HashMap<RealmId, PrefixMap<Way>>,
+    realms: HashMap<RealmId, PrefixMap<Hop>>,
 }
 
 impl InternalRoutes {
@@ -25,20 +25,26 @@ impl InternalRoutes {
         networks: impl Iterator<Item = (RealmId, Cidr, NetworkId)>,
         routes: impl Iterator<Item = (RealmId, Cidr, Ipv4Addr)>,
     ) -> Self {
-        let mut entries: HashMap<RealmId, Vec<(Cidr, Way)>> = HashMap::new();
+        let mut entries: HashMap<RealmId, Vec<(Cidr, Hop)>> = HashMap::new();
         for (realm, cidr, network) in networks {
-            entries.entry(realm).or_default().push((cidr, (network, None)));
+            entries.entry(realm).or_default().push((cidr, (network, None, cidr.length())));
         }
         let connected: HashMap<RealmId, PrefixMap<NetworkId>> = entries
             .iter()
             .map(|(&realm, entries)| {
-                (realm, PrefixMap::new(entries.iter().map(|&(cidr, (network, _))| (cidr, network))))
+                (
+                    realm,
+                    PrefixMap::new(entries.iter().map(|&(cidr, (network, ..))| (cidr, network))),
+                )
             })
             .collect();
         // Networks come first in each list, so a route never takes a network's own prefix.
         for (realm, destination, via) in routes {
             if let Some(&network) = connected.get(&realm).and_then(|networks| networks.find(via)) {
-                entries.entry(realm).or_default().push((destination, (network, Some(via))));
+                entries
+                    .entry(realm)
+                    .or_default()
+                    .push((destination, (network, Some(via), destination.length())));
             }
         }
         let realms =
@@ -47,8 +53,13 @@ impl InternalRoutes {
     }
 
     pub fn find(&self, realm: RealmId, destination: Ipv4Addr) -> Option<InternalRoute> {
-        let &(network, via) = self.realms.get(&realm)?.find(destination)?;
+        let &(network, via, _) = self.realms.get(&realm)?.find(destination)?;
         Some(InternalRoute { network, next_hop: via.unwrap_or(destination) })
+    }
+
+    /// The length of the prefix that leads to `destination`.
+    pub fn length(&self, realm: RealmId, destination: Ipv4Addr) -> Option<u8> {
+        self.realms.get(&realm)?.find(destination).map(|&(_, _, length)| length)
     }
 }
 

@@ -106,6 +106,12 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
         |route, other| route.place.clone_from(&other.place),
     );
     diff.compare(
+        Kind::PolicyRoute,
+        (&old.policy_routes, &new.policy_routes),
+        |route| route.id.clone(),
+        |route, other| route.place.clone_from(&other.place),
+    );
+    diff.compare(
         Kind::LocalService,
         (&old.local_services, &new.local_services),
         local_service_id,
@@ -143,7 +149,10 @@ impl Diff {
                 continue;
             };
             let moved = stayed.next().is_some_and(|(other, _)| other != id)
-                && matches!(kind, RuleKind::EgressRule | RuleKind::FirewallRule);
+                && matches!(
+                    kind,
+                    RuleKind::EgressRule | RuleKind::FirewallRule | RuleKind::PolicyRoute
+                );
             let mut before: R = (*before).clone();
             settle(&mut before, rule);
             if moved || before != **rule {

@@ -12,7 +12,7 @@ pub struct Section {
 }
 
 /// More fields than this no section has.
-pub const FIELDS_MAX: usize = 16;
+pub const FIELDS_MAX: usize = 20;
 
 /// A field of a section.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ pub(crate) mod load;
 mod names;
 mod nat;
 pub(crate) mod native;
+mod policy_routes;
 pub(crate) mod reader;
 pub(crate) mod scalars;
 pub mod schema;

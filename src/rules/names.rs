@@ -26,6 +26,8 @@ pub enum RuleKind {
     Network,
     /// `network_acls`.
     NetworkAcl,
+    /// `policy_routes`.
+    PolicyRoute,
     /// `port_forwards`.
     PortForward,
     /// `public_ips`.
@@ -50,6 +52,7 @@ impl fmt::Display for RuleKind {
             Self::LocalService => "local service",
             Self::Network => "network",
             Self::NetworkAcl => "network ACL",
+            Self::PolicyRoute => "policy route",
             Self::PortForward => "port forward",
             Self::PublicIp => "public address",
             Self::PublicIpv6 => "public IPv6 address",

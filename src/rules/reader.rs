@@ -107,7 +107,7 @@ impl<'a, 't> Fields<'a, 't> {
         section: &'static Section,
         faults: &mut Faults<'_>,
     ) -> Option<Self> {
-        const { assert!(FIELDS_MAX <= 16, "slots are copied around") };
+        const { assert!(FIELDS_MAX <= 20, "slots are copied around") };
         let Value::Table(entries) = &node.value else {
             let what = format!("{} is {}, not a table of fields", section.name, node.description());
             let hint = match faults.format {

@@ -264,6 +264,14 @@ mod tests {
                 { "id": "2", "action": "allow", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0 },
             ] },
         ]);
+        all["policy_routes"] = json!([
+            { "id": "r1", "network": "web", "protocol": "tcp", "ports": 443, "source_ports": "1024-65535",
+              "sources": ["10.1.1.5"], "destinations": ["192.0.2.0/24"], "routes": [
+                { "destination": "192.0.2.0/25", "via": null },
+                { "via": "203.0.113.1", "source_nat": ["203.0.113.10"] },
+            ] },
+            { "id": "r2", "network": "web", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0, "routes": [] },
+        ]);
         let ipv6 = json!({ "cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1" });
         set(&mut all["networks"][0], json!({ "ipv6": ipv6 }));
         let ip = json!({ "vlan": 5, "ingress_default": "allow", "firewall_before_acl": true,

@@ -13,6 +13,7 @@ pub use crate::rules::ipv6::{
     AnyCidr, FamilyPrefixes, Ipv6FirewallRule, Ipv6Route, NetworkIpv6, Prefixes, PublicIpv6,
 };
 pub use crate::rules::nat::{FilteringBehavior, MappingType, NatOptions};
+pub use crate::rules::policy_routes::{PolicyHop, PolicyRoute};
 pub use crate::rules::values::{Cidr, CidrError, PortRange, PortRangeError};
 
 /// Everything the rule files say.
@@ -57,6 +58,9 @@ pub struct RuleSet {
     /// Static routes inside realms.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Policy routes, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policy_routes: Vec<PolicyRoute>,
     /// Services of the router's own kernel on public addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub local_services: Vec<LocalService>,

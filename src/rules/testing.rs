@@ -15,8 +15,8 @@ use super::set::{
     AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilterAction, FilteringBehavior,
     FirewallRule, HealthCheck, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry,
     Ipv6FirewallRule, Ipv6Route, Limits, LoadBalancer, LocalService, MappingType, Match, Member,
-    MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, PortForward, PortRange, Prefixes,
-    PublicIp, PublicIpv6, Route, RuleSet, StaticNat,
+    MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, PolicyHop, PolicyRoute, PortForward,
+    PortRange, Prefixes, PublicIp, PublicIpv6, Route, RuleSet, StaticNat,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -62,6 +62,7 @@ pub fn without_places(rules: &RuleSet) -> RuleSet {
         acl.entries.iter_mut().for_each(|entry| entry.place.clone_from(place));
     }
     rules.routes.iter_mut().for_each(|rule| rule.place.clone_from(place));
+    rules.policy_routes.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.local_services.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules
 }
@@ -72,10 +73,11 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
         (vec(public_ip(), 0..3), vec(network(), 0..3), vec(egress_rule(), 0..3)),
         (vec(firewall_rule(), 0..3), vec(port_forward(), 0..3), vec(static_nat(), 0..3)),
         (vec(load_balancer(), 0..3), vec(network_acl(), 0..3)),
-        (vec(route(), 0..3), vec(local_service(), 0..3), vec(ipv6_route(), 0..3)),
+        (vec(route(), 0..3), vec(local_service(), 0..3)),
+        (vec(ipv6_route(), 0..3), vec(policy_route(), 0..3)),
         (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3), vec(interface_filter(), 0..3)),
     )
-        .prop_map(|(first, second, third, fourth, fifth)| RuleSet {
+        .prop_map(|(first, second, third, fourth, fifth, sixth)| RuleSet {
             public_ips: first.0,
             networks: first.1,
             egress_rules: first.2,
@@ -86,10 +88,11 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
             network_acls: third.1,
             routes: fourth.0,
             local_services: fourth.1,
-            ipv6_routes: fourth.2,
-            public_ipv6: fifth.0,
-            ipv6_firewall_rules: fifth.1,
-            interface_filters: fifth.2,
+            ipv6_routes: fifth.0,
+            policy_routes: fifth.1,
+            public_ipv6: sixth.0,
+            ipv6_firewall_rules: sixth.1,
+            interface_filters: sixth.2,
         })
 }
 
@@ -413,6 +416,22 @@ fn network_acl() -> impl Strategy<Value = NetworkAcl> {
         entries.sort_by_key(|entry| entry.number);
         NetworkAcl { network, direction, entries, place: place() }
     })
+}
+
+fn policy_route() -> impl Strategy<Value = PolicyRoute> {
+    let about = (matches(), of(ports()), vec(cidr(), 0..2), vec(cidr(), 0..2));
+    (name(), name(), about, vec(policy_hop(), 0..3)).prop_map(|(id, network, about, routes)| {
+        let (matches, source_ports, sources, destinations) = about;
+        let has_ports = matches.protocol.is_some_and(|it| it.has_ports() && !it.is_icmp());
+        let source_ports = source_ports.filter(|_| has_ports);
+        let place = place();
+        PolicyRoute { id, network, matches, source_ports, sources, destinations, routes, place }
+    })
+}
+
+fn policy_hop() -> impl Strategy<Value = PolicyHop> {
+    (cidr(), of(address()), vec(address(), 0..2))
+        .prop_map(|(destination, via, source_nat)| PolicyHop { destination, via, source_nat })
 }
 
 fn route() -> impl Strategy<Value = Route> {

@@ -133,7 +133,7 @@ impl Nat {
         let free = plan.targets.iter().find_map(|(target, _)| {
             let addresses = self.usable(network);
             // Of several addresses the guest has one, which may be the full one.
-            let known = self.paired.get(&self.pair_key(flow, network)).copied();
+            let known = self.shown(flow, network).first().copied();
             let mut free = addresses
                 .iter()
                 .filter(|address| known.is_none_or(|k| k == **address))
@@ -179,7 +179,7 @@ impl Nat {
         self.flows.contains_key(&back) || back == *flow
     }
 
-    fn check(&mut self, flow: &Flow, plan: &Plan, chosen: &Chosen) {
+    fn check(&self, flow: &Flow, plan: &Plan, chosen: &Chosen) {
         let (target, external) = (chosen.back.source, chosen.back.destination);
         let queries = flow.protocol == Protocol::ICMP;
         let serves = |(member, weight): &(Endpoint, u16)| {
@@ -205,7 +205,7 @@ impl Nat {
         }
     }
 
-    fn check_port(&mut self, flow: &Flow, network: usize, chosen: &Chosen) {
+    fn check_port(&self, flow: &Flow, network: usize, chosen: &Chosen) {
         let (protocol, external) = (flow.protocol, chosen.back.destination);
         assert!(self.may_give(network, protocol, external), "{external} is not the pool's");
         let rules = &self.world.networks[network];
@@ -297,16 +297,24 @@ impl Nat {
         assert!(free.is_none(), "{flow:?}: {what}, but {free:?} is free");
     }
 
-    /// RFC 4787, REQ-2: a guest shows one address as long as its pool is the same.
-    fn check_pairing(&mut self, flow: &Flow, network: usize, address: Ipv4Addr) {
-        let key = self.pair_key(flow, network);
-        let known = *self.paired.entry(key).or_insert(address);
-        assert_eq!(known, address, "{flow:?} shows two addresses");
+    /// RFC 4787, REQ-2: a guest shows one address as long as it has sessions there and its pool has it.
+    fn check_pairing(&self, flow: &Flow, network: usize, address: Ipv4Addr) {
+        let shown = self.shown(flow, network);
+        let is_one = shown.is_empty() || shown.contains(&address);
+        assert!(is_one, "{flow:?} shows {address} beside {shown:?}");
     }
 
-    fn pair_key(&self, flow: &Flow, network: usize) -> (u8, Ipv4Addr, Vec<Ipv4Addr>) {
-        let Side::Inside(domain) = flow.side else { panic!("who is outside has no pool") };
-        (domain, flow.source.address, self.usable(network))
+    /// The addresses of a network's pool that the guest's sessions show.
+    fn shown(&self, flow: &Flow, network: usize) -> Vec<Ipv4Addr> {
+        let usable = self.usable(network);
+        let is_guests = |session: &&Session| {
+            session.pooled
+                && (session.there.side, session.there.source.address)
+                    == (flow.side, flow.source.address)
+        };
+        let own = self.sessions.values().filter(is_guests);
+        let shown = own.map(|session| session.back.destination.address);
+        shown.filter(|address| usable.contains(address)).collect()
     }
 
     fn is_guest(&self, flow: &Flow, (domain, guest): (u8, Ipv4Addr)) -> bool {

@@ -96,8 +96,6 @@ pub struct Nat {
     pub flows: HashMap<Flow, (u64, usize)>,
     pub mappings: HashMap<(Protocol, Endpoint), Mapping>,
     pub rests: HashMap<(Protocol, Endpoint), Rest>,
-    /// The public address that a guest was seen with, by its pool.
-    pub paired: HashMap<(Domain, Ipv4Addr, Vec<Ipv4Addr>), Ipv4Addr>,
     pub datagrams: Datagrams,
     sessions_made: u64,
 }
@@ -123,7 +121,6 @@ impl Nat {
             flows: HashMap::new(),
             mappings: HashMap::new(),
             rests: HashMap::new(),
-            paired: HashMap::new(),
             datagrams: Datagrams::default(),
             sessions_made: 0,
         }

@@ -205,7 +205,7 @@ impl<'a> Index<'a> {
         self.networks.get(usize::from(network.0)).is_some_and(|network| network.acl.is_some())
     }
 
-    fn network_id(&self, name: &str) -> Option<NetworkId> {
+    pub fn network_id(&self, name: &str) -> Option<NetworkId> {
         self.network_ids.get(name).copied()
     }
 

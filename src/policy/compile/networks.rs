@@ -61,6 +61,7 @@ impl<'a> Compiler<'a> {
             kernel: network.nat.kernel.clone(),
             anti_spoofing: network.anti_spoofing,
             has_siblings: false,
+            transit: Vec::new(),
             mss_clamp: network.mss_clamp,
             limits: GuestLimits {
                 sessions: network
@@ -104,7 +105,7 @@ impl<'a> Compiler<'a> {
     /// The pool of a network, none if it asks for none. An address that is missing, or that a
     /// static NAT has for itself, gives nothing; if no other is left, the pool has it all the same
     /// with every port reserved: the network is never taken for a routed one.
-    fn pool(&self, network: &set::Network) -> Option<Pool> {
+    pub(super) fn pool(&self, network: &set::Network) -> Option<Pool> {
         let usable = |address: &&Ipv4Addr| {
             self.index.address(**address).is_some_and(|rules| rules.static_nats.is_empty())
         };

@@ -3,7 +3,8 @@
 use std::fmt::{Display, Write};
 
 use crate::rules::set::{
-    Action, Algorithm, Cidr, LoadBalancer, Match, Network, PortForward, Prefixes, StaticNat,
+    Action, Algorithm, Cidr, LoadBalancer, Match, Network, PolicyRoute, PortForward, Prefixes,
+    StaticNat,
 };
 
 /// `allow tcp 80-90 from 10.1.2.0/24 to 10.1.3.0/24`.
@@ -49,6 +50,24 @@ pub(super) fn port_forward(rule: &PortForward) -> String {
         Some(guest) => text.push_str(&format!("{guest}:{}", rule.guest_ports)),
     }
     push_cidrs(&mut text, " from ", &rule.sources);
+    text
+}
+
+/// `tcp 443 from 10.1.1.5/32: 0.0.0.0/0 by 198.51.100.1`.
+pub(super) fn policy_route(rule: &PolicyRoute) -> String {
+    let (sources, destinations) = (rule.sources.clone().into(), rule.destinations.clone().into());
+    let mut text = filter_rule(Action::Allow, &rule.matches, &sources, &destinations);
+    text.drain(..self::action(Action::Allow).len() + 1);
+    if let Some(ports) = rule.source_ports {
+        push(&mut text, " from ports ", ports);
+    }
+    for (place, hop) in rule.routes.iter().enumerate() {
+        text.push_str(if place == 0 { ": " } else { ", " });
+        match hop.via {
+            None => push(&mut text, "drop ", hop.destination),
+            Some(via) => push(&mut text, "", format_args!("{} by {via}", hop.destination)),
+        }
+    }
     text
 }
 

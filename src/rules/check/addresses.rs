@@ -161,12 +161,15 @@ pub(super) fn check_ways_out(checker: &mut Checker<'_>) {
     }
     let with_static_nat: HashSet<&str> =
         set.static_nats.iter().map(|rule| rule.network.as_str()).collect();
+    let steered: HashSet<&str> =
+        set.policy_routes.iter().map(|route| route.network.as_str()).collect();
     let routed: HashSet<&str> = set.routes.iter().map(|route| route.domain.as_str()).collect();
     for (index, network) in set.networks.iter().enumerate() {
         let leaves = !network.source_nat.is_empty()
             || !network.nat.exempt.is_empty()
             || network.ipv6.is_some()
             || with_static_nat.contains(network.name.as_str())
+            || steered.contains(network.name.as_str())
             || sizes.get(realm(network)).is_some_and(|size| *size > 1)
             || routed.contains(realm(network));
         if leaves || network.egress_default == Action::Deny {

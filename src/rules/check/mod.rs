@@ -9,6 +9,7 @@ mod filters;
 mod interface_filters;
 mod ipv6;
 mod order;
+mod policy_routes;
 mod services;
 mod shadow;
 
@@ -31,6 +32,7 @@ pub fn check(draft: &Draft, sources: &[Source], config: Option<&Config>) -> Vec<
     addresses::check_networks(&mut checker);
     addresses::check_domains(&mut checker);
     addresses::check_routes(&mut checker);
+    policy_routes::check_policy_routes(&mut checker);
     services::check_ids(&mut checker);
     services::check_services(&mut checker);
     services::check_claims(&mut checker);

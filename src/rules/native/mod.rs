@@ -4,6 +4,7 @@ mod addresses;
 mod filters;
 mod interface_filters;
 mod ipv6;
+mod policy_routes;
 mod services;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ pub use addresses::{NETWORK, PUBLIC_IP};
 pub use filters::{EGRESS_RULE, FIREWALL_RULE, NETWORK_ACL};
 pub use interface_filters::INTERFACE_FILTER;
 pub use ipv6::{IPV6_FIREWALL_RULE, IPV6_ROUTE, PUBLIC_IPV6};
+pub use policy_routes::POLICY_ROUTE;
 pub use services::{LOAD_BALANCER, LOCAL_SERVICE, MEMBER, PORT_FORWARD, ROUTE, STATIC_NAT};
 
 use super::fields::{Kind, Section, optional, required};
@@ -100,6 +102,12 @@ pub static RULE_FILE: Section = Section {
             "Static routes inside a domain.",
         ),
         optional(
+            "policy_routes",
+            Kind::List(&Kind::Table(&POLICY_ROUTE)),
+            "[]",
+            "Routes of their own for some of what guests send, in order.",
+        ),
+        optional(
             "local_services",
             Kind::List(&Kind::Table(&LOCAL_SERVICE)),
             "[]",
@@ -155,6 +163,8 @@ pub struct Spots {
     pub network_acls: SectionSpots,
     /// Of `routes`.
     pub routes: SectionSpots,
+    /// Of `policy_routes`.
+    pub policy_routes: SectionSpots,
     /// Of `local_services`.
     pub local_services: SectionSpots,
 }
@@ -212,5 +222,6 @@ fn read_root(root: &Node<'_>, draft: &mut Draft, faults: &mut Faults<'_>) {
     services::read_load_balancers(fields.list("load_balancers", faults), draft, faults);
     filters::read_network_acls(fields.list("network_acls", faults), draft, faults);
     services::read_routes(fields.list("routes", faults), draft, faults);
+    policy_routes::read(fields.list("policy_routes", faults), draft, faults);
     services::read_local_services(fields.list("local_services", faults), draft, faults);
 }

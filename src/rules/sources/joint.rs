@@ -49,6 +49,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
         load_balancers,
         network_acls,
         routes,
+        policy_routes,
         local_services,
     } = other;
     set.public_ips.extend(public_ips);
@@ -64,6 +65,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
     set.load_balancers.extend(load_balancers);
     set.network_acls.extend(network_acls);
     set.routes.extend(routes);
+    set.policy_routes.extend(policy_routes);
     set.local_services.extend(local_services);
 }
 
@@ -83,6 +85,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
         load_balancers,
         network_acls,
         routes,
+        policy_routes,
         local_services,
     } = set;
     let mut changed = retain(public_ips, places, |rule| &rule.place);
@@ -104,6 +107,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
         changed |= retain(&mut acl.entries, places, |entry| &entry.place);
     }
     changed |= retain(routes, places, |rule| &rule.place);
+    changed |= retain(policy_routes, places, |rule| &rule.place);
     changed |= retain(local_services, places, |rule| &rule.place);
     changed
 }

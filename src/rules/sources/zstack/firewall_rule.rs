@@ -127,34 +127,50 @@ fn is_about_new(object: &Object<'_>, notes: &mut Notes) -> Option<bool> {
     Some(is_about_new)
 }
 
-fn matches(object: &Object<'_>, notes: &mut Notes) -> Option<Vec<Match>> {
+/// The transport parts: one for each port or range that is listed.
+pub fn matches(object: &Object<'_>, notes: &mut Notes) -> Option<Vec<Match>> {
     let protocol = protocol(object, notes);
     let ports = object.text("destPort", notes);
     let icmp = icmp(object, notes);
     let (protocol, ports, (icmp_type, icmp_code)) = (protocol?, ports?, icmp?);
     let all = Match { protocol, ports: None, icmp_type, icmp_code };
-    if ports.is_empty() {
-        return Some(vec![all]);
+    let ranges = ranges(object, "destPort", ports, protocol, notes)?;
+    Some(ranges.into_iter().map(|ports| Match { ports, ..all }).collect())
+}
+
+/// The source ports and ranges that are listed; a list of none means all.
+pub fn source_ports(object: &Object<'_>, notes: &mut Notes) -> Option<Vec<Option<PortRange>>> {
+    let text = object.text("sourcePort", notes)?;
+    let protocol = if text.is_empty() { None } else { protocol(object, notes)? };
+    ranges(object, "sourcePort", text, protocol, notes)
+}
+
+/// The ports and ranges of a list; none stands for all.
+fn ranges(
+    object: &Object<'_>,
+    field: &'static str,
+    text: &str,
+    protocol: Option<Protocol>,
+    notes: &mut Notes,
+) -> Option<Vec<Option<PortRange>>> {
+    if text.is_empty() {
+        return Some(vec![None]);
     }
     if !protocol.is_some_and(|protocol| protocol.has_ports() && !protocol.is_icmp()) {
-        let at = object.place_of("destPort");
-        notes.error(
-            at,
-            "destPort without a protocol that has ports",
-            "send tcp or udp, or no port",
-        );
+        let what = format!("{field} without a protocol that has ports");
+        notes.error(object.place_of(field), what, "send tcp or udp, or no port");
         return None;
     }
-    let mut matches = Vec::new();
-    for text in ports.split(',').map(str::trim) {
+    let mut ranges = Vec::new();
+    for text in text.split(',').map(str::trim) {
         let Ok(range) = text.replace(':', "-").parse::<PortRange>() else {
-            let what = format!("destPort {} is not a port or range", quoted(text));
-            notes.error(object.place_of("destPort"), what, "send ports such as 80 or 8000-8010");
+            let what = format!("{field} {} is not a port or range", quoted(text));
+            notes.error(object.place_of(field), what, "send ports such as 80 or 8000-8010");
             return None;
         };
-        matches.push(Match { ports: Some(range), ..all });
+        ranges.push(Some(range));
     }
-    Some(matches)
+    Some(ranges)
 }
 
 /// The protocol; none matches all.
@@ -196,7 +212,7 @@ fn icmp(object: &Object<'_>, notes: &mut Notes) -> Option<(Option<u8>, Option<u8
 }
 
 /// Addresses, prefixes and ranges; empty means all.
-fn addresses(object: &Object<'_>, field: &str, notes: &mut Notes) -> Option<Vec<Cidr>> {
+pub fn addresses(object: &Object<'_>, field: &str, notes: &mut Notes) -> Option<Vec<Cidr>> {
     let mut prefixes = Vec::new();
     for text in object.text(field, notes)?.split(',').map(str::trim) {
         if text.is_empty() {

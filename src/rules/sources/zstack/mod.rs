@@ -15,6 +15,7 @@ mod firewall_rule;
 mod forwards;
 mod listener_check;
 mod nics;
+mod policy_routes;
 mod reader;
 pub mod record;
 mod recorded;
@@ -22,6 +23,7 @@ mod routes;
 mod rules;
 mod snats;
 pub mod state;
+mod steering;
 mod vips;
 
 use std::path::{Path, PathBuf};

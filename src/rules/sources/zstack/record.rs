@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::firewall::{ListKey, RuleList};
 use super::firewall_rule;
+use super::policy_routes::PolicyRoutes;
 use super::state::{Entry, State};
 
 /// The requests that lead to `state`, from a router that only has booted.
@@ -51,10 +52,30 @@ pub fn requests(state: &State) -> String {
             state.routes.values().map(|route| route.entry.json.as_str()).collect();
         write_line(&mut out, "/syncroutes", &format!("{{\"routes\":[{}]}}", entries.join(",")));
     }
+    policy_routes(&mut out, &state.policy_routes);
     for eip in state.flat_eips.values() {
         single(&mut out, "/flatnetworkprovider/eip/apply", "eip", &eip.entry);
     }
     out
+}
+
+/// One request: whatever comes later would replace it.
+fn policy_routes(out: &mut String, policies: &PolicyRoutes) {
+    if policies.sets.is_empty() && policies.tables.is_empty() {
+        return;
+    }
+    let list = |entries: Vec<&Entry>| {
+        entries.into_iter().map(|entry| entry.json.as_str()).collect::<Vec<_>>().join(",")
+    };
+    let sets = list(policies.sets.values().map(|(_, entry)| entry).collect());
+    let rules = list(policies.rules.values().map(|rule| &rule.entry).collect());
+    let routes = policies.tables.values().flat_map(|table| table.values());
+    let routes = list(routes.map(|route| &route.entry).collect());
+    let references = list(policies.references.iter().map(|(_, _, entry)| entry).collect());
+    let body = format!(
+        "{{\"ruleSets\":[{sets}],\"rules\":[{rules}],\"routes\":[{routes}],\"refs\":[{references}]}}"
+    );
+    write_line(out, "/policyroute/sync", &body);
 }
 
 fn firewall(out: &mut String, (mac, way): ListKey, list: &RuleList) {

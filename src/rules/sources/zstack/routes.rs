@@ -1,21 +1,21 @@
-//! Static routes. Those through a guest are natwerk's; what lies beyond the public side is reached by the gateways of the
-//! public addresses, and policy routes are not done at all: whoever asks for either is told.
+//! Static routes: through a guest, by a router beside a public address, or to nowhere.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde_json::json;
 
-use super::nics::Category;
-use super::reader::{Notes, Object, cidr, quoted};
+use super::nics::{Category, Nic};
+use super::reader::{Object, cidr, quoted};
 use super::state::{Call, Entry, State};
+use super::vips::Vip;
 use crate::rules::set::Cidr;
 
-/// A static route through a guest.
+/// A static route.
 #[derive(Clone, Debug)]
 pub struct StaticRoute {
-    /// The next hop.
-    pub via: Ipv4Addr,
+    /// The next hop; none drops.
+    pub via: Option<Ipv4Addr>,
     /// As it was sent.
     pub entry: Entry,
 }
@@ -58,65 +58,44 @@ fn read(
         notes.error(object.place_of("destination"), what, "send a prefix such as 172.20.0.0/16");
         return None;
     };
-    let Some(via) = target else {
-        let what = format!("natwerk does not do the blackhole route to {destination}");
-        notes.error(object.at(), what, "deny the destination with a firewall rule");
-        return None;
-    };
-    if !is_behind_a_guest(state, via) {
-        refuse_public(destination, via, object, notes);
+    if let Some(via) = target
+        && !is_reachable(state, via)
+    {
+        let what = format!("the route to {destination} leads to {via}, which is on no NIC");
+        notes.error(object.place_of("target"), what, "send a next hop on a NIC's segment");
         return None;
     }
-    Some((destination, distance, StaticRoute { via, entry: call.entry(object) }))
+    Some((destination, distance, StaticRoute { via: target, entry: call.entry(object) }))
 }
 
-fn is_behind_a_guest(state: &State, via: Ipv4Addr) -> bool {
-    let mut private = state.nics.values().filter(|nic| nic.category == Category::Private);
-    private.any(|nic| nic.segment().is_some_and(|segment| segment.contains(via)))
+impl StaticRoute {
+    /// Whether it leads through a guest.
+    pub fn is_inside(&self, state: &State) -> bool {
+        let mut private = state.nics.values().filter(|nic| nic.category == Category::Private);
+        self.via.is_some_and(|via| {
+            private.any(|nic| nic.segment().is_some_and(|segment| segment.contains(via)))
+        })
+    }
 }
 
-fn refuse_public(destination: Cidr, via: Ipv4Addr, object: &Object<'_>, notes: &mut Notes) {
-    let what =
-        format!("natwerk does not route {destination} to {via}, which is in no private network");
-    let hint = "beyond the public side, the gateways of the public addresses are used";
-    notes.error(object.place_of("target"), what, hint);
+/// Whether a next hop is on a segment of the router.
+fn is_reachable(state: &State, via: Ipv4Addr) -> bool {
+    let of_nic = |nic: &Nic| {
+        nic.gateway == Some(via) || nic.segment().is_some_and(|segment| segment.contains(via))
+    };
+    let of_vip = |(address, vip): (&Ipv4Addr, &Vip)| {
+        vip.gateway == Some(via) || Cidr::containing(*address, vip.length).contains(via)
+    };
+    state.nics.values().any(of_nic) || state.vips.iter().any(of_vip)
 }
 
 /// `/getroutes`: the static routes, in words.
 pub fn list(state: &State, call: &mut Call<'_>) {
-    let lines = state.routes.iter().map(|(to, route)| format!("S>* {to} via {}\n", route.via));
+    let lines = state.routes.iter().map(|(to, route)| match route.via {
+        None => format!("S>* {to} unreachable (blackhole)\n"),
+        Some(via) => format!("S>* {to} via {via}\n"),
+    });
     call.reply = Some(json!({ "rawRoutes": lines.collect::<String>() }));
 }
 
-/// `/policyroute/sync`: one without rules is done.
-pub fn sync_policy(call: &mut Call<'_>) {
-    call.know(&["ruleSets", "rules", "tableNumbers", "routes", "refs", "markConntrack"]);
-    for node in call.entries("rules") {
-        let notes = &mut call.notes;
-        let Some(object) = Object::open(node, "a policy route", &POLICY_FIELDS, notes) else {
-            continue;
-        };
-        let number = object.integer("ruleNumber", notes);
-        let set = object.text("ruleSetName", notes);
-        let (Some(number), Some(set)) = (number, set) else { continue };
-        if object.text("state", notes) == Some("disable") {
-            continue;
-        }
-        let what = format!("natwerk does not do policy routes: rule {number} of {}", quoted(set));
-        notes.error(object.at(), what, "delete the policy route");
-    }
-}
-
 const FIELDS: [&str; 3] = ["destination", "target", "distance"];
-
-const POLICY_FIELDS: [&str; 9] = [
-    "ruleSetName",
-    "ruleNumber",
-    "destPort",
-    "protocol",
-    "sourcePort",
-    "sourceIp",
-    "destIp",
-    "state",
-    "tableNumber",
-];

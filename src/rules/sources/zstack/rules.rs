@@ -8,6 +8,7 @@ use super::firewall::Way;
 use super::firewall_rule::UserRule;
 use super::nics::{Category, Nic};
 use super::state::State;
+use super::steering;
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
 use crate::rules::set::{
@@ -42,6 +43,7 @@ pub fn translate(state: &State) -> Translated {
     builder.forwards();
     builder.balancers();
     builder.routes();
+    builder.policy_routes();
     builder.filters();
     builder.flat_eips();
     translated
@@ -162,7 +164,8 @@ impl Builder<'_> {
                         pool.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED),
                         snat.public
                     ),
-                    hint: "natwerk leaves by one public NIC, the default route's".to_owned(),
+                    hint: "by other public NICs than the default route's go routes and policy routes only"
+                        .to_owned(),
                 });
             }
         }
@@ -303,11 +306,21 @@ impl Builder<'_> {
     }
 
     fn routes(&mut self) {
-        for (&destination, route) in &self.state.routes {
+        let inside = self.state.routes.iter().filter(|(_, route)| route.is_inside(self.state));
+        for (&destination, route) in inside {
+            let Some(via) = route.via else { continue };
             let place = route.entry.place.clone();
             let domain = DOMAIN.to_owned();
-            self.out.set.routes.push(Route { domain, destination, via: route.via, place });
+            self.out.set.routes.push(Route { domain, destination, via, place });
         }
+    }
+
+    /// What goes by more than its destination, or beyond the public side.
+    fn policy_routes(&mut self) {
+        let steered = steering::steer(self.state, &self.addresses);
+        self.out.set.policy_routes = steered.routes;
+        self.out.pending.extend(steered.pending);
+        self.out.faults.extend(steered.faults);
     }
 
     /// The user's firewall: behind its rules, what is new and comes in is accepted.

@@ -15,6 +15,7 @@ use super::elsewhere;
 use super::firewall::{self, ListKey, RuleList};
 use super::forwards::{self, Forwards};
 use super::nics::{self, Category, Nic};
+use super::policy_routes::{self, PolicyRoutes};
 use super::reader::{Note, Notes, Object};
 use super::routes::{self, StaticRoute};
 use super::snats::{self, Snat, SnatKey};
@@ -48,6 +49,8 @@ pub struct State {
     pub snats: BTreeMap<SnatKey, Snat>,
     /// Static routes by destination.
     pub routes: BTreeMap<crate::rules::set::Cidr, StaticRoute>,
+    /// Policy routes.
+    pub policy_routes: PolicyRoutes,
     /// The user's firewall.
     pub firewall: BTreeMap<ListKey, RuleList>,
     /// Load-balancer listeners by their uuid.
@@ -205,7 +208,7 @@ impl State {
             "/removesnat" => snats::remove(self, call),
             "/syncroutes" => routes::sync(self, call),
             "/getroutes" => routes::list(self, call),
-            "/policyroute/sync" => routes::sync_policy(call),
+            "/policyroute/sync" => policy_routes::sync(self, call),
             "/lb/refresh" => balancers::refresh(self, call),
             "/lb/delete" => balancers::delete(self, call),
             _ if path.starts_with("/fw/") => return firewall::run(self, path, call),
