@@ -19,6 +19,53 @@ impl PortId {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// The side of this interface that networks under two tags are on.
+    #[must_use]
+    pub const fn double_tagged(self) -> Self {
+        Self(self.0 | DOUBLE_TAGGED)
+    }
+
+    /// The side of this interface that VXLAN networks are on.
+    #[must_use]
+    pub const fn vxlan(self) -> Self {
+        Self(self.0 | VXLAN)
+    }
+
+    /// Whether it is such a side, not an interface itself.
+    #[must_use]
+    pub const fn is_encapsulated(self) -> bool {
+        self.0 >= Self::INTERFACES_MAX
+    }
+
+    /// Whether it is the side of VXLAN networks.
+    #[must_use]
+    pub const fn is_vxlan(self) -> bool {
+        self.0 & VXLAN != 0
+    }
+
+    /// The interface itself, of whichever side.
+    #[must_use]
+    pub const fn interface(self) -> Self {
+        Self(self.0 & (Self::INTERFACES_MAX - 1))
+    }
+
+    /// How many interfaces there can be; sides have numbers above.
+    pub const INTERFACES_MAX: u8 = 32;
+}
+
+const DOUBLE_TAGGED: u8 = PortId::INTERFACES_MAX;
+const VXLAN: u8 = PortId::INTERFACES_MAX << 1;
+
+/// Two VLAN tags in front of a packet.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DoubleTag {
+    /// The EtherType of the outer one: 0x88a8 (IEEE 802.1ad) or 0x8100.
+    pub outer_type: u16,
+    /// The outer VLAN identifier.
+    pub outer: u16,
+    /// The inner one, whose EtherType is 0x8100.
+    pub inner: u16,
 }
 
 /// An internal address realm: one `domain` of the rule file. Never zero.

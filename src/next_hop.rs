@@ -5,6 +5,7 @@
 //! true by itself, and the index that finds it only ever grows. Making a next hop takes a lock.
 
 mod hop;
+pub mod stations;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use self::hop::{
     CONFIRMED, FAILED, Hop, PENDING, REACHABLE, USED, WANTED, WideAddress, interface_mtu,
     interface_word, network_mtu, network_vlan, network_word, resolution, source_port, source_word,
 };
+use self::stations::Stations;
 use crate::flow::{Mac, PortId};
 
 /// A next hop: its place in [`NextHops`] (23 bits), and whether it leads into a network with limits.
@@ -122,6 +124,7 @@ pub struct NextHops {
     woken: AtomicBool,
     waker: Mutex<Option<Waker>>,
     changes: AtomicU64,
+    stations: Stations,
 }
 
 impl NextHops {
@@ -148,6 +151,7 @@ impl NextHops {
             woken: AtomicBool::new(false),
             waker: Mutex::new(None),
             changes: AtomicU64::new(0),
+            stations: Stations::new(),
         }
     }
 
@@ -286,8 +290,16 @@ impl NextHops {
     /// The link properties of an interface's (and tag's) next hops, present and future.
     pub fn set_interface(&self, port: PortId, source: Mac, mtu: u16) {
         let vlan_mtus = self.vlan_mtus.lock();
-        if let Some(interface) = self.interfaces.get(port.index()) {
-            interface.store(interface_word(source, mtu), Ordering::Release);
+        let sides = [
+            (port, 0),
+            (port.double_tagged(), DOUBLE_TAG_OVERHEAD),
+            (port.vxlan(), VXLAN_OVERHEAD),
+        ];
+        for (side, overhead) in sides {
+            if let Some(interface) = self.interfaces.get(side.index()) {
+                let word = interface_word(source, mtu.saturating_sub(overhead));
+                interface.store(word, Ordering::Release);
+            }
         }
         self.refresh(port, &vlan_mtus);
     }
@@ -305,6 +317,12 @@ impl NextHops {
     #[must_use]
     pub fn source_mac(&self, port: PortId) -> Mac {
         Mac::from_bits(self.interface(port))
+    }
+
+    /// Which VTEP the stations of VXLAN networks are behind.
+    #[must_use]
+    pub const fn stations(&self) -> &Stations {
+        &self.stations
     }
 
     /// Goes up whenever anything was resolved or failed: a worker that holds frames looks again.
@@ -375,9 +393,10 @@ impl NextHops {
         let count = self.count.load(Ordering::Acquire) as usize;
         for (id, hop) in (0..).map(NextHopId).zip(self.hops.iter().take(count)) {
             let neighbor = self.neighbor_of(id, hop);
-            if neighbor.port != port {
+            if neighbor.port.interface() != port.interface() {
                 continue;
             }
+            let port = neighbor.port;
             let (source, mtu) = self.properties(port, neighbor.vlan, vlan_mtus);
             hop.source.store(source_word(source, port, neighbor.address), Ordering::Relaxed);
             let network = network_word(neighbor.vlan, mtu, neighbor.address);
@@ -435,6 +454,10 @@ impl Neighbor {
 /// What an interface's MTU is taken for until `host` has said.
 const MTU_DEFAULT: u16 = 1500;
 const CAPACITY_MAX: usize = 1 << 23;
+/// What the second tag takes of a link's MTU: interfaces have room for one beside it.
+const DOUBLE_TAG_OVERHEAD: u16 = 4;
+/// What the outer headers take of it (RFC 7348, section 5).
+const VXLAN_OVERHEAD: u16 = 50;
 
 #[cfg(test)]
 mod tests;

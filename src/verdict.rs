@@ -60,6 +60,8 @@ pub enum DropReason {
     GuestRateExceeded,
     /// The queue to the router's own kernel is full.
     HostPathFull,
+    /// The packet is for the router's own kernel, which has no interface in a network under two tags or inside VXLAN.
+    HostPathMissing,
     /// An ICMP error quotes a packet of no session (RFC 5508, REQ-4).
     IcmpErrorUnmatched,
     /// An ICMP message of a type that is not forwarded (RFC 5508, REQ-10).
@@ -112,11 +114,17 @@ pub enum DropReason {
     UnknownNeighborPort,
     /// The frame's VLAN tag belongs to no network of this interface.
     UnknownVlan,
+    /// A VXLAN packet without a whole, untagged Ethernet frame inside, in fragments, or with flags or reserved bits set that mean something else (RFC 7348).
+    VxlanMalformed,
+    /// A VXLAN packet came from a VTEP that is not listed in a network that does not learn others.
+    VxlanUnknownRemote,
+    /// A VXLAN packet for a network identifier that no network has.
+    VxlanUnknownVni,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 49] = [
         Self::AclDenied,
         Self::AddressNotOurs,
         Self::BadChecksum,
@@ -136,6 +144,7 @@ impl DropReason {
         Self::FrameTooLong,
         Self::GuestRateExceeded,
         Self::HostPathFull,
+        Self::HostPathMissing,
         Self::IcmpErrorUnmatched,
         Self::IcmpRefused,
         Self::IcmpSequenceRefused,
@@ -162,6 +171,9 @@ impl DropReason {
         Self::TxRingFull,
         Self::UnknownNeighborPort,
         Self::UnknownVlan,
+        Self::VxlanMalformed,
+        Self::VxlanUnknownRemote,
+        Self::VxlanUnknownVni,
     ];
 
     /// The place in per-reason tables.
@@ -193,6 +205,7 @@ impl DropReason {
             Self::FrameTooLong => "frame_too_long",
             Self::GuestRateExceeded => "guest_rate_exceeded",
             Self::HostPathFull => "host_path_full",
+            Self::HostPathMissing => "host_path_missing",
             Self::IcmpErrorUnmatched => "icmp_error_unmatched",
             Self::IcmpRefused => "icmp_refused",
             Self::IcmpSequenceRefused => "icmp_sequence_refused",
@@ -219,6 +232,9 @@ impl DropReason {
             Self::TxRingFull => "tx_ring_full",
             Self::UnknownNeighborPort => "unknown_neighbor_port",
             Self::UnknownVlan => "unknown_vlan",
+            Self::VxlanMalformed => "vxlan_malformed",
+            Self::VxlanUnknownRemote => "vxlan_unknown_remote",
+            Self::VxlanUnknownVni => "vxlan_unknown_vni",
         }
     }
 
@@ -269,6 +285,9 @@ impl DropReason {
             Self::FrameTooLong => "The frame does not fit into a chunk of frame memory.",
             Self::GuestRateExceeded => "The guest used up its bandwidth or packet rate.",
             Self::HostPathFull => "The queue to the router's own kernel is full.",
+            Self::HostPathMissing => {
+                "The packet is for the router's own kernel, which has no interface in a network under two tags or inside VXLAN."
+            }
             Self::IcmpErrorUnmatched => {
                 "An ICMP error quotes a packet of no session (RFC 5508, REQ-4)."
             }
@@ -323,6 +342,13 @@ impl DropReason {
             Self::TxRingFull => "The transmit ring of the outgoing interface is full.",
             Self::UnknownNeighborPort => "The next hop is on an interface that is down or gone.",
             Self::UnknownVlan => "The frame's VLAN tag belongs to no network of this interface.",
+            Self::VxlanMalformed => {
+                "A VXLAN packet without a whole, untagged Ethernet frame inside, in fragments, or with flags or reserved bits set that mean something else (RFC 7348)."
+            }
+            Self::VxlanUnknownRemote => {
+                "A VXLAN packet came from a VTEP that is not listed in a network that does not learn others."
+            }
+            Self::VxlanUnknownVni => "A VXLAN packet for a network identifier that no network has.",
         }
     }
 }

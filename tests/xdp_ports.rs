@@ -170,6 +170,8 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
             tags: [0, 100].into(),
             arp_tags: [].into(),
             kernel_tags: [300].into(),
+            double_tags: [].into(),
+            vteps: [].into(),
             local_addresses: [(0, Ipv4Addr::new(10, 1, 1, 1)), (100, Ipv4Addr::new(10, 1, 2, 1))]
                 .into(),
             local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),

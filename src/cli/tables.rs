@@ -187,7 +187,7 @@ pub fn networks(rows: &[NetworkRow]) -> String {
             row.name.clone(),
             row.domain.clone(),
             row.interface.clone(),
-            vlan(row.vlan),
+            row.tag().unwrap_or_else(dash),
             with_ipv6(&row.cidr, row.ipv6_cidr.as_ref()),
             with_ipv6(&row.gateway, row.ipv6_gateway.as_ref()),
             row.mtu.map_or_else(dash, |mtu| mtu.to_string()),
@@ -214,7 +214,7 @@ pub fn neighbors(rows: &[NeighborRow]) -> String {
         vec![
             row.address.clone(),
             row.interface.clone(),
-            vlan(row.vlan),
+            row.tag().unwrap_or_else(dash),
             row.state.clone(),
             row.mac.clone().unwrap_or_else(dash),
         ]
@@ -400,10 +400,6 @@ fn some_or_dash(text: String) -> String {
     if text.is_empty() { dash() } else { text }
 }
 
-fn vlan(vlan: u16) -> String {
-    if vlan == 0 { dash() } else { vlan.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,6 +445,7 @@ PACKETS  BYTES  SESSIONS  KIND      ID  OF            RULE                      
             domain: "web".to_owned(),
             interface: "eth0".to_owned(),
             vlan: 0,
+            encapsulation: None,
             cidr: "10.1.1.0/24".to_owned(),
             gateway: "10.1.1.1".to_owned(),
             ipv6_cidr: None,

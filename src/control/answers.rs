@@ -174,6 +174,7 @@ impl Answers {
     }
 
     fn neighbors(&self) -> Vec<NeighborRow> {
+        let policy = self.shared.policy.load();
         let mut all = self.shared.next_hops.all();
         all.sort_by_key(|(_, hop, _)| (hop.port, hop.vlan, hop.address));
         let row = |(_, hop, resolution): &(_, crate::next_hop::Neighbor, Resolution)| {
@@ -182,10 +183,12 @@ impl Answers {
                 Resolution::Pending => ("pending", None),
                 Resolution::Reachable(mac) => ("reachable", Some(mac.to_string())),
             };
+            let (vlan, encapsulation) = policy.encapsulations().describe(hop.port, hop.vlan);
             NeighborRow {
                 address: hop.address.to_string(),
                 interface: workers::port_name(hop.port, self.engine.config()),
-                vlan: hop.vlan,
+                vlan,
+                encapsulation,
                 state: state.to_owned(),
                 mac,
             }
@@ -210,14 +213,14 @@ impl Answers {
         for (id, network) in (0..).map(crate::flow::NetworkId).zip(summary.networks) {
             let pool = network.pool.map(|pool| pool.addresses).unwrap_or_default();
             let limits = policy.network(id).rate_limits.as_ref();
+            let port = crate::flow::PortId(network.port);
+            let (vlan, encapsulation) = policy.encapsulations().describe(port, network.vlan);
             rows.push(NetworkRow {
                 name: network.name,
                 domain: network.domain,
-                interface: workers::port_name(
-                    crate::flow::PortId(network.port),
-                    self.engine.config(),
-                ),
-                vlan: network.vlan,
+                interface: workers::port_name(port, self.engine.config()),
+                vlan,
+                encapsulation,
                 cidr: network.cidr,
                 gateway: network.gateway,
                 ipv6_cidr: network.ipv6_cidr,

@@ -112,10 +112,13 @@ fn neighbor(hop: Neighbor, engine: &EngineHandle, shared: &Shared) -> NeighborRo
         Some(Resolution::Pending) => ("pending", None),
         Some(Resolution::Reachable(mac)) => ("reachable", Some(mac.to_string())),
     };
+    let policy = shared.policy.load();
+    let (vlan, encapsulation) = policy.encapsulations().describe(hop.port, hop.vlan);
     NeighborRow {
         address: hop.address.to_string(),
         interface: workers::port_name(hop.port, engine.config()),
-        vlan: hop.vlan,
+        vlan,
+        encapsulation,
         state: state.to_owned(),
         mac,
     }

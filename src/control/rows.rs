@@ -131,6 +131,9 @@ pub struct NetworkRow {
     pub interface: String,
     /// Its VLAN; zero for untagged.
     pub vlan: u16,
+    /// Both VLANs if it has two, as `200.100`, or its VNI, as `VNI 5001`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<String>,
     /// Its prefix.
     pub cidr: String,
     /// The router's address in it.
@@ -152,6 +155,14 @@ pub struct NetworkRow {
     pub rate_exceeded: Option<u64>,
 }
 
+impl NetworkRow {
+    /// What people call its place on the interface; none for untagged.
+    #[must_use]
+    pub fn tag(&self) -> Option<String> {
+        tag(self.vlan, self.encapsulation.as_ref())
+    }
+}
+
 /// A next hop.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct NeighborRow {
@@ -161,10 +172,21 @@ pub struct NeighborRow {
     pub interface: String,
     /// Its VLAN; zero for untagged.
     pub vlan: u16,
+    /// Both VLANs if it has two, as `200.100`, or its VNI, as `VNI 5001`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<String>,
     /// `reachable`, `pending` or `failed`.
     pub state: String,
     /// Its link address, if it is reachable.
     pub mac: Option<String>,
+}
+
+impl NeighborRow {
+    /// What people call its place on the interface; none for untagged.
+    #[must_use]
+    pub fn tag(&self) -> Option<String> {
+        tag(self.vlan, self.encapsulation.as_ref())
+    }
 }
 
 /// What a running engine knows of one packet.
@@ -396,4 +418,8 @@ pub struct FrameRow {
     pub sent_frame: String,
     /// Frames that were wanted but missed since the beginning.
     pub missed: u64,
+}
+
+fn tag(vlan: u16, encapsulation: Option<&String>) -> Option<String> {
+    encapsulation.cloned().or_else(|| (vlan != 0).then(|| vlan.to_string()))
 }

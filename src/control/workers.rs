@@ -170,7 +170,7 @@ pub fn stats(engine: &EngineHandle, flushed: u64) -> Stats {
 /// The kernel's name of an interface.
 #[must_use]
 pub fn port_name(port: PortId, config: &Config) -> String {
-    let interface = config.interfaces.get(port.index());
+    let interface = config.interfaces.get(port.interface().index());
     interface.map_or_else(|| format!("#{}", port.0), |interface| interface.name.clone())
 }
 

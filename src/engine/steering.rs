@@ -7,6 +7,7 @@ use crate::config::{Config, Interface};
 use crate::flow::Protocol;
 use crate::host::view::{KernelAddress, View};
 use crate::io::xdp::steering::{PortSet, Steering};
+use crate::policy::encapsulation::double_tag;
 use crate::rules::set::{Network, PortRange, RuleSet};
 
 /// The steering of every interface, in the configuration's order.
@@ -30,6 +31,12 @@ pub fn steering(
                 .into_iter()
                 .filter(|&vlan| is_ours_alone(&interface.name, vlan, view))
                 .collect(),
+            double_tags: plain_or_not(&interface.name, rules, false)
+                .filter_map(double_tag)
+                .collect(),
+            vteps: plain_or_not(&interface.name, rules, false)
+                .filter_map(|network| Some(network.vxlan.as_ref()?.local))
+                .collect(),
             local_addresses: local_addresses(&interface.name, rules, view),
             local_addresses_ipv6: local_addresses_ipv6(&interface.name, rules, view),
             kernel_ports: {
@@ -43,7 +50,8 @@ pub fn steering(
 
 /// The tags under which rules place something on an interface.
 fn tags(interface: &str, rules: &RuleSet) -> BTreeSet<u16> {
-    let networks = rules.networks.iter().map(|network| (&network.interface, network.vlan));
+    let networks = plain_or_not(interface, rules, true);
+    let networks = networks.map(|network| (&network.interface, network.vlan));
     let public = rules.public_ips.iter().map(|public| (&public.interface, public.vlan));
     let ipv6 = rules.public_ipv6.iter().map(|public| (&public.interface, public.vlan));
     networks
@@ -52,6 +60,19 @@ fn tags(interface: &str, rules: &RuleSet) -> BTreeSet<u16> {
         .filter(|(on, _)| *on == interface)
         .map(|(_, vlan)| vlan)
         .collect()
+}
+
+/// The networks of an interface that are untagged or under one tag, or the others.
+fn plain_or_not<'r>(
+    interface: &str,
+    rules: &'r RuleSet,
+    is_plain: bool,
+) -> impl Iterator<Item = &'r Network> {
+    let of_interface = move |network: &&Network| {
+        let plain = network.outer_tag.is_none() && network.vxlan.is_none();
+        network.interface == interface && plain == is_plain
+    };
+    rules.networks.iter().filter(of_interface)
 }
 
 /// The tags under which the kernel has VLAN interfaces, or something that the operator knows of.
@@ -79,7 +100,7 @@ fn is_ours_alone(interface: &str, vlan: u16, view: &View) -> bool {
 /// are not the dataplane's. A gateway that stands in for other networks is shared with it by port.
 fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u16, Ipv4Addr)> {
     let mut local = BTreeSet::new();
-    let own_networks = rules.networks.iter().filter(|network| network.interface == interface);
+    let own_networks = plain_or_not(interface, rules, true);
     for network in own_networks.filter(|own| !is_ours_alone(interface, own.vlan, view)) {
         for other in rules.networks.iter().filter(|other| same_realm(network, other)) {
             local.insert((network.vlan, other.gateway));

@@ -1,13 +1,11 @@
-//! Our own ARP: asking, announcing, probing, listening, one socket an interface.
+//! Our own ARP: requests, and what is heard, one socket an interface.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::plan::Segment;
 use crate::flow::{Mac, PortId};
 use crate::io::packet::PacketSocket;
-use crate::next_hop::Neighbor;
 use crate::wire::arp::{self, Arp, ArpOperation};
 
 /// ARP on one interface. Frames for tagged networks go out through it too; what comes back with a
@@ -34,39 +32,19 @@ impl ArpSocket {
         self.port
     }
 
-    /// Asks for `neighbor` from the address `sender`: the station `destination`, or everybody.
+    /// Sends `frame` as it is.
     ///
     /// # Errors
     ///
     /// As the kernel says.
-    pub fn ask(
-        &self,
-        neighbor: Neighbor,
-        sender: Ipv4Addr,
-        destination: Option<Mac>,
-    ) -> io::Result<()> {
-        let IpAddr::V4(address) = neighbor.address else {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        };
-        self.send(neighbor.vlan, sender, address, destination.unwrap_or(Mac::BROADCAST))
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.socket.send(frame)
     }
 
-    /// Tells everybody on the link that the address of `segment` is ours (RFC 5227, section 2.3).
-    ///
-    /// # Errors
-    ///
-    /// As the kernel says.
-    pub fn announce(&self, segment: Segment) -> io::Result<()> {
-        self.send(segment.vlan, segment.address, segment.address, Mac::BROADCAST)
-    }
-
-    /// Asks whether somebody else has the address of `segment` (RFC 5227, section 2.1.1).
-    ///
-    /// # Errors
-    ///
-    /// As the kernel says.
-    pub fn probe(&self, segment: Segment) -> io::Result<()> {
-        self.send(segment.vlan, Ipv4Addr::UNSPECIFIED, segment.address, Mac::BROADCAST)
+    /// The interface's link address.
+    #[must_use]
+    pub const fn mac(&self) -> Mac {
+        self.mac
     }
 
     /// Everything that was said to us or all on the link itself, outside of tags, since the last call.
@@ -86,27 +64,30 @@ impl ArpSocket {
         }
         heard
     }
+}
 
-    fn send(
-        &self,
-        vlan: u16,
-        sender: Ipv4Addr,
-        target: Ipv4Addr,
-        destination: Mac,
-    ) -> io::Result<()> {
-        let message = Arp {
-            vlan,
-            operation: ArpOperation::Request,
-            sender_mac: self.mac,
-            sender,
-            target_mac: Mac::default(),
-            target,
-        };
-        // Ethernet's shortest frame: what is behind the message stays zero.
-        let mut frame = [0; FRAME_BYTES];
-        let written = arp::write(&mut frame, self.mac, destination, &message).is_some();
-        if written { self.socket.send(&frame) } else { Err(io::ErrorKind::InvalidData.into()) }
-    }
+/// A request from `sender` for `target`: a probe if the sender is unspecified (RFC 5227, section
+/// 2.1.1), an announcement if both are the same (section 2.3).
+#[must_use]
+pub fn request(
+    mac: Mac,
+    vlan: u16,
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+    destination: Mac,
+) -> [u8; FRAME_BYTES] {
+    let message = Arp {
+        vlan,
+        operation: ArpOperation::Request,
+        sender_mac: mac,
+        sender,
+        target_mac: Mac::default(),
+        target,
+    };
+    // Ethernet's shortest frame: what is behind the message stays zero, and there is room for it.
+    let mut frame = [0; FRAME_BYTES];
+    let _ = arp::write(&mut frame, mac, destination, &message);
+    frame
 }
 
 impl AsFd for ArpSocket {

@@ -10,6 +10,7 @@
 
 pub mod addresses;
 pub mod arp;
+mod capsules;
 pub mod netlink;
 mod nics;
 pub mod plan;

@@ -1,10 +1,12 @@
 //! What `host` has to know of the rules: where natwerk has addresses, and how large packets may be.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::flow::PortId;
 use crate::next_hop::Neighbor;
 use crate::policy::Policy;
+use crate::policy::encapsulation::Encapsulations;
 use crate::rules::set::Cidr;
 
 /// The rules as far as they concern links and addresses.
@@ -18,6 +20,8 @@ pub struct Plan {
     pub mtus: Vec<(PortId, u16, u16)>,
     /// The upstream routers, each once.
     pub upstreams: Vec<Neighbor>,
+    /// Networks under two tags and inside VXLAN.
+    pub encapsulations: Arc<Encapsulations>,
 }
 
 /// An address of the router, and the stations it can be reached by directly.
@@ -101,6 +105,7 @@ impl Plan {
             ipv6: gateways_ipv6.chain(public_ipv6).collect(),
             mtus: mtus.collect(),
             upstreams,
+            encapsulations: Arc::clone(policy.encapsulations()),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,8 +16,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::addresses::{self, AddressChange, Announcements};
 use super::arp::ArpSocket;
+use super::capsules::Request;
 use super::netlink::{self, Events, Requests};
-use super::plan::Plan;
+use super::plan::{Plan, Segment};
 use super::resolve::{Ask, Resolver, Surroundings};
 use super::view::{Change, Conflict, View};
 use super::{HostOptions, Shared, sysctl};
@@ -376,10 +377,9 @@ impl Watch {
     fn put(&mut self, ask: Ask, now: Tick) {
         match ask {
             Ask::Arp { neighbor, sender, destination, .. } => {
+                let Neighbor { port, vlan, address: IpAddr::V4(target) } = neighbor else { return };
                 // A link that is down is one more reason why nobody answers.
-                if let Some(socket) = self.arp(neighbor.port) {
-                    let _ = socket.ask(neighbor, sender, destination);
-                }
+                let _ = self.request(Request { port, vlan, sender, target, destination });
             }
             Ask::Kernel { id, interface_index, address } => {
                 let message = use_neighbor(interface_index, address);
@@ -399,21 +399,26 @@ impl Watch {
 
     fn announce(&mut self) {
         for announcement in self.announcements.due(self.now()) {
-            let Some(socket) = self.arp(announcement.segment.port) else { continue };
-            let announced = socket.announce(announcement.segment).and_then(|()| {
+            let Segment { port, vlan, address, .. } = announcement.segment;
+            let from = |sender| Request { port, vlan, sender, target: address, destination: None };
+            let announced = self.request(from(address)).and_then(|()| {
                 // Answers to a probe with a tag would not reach us here.
-                let probes = announcement.is_first && announcement.segment.vlan == 0;
-                if probes { socket.probe(announcement.segment) } else { Ok(()) }
+                let probes = announcement.is_first && vlan == 0;
+                if probes { self.request(from(Ipv4Addr::UNSPECIFIED)) } else { Ok(()) }
             });
             if let Err(error) = announced {
-                let address = announcement.segment.address;
                 tracing::debug!(%address, %error, "an address was not announced");
             }
         }
     }
 
-    fn arp(&self, port: PortId) -> Option<&ArpSocket> {
-        self.interfaces.iter().find(|interface| interface.port == port)?.arp.as_ref()
+    fn request(&self, request: Request) -> io::Result<()> {
+        let port = request.port.interface();
+        let interface = self.interfaces.iter().find(|interface| interface.port == port);
+        let Some(socket) = interface.and_then(|interface| interface.arp.as_ref()) else {
+            return Ok(());
+        };
+        request.send(socket, &self.plan.encapsulations, self.next_hops.stations())
     }
 
     fn with_surroundings<T>(

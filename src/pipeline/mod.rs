@@ -9,6 +9,7 @@ pub mod batch;
 mod charge;
 pub mod contacts;
 pub mod decide;
+mod encapsulation;
 mod errors;
 mod events;
 mod fast;
@@ -52,6 +53,7 @@ use crate::wire::segment::{self, Segment, flags};
 
 use batch::{BATCH_MAX, Batch, Slot};
 use charge::Charge;
+use encapsulation::Replicas;
 use errors::ErrorLimit;
 use fast::Glance;
 use fragments::{FragmentPlan, own_identification};
@@ -79,6 +81,7 @@ pub struct Pipeline<F> {
     /// Trades places with `released` while those are processed, so that neither ever grows.
     released_before: Vec<Released<F>>,
     error_limit: ErrorLimit,
+    replicas: Replicas<F>,
     sweep: sweep::Sweep,
 }
 
@@ -149,6 +152,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             released: Vec::with_capacity(RELEASED_MAX),
             released_before: Vec::with_capacity(RELEASED_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
+            replicas: Replicas::new(),
             sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
             shared: Rc::new(shared),
@@ -166,6 +170,10 @@ impl<F: FrameBuffer> Pipeline<F> {
         let policy = self.policy.current();
         let shared = Rc::clone(&self.shared);
         let Batch { slots, extra, host } = batch;
+        let has_capsules = !policy.encapsulations().is_empty();
+        if has_capsules {
+            self.open_capsules(slots, &policy, now);
+        }
         self.look_at(slots, &shared, &policy);
 
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
@@ -190,6 +198,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         self.tally.settle(&self.counters);
         self.release_waiting(&mut context);
+        if has_capsules {
+            self.close_capsules(slots, &mut context);
+        }
     }
 
     /// The first two passes: what each frame is, and where its session would be. Every frame's lines
@@ -237,6 +248,10 @@ impl<F: FrameBuffer> Pipeline<F> {
     #[cold]
     fn look(&self, slot: &Slot<F>, policy: &Policy) -> Option<Look> {
         let frame = slot.frame.as_ref()?;
+        if let Verdict::Drop(reason) = slot.verdict {
+            // What was around it is wrong.
+            return Some(Look::Refused(reason));
+        }
         Some(match self.look_ipv4(frame, slot.port, policy) {
             Ok(ready) => Look::Ipv4(ready),
             Err(DropReason::NotForwardable) => match self.look_ipv6(frame, slot.port, policy) {
@@ -419,7 +434,8 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     fn checks_partial(&self, port: PortId) -> bool {
-        let port: Option<&(Role, ChecksumMode)> = self.shared.settings.ports.get(port.index());
+        let port: Option<&(Role, ChecksumMode)> =
+            self.shared.settings.ports.get(port.interface().index());
         port.is_some_and(|(_, mode)| *mode == ChecksumMode::DetectPartial)
     }
 

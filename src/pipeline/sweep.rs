@@ -115,6 +115,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Batch { extra, host, .. } = batch;
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
         self.release_waiting(&mut context);
+        if !policy.encapsulations().is_empty() {
+            self.close_capsules(&mut [], &mut context);
+        }
         let Self { fragments, fragments_ipv6, counters, .. } = self;
         let mut give_up = |(_, frame)| {
             counters.dropped(DropReason::FragmentTimeout);

@@ -43,6 +43,8 @@ pub(super) struct Released<F> {
 pub(super) enum Fate {
     /// It goes its way again from the start.
     Anew,
+    /// It goes its way, but for what it has on the wire of its side.
+    Close,
     /// Its datagram was refused.
     Drop(DropReason),
     /// It is a fragment that was counted already and follows this plan.
@@ -165,10 +167,14 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         let Some(frame) = slot.as_ref() else { return Verdict::Hold };
+        if let Fate::Close = fate {
+            self.counters.forwarded(port, frame.bytes().len());
+            return Verdict::Forward(port);
+        }
         match (self.look_ipv4(frame, port, context.policy), fate) {
             (_, Fate::Drop(reason)) => Verdict::Drop(reason),
             (Ok(ready), Fate::Follow(plan)) => self.follow(slot, port, &ready, plan, context),
-            (Ok(ready), Fate::Anew | Fate::FollowIpv6(_)) => {
+            (Ok(ready), Fate::Anew | Fate::Close | Fate::FollowIpv6(_)) => {
                 self.forward(slot, port, &ready, context)
             }
             (Err(reason), _) => match (self.look_ipv6(frame, port, context.policy), fate) {

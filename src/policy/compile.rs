@@ -21,6 +21,7 @@ use ahash::HashMap;
 use crate::config::Config;
 use crate::flow::{Generation, NetworkId, PortId, Realm, RealmId, RuleId};
 use crate::policy::attachments::Attachments;
+use crate::policy::encapsulation::{self, Encapsulations};
 use crate::policy::ipv6::PolicyIpv6;
 use crate::policy::prefixes::PrefixMap;
 use crate::policy::registry::{Registry, RuleInfo, RuleKind};
@@ -79,6 +80,7 @@ pub fn compile_with(
         .zip(&realms)
         .map(|(network, realm)| compiler.network(network, *realm))
         .collect();
+    let encapsulations = encapsulate(&index, &mut networks, compiler.registry);
     mark_siblings(&mut networks);
     let mut services = Services::default();
     let public_addresses: Vec<PublicAddress> = index
@@ -108,6 +110,7 @@ pub fn compile_with(
         internal_routes: InternalRoutes::new(by_id(&networks), routes.into_iter()),
         interface_filters,
         steering,
+        encapsulations: Arc::new(encapsulations),
         external_routes: ExternalRoutes::new(&public_addresses),
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),
@@ -164,6 +167,28 @@ fn realms(index: &Index<'_>, registry: &mut Registry) -> Vec<RealmId> {
         realms.push(realm);
     }
     realms
+}
+
+/// Puts networks under two tags and inside VXLAN on their sides, each under its stand-in.
+fn encapsulate(
+    index: &Index<'_>,
+    networks: &mut [Network],
+    registry: &mut Registry,
+) -> Encapsulations {
+    let mut encapsulations = Encapsulations::default();
+    for (network, rules) in networks.iter_mut().zip(&index.networks) {
+        let (rules, port) = (rules.network, rules.port);
+        let stand_in = match (&rules.vxlan, encapsulation::double_tag(rules)) {
+            (Some(vxlan), _) => registry.vxlan(&format!("{} {}", port.0, vxlan.vni)),
+            (None, Some(tags)) => registry.double_tagged(&format!("{} {tags:?}", port.0)),
+            (None, None) => continue,
+        };
+        // More networks than there are stand-ins are refused when rules are checked; no frame has
+        // this tag.
+        network.vlan = stand_in.unwrap_or(u16::MAX);
+        network.port = encapsulations.add(rules, port, network.vlan);
+    }
+    encapsulations
 }
 
 /// Notes which networks share their realm with others.

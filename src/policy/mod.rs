@@ -5,6 +5,7 @@
 
 mod attachments;
 pub mod compile;
+pub mod encapsulation;
 pub mod filter;
 mod intervals;
 pub mod ipv6;
@@ -29,6 +30,7 @@ use crate::nat::limits::NetworkLimits;
 use crate::nat::mappings::{MappingLimits, Pool};
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, HealthCheck, MssClamp};
 use attachments::Attachments;
+use encapsulation::Encapsulations;
 use filter::Filter;
 use ipv6::{NetworkIpv6, PolicyIpv6};
 use prefixes::PrefixMap;
@@ -59,6 +61,7 @@ pub struct Policy {
     ipv6: PolicyIpv6,
     interface_filters: HashMap<(PortId, u16, InterfacePass), InterfaceFilter>,
     broadcasts: HashSet<(Realm, Ipv4Addr)>,
+    encapsulations: Arc<Encapsulations>,
 }
 
 /// What hangs on an interface under a tag.
@@ -342,6 +345,12 @@ impl Policy {
     #[must_use]
     pub fn filters_interfaces(&self) -> bool {
         !self.interface_filters.is_empty()
+    }
+
+    /// The networks under two tags and inside VXLAN.
+    #[must_use]
+    pub const fn encapsulations(&self) -> &Arc<Encapsulations> {
+        &self.encapsulations
     }
 
     /// All load balancers.

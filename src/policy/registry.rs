@@ -101,6 +101,9 @@ pub struct Registry {
     round: u64,
     rules: Numbers,
     realms: Numbers,
+    /// Tags that stand in for two, and for VXLAN networks. No session names them, so they are not kept.
+    double_tagged: Numbers,
+    vxlan: Numbers,
     /// Room to put a key together in.
     key: String,
     /// How many workers share the limits.
@@ -134,6 +137,8 @@ impl Registry {
             round: 0,
             rules: Numbers::new(RULE_MAX),
             realms: Numbers::new(u16::MAX.into()),
+            double_tagged: Numbers::new(STAND_IN_MAX),
+            vxlan: Numbers::new(STAND_IN_MAX),
             key: String::new(),
             workers: 1,
             limits: HashMap::new(),
@@ -150,6 +155,8 @@ impl Registry {
             round: 0,
             rules: Numbers::restore(saved.rules, RULE_MAX)?,
             realms: Numbers::restore(saved.realms, u16::MAX.into())?,
+            double_tagged: Numbers::new(STAND_IN_MAX),
+            vxlan: Numbers::new(STAND_IN_MAX),
             key: String::new(),
             workers: 1,
             limits: HashMap::new(),
@@ -190,6 +197,18 @@ impl Registry {
         self.round += 1;
         self.rules.retire(self.round);
         self.realms.retire(self.round);
+        self.double_tagged.retire(self.round);
+        self.vxlan.retire(self.round);
+    }
+
+    /// The tag that stands in for the two tags of a network; none if all 4,094 are taken.
+    pub fn double_tagged(&mut self, name: &str) -> Option<u16> {
+        u16::try_from(self.double_tagged.number(name, self.round)?).ok()
+    }
+
+    /// The tag that stands in for a VXLAN network; none if all 4,094 are taken.
+    pub fn vxlan(&mut self, name: &str) -> Option<u16> {
+        u16::try_from(self.vxlan.number(name, self.round)?).ok()
     }
 
     /// The number of the rule `id` of its kind; [`RuleId::DEFAULT`] in the unlikely case that all
@@ -290,6 +309,9 @@ impl Numbers {
 
 /// The largest number of a rule: 24 bits.
 const RULE_MAX: u32 = (1 << 24) - 1;
+
+/// The largest VLAN identifier.
+const STAND_IN_MAX: u32 = 4094;
 
 /// For how many policies a number rests before another rule may get it. Sessions are decided
 /// anew within a second of a policy, so this is long.

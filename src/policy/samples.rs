@@ -98,6 +98,8 @@ pub(crate) fn network(name: &str, vlan: u16, cidr: &str) -> Network {
         name: name.to_owned(),
         interface: "eth0".to_owned(),
         vlan,
+        outer_tag: None,
+        vxlan: None,
         cidr,
         gateway: Ipv4Addr::from_bits(cidr.first().to_bits() + 1),
         ipv6: None,

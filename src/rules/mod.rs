@@ -10,6 +10,7 @@
 mod check;
 pub mod diagnostic;
 mod diff;
+mod encapsulation;
 pub(crate) mod fields;
 mod from_json;
 pub(crate) mod from_toml;

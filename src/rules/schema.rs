@@ -290,7 +290,9 @@ mod tests {
         });
         let network = json!({
             "egress_reject": true, "nat": nat, "limits": limits, "mss_clamp": 1200,
-            "anti_spoofing": false,
+            "anti_spoofing": false, "outer_tag": { "vlan": 200, "type": "802.1q" },
+            "vxlan": { "vni": 5001, "local": "172.31.0.1", "prefix_len": 24,
+                "gateway": "172.31.0.254", "remotes": ["172.31.0.2"], "learning": false },
         });
         set(&mut all["networks"][0], network);
         let icmp = json!({ "id": "e2", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0,

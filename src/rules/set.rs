@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
+pub use crate::rules::encapsulation::{OuterTag, TagKind, Vxlan};
 pub use crate::rules::health_check::HealthCheck;
 pub use crate::rules::interface_filters::*;
 pub use crate::rules::ipv6::{
@@ -132,6 +133,12 @@ pub struct Network {
     /// Its VLAN; zero for untagged.
     #[serde(skip_serializing_if = "is_default")]
     pub vlan: u16,
+    /// The tag in front of that of its VLAN, if it has two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outer_tag: Option<OuterTag>,
+    /// Of a VXLAN network: where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Vxlan>,
     /// Its prefix.
     pub cidr: Cidr,
     /// The router's address in it.

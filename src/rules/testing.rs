@@ -15,8 +15,9 @@ use super::set::{
     AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilterAction, FilteringBehavior,
     FirewallRule, HealthCheck, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry,
     Ipv6FirewallRule, Ipv6Route, Limits, LoadBalancer, LocalService, MappingType, Match, Member,
-    MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, PolicyHop, PolicyRoute, PortForward,
-    PortRange, Prefixes, PublicIp, PublicIpv6, Route, RuleSet, StaticNat,
+    MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, OuterTag, PolicyHop, PolicyRoute,
+    PortForward, PortRange, Prefixes, PublicIp, PublicIpv6, Route, RuleSet, StaticNat, TagKind,
+    Vxlan,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -180,11 +181,14 @@ fn network() -> impl Strategy<Value = Network> {
         (name(), name(), 0_u16..4095, cidr(), address(), of(576_u16..9217), of(name())),
         (vec(address(), 0..3), action(), any::<bool>(), nat(), limits(), of(clamp), any::<bool>()),
         of((cidr_ipv6(), address_ipv6())),
+        (of(outer_tag()), of(vxlan())),
     )
-        .prop_map(|(first, second, ipv6)| Network {
+        .prop_map(|(first, second, ipv6, (outer_tag, vxlan))| Network {
             name: first.0,
             interface: first.1,
             vlan: first.2,
+            outer_tag,
+            vxlan,
             cidr: first.3,
             gateway: first.4,
             ipv6: ipv6.map(|(cidr, gateway)| NetworkIpv6 { cidr, gateway }),
@@ -198,6 +202,23 @@ fn network() -> impl Strategy<Value = Network> {
             mss_clamp: second.5,
             anti_spoofing: second.6,
             place: place(),
+        })
+}
+
+fn outer_tag() -> impl Strategy<Value = OuterTag> {
+    let kind = prop_oneof![Just(TagKind::Customer), Just(TagKind::Provider)];
+    (1_u16..4095, kind).prop_map(|(vlan, kind)| OuterTag { vlan, kind })
+}
+
+fn vxlan() -> impl Strategy<Value = Vxlan> {
+    (1_u32..1 << 24, address(), 1_u8..=32, of(address()), vec(address(), 0..3), any::<bool>())
+        .prop_map(|(vni, local, prefix_len, gateway, remotes, learning)| Vxlan {
+            vni,
+            local,
+            prefix_len,
+            gateway,
+            remotes,
+            learning,
         })
 }
 

@@ -131,7 +131,7 @@ impl WorkerCounters {
 
     /// `packets` frames of `bytes` bytes together came in on `port`.
     pub fn received_many(&self, port: PortId, packets: u64, bytes: u64) {
-        if let Some(counters) = self.ports.get(port.index()) {
+        if let Some(counters) = self.ports.get(port.interface().index()) {
             counters.received_packets.add(packets);
             counters.received_bytes.add(bytes);
         }
@@ -144,7 +144,7 @@ impl WorkerCounters {
 
     /// `packets` frames of `bytes` bytes together were handed to `port` for transmission.
     pub fn forwarded_many(&self, port: PortId, packets: u64, bytes: u64) {
-        if let Some(counters) = self.ports.get(port.index()) {
+        if let Some(counters) = self.ports.get(port.interface().index()) {
             counters.forwarded_packets.add(packets);
             counters.forwarded_bytes.add(bytes);
         }
@@ -161,7 +161,7 @@ impl WorkerCounters {
     /// Packets of so many bytes, link headers not included, came in on `port` for others, and left by
     /// it from others.
     pub fn crossed_many(&self, port: PortId, bytes_in: u64, bytes_out: u64) {
-        if let Some(counters) = self.ports.get(port.index()) {
+        if let Some(counters) = self.ports.get(port.interface().index()) {
             counters.crossed_in_bytes.add(bytes_in);
             counters.crossed_out_bytes.add(bytes_out);
         }
@@ -176,7 +176,7 @@ impl WorkerCounters {
 
     /// A frame that was to be handed to `port` is not. Called in the turn that counted it.
     pub fn not_forwarded(&self, port: PortId, bytes: usize) {
-        if let Some(counters) = self.ports.get(port.index()) {
+        if let Some(counters) = self.ports.get(port.interface().index()) {
             counters.forwarded_packets.take_back(1);
             counters.forwarded_bytes.take_back(bytes as u64);
         }
@@ -193,6 +193,13 @@ impl WorkerCounters {
     pub fn hosted(&self, reason: HostReason) {
         if let Some(counter) = self.hosted.get(reason.index()) {
             counter.add(1);
+        }
+    }
+
+    /// A frame that was to be handed to the router's own kernel is not. Called in the turn that counted it.
+    pub fn not_hosted(&self, reason: HostReason) {
+        if let Some(counter) = self.hosted.get(reason.index()) {
+            counter.take_back(1);
         }
     }
 

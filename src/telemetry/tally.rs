@@ -66,11 +66,21 @@ impl Tally {
         *out = out.wrapping_add(bytes);
     }
 
-    /// Adds everything to `counters` and begins anew.
+    /// Adds what was counted on interfaces to `counters` and begins anew.
     pub fn settle(&mut self, counters: &WorkerCounters) {
-        for (port, tally) in
-            (0..=u8::MAX).map(PortId).zip(&mut self.ports[..]).take(counters.ports())
-        {
+        self.settle_from(0, counters);
+    }
+
+    /// The same of interfaces' sides ([`PortId::double_tagged`], [`PortId::vxlan`]), to their interfaces.
+    pub fn settle_sides(&mut self, counters: &WorkerCounters) {
+        let first = PortId(0);
+        self.settle_from(first.double_tagged().0, counters);
+        self.settle_from(first.vxlan().0, counters);
+    }
+
+    fn settle_from(&mut self, first: u8, counters: &WorkerCounters) {
+        let numbered = (0..=u8::MAX).map(PortId).zip(&mut self.ports[..]);
+        for (port, tally) in numbered.skip(usize::from(first)).take(counters.ports()) {
             let PortTally { received, forwarded, crossed_in_bytes, crossed_out_bytes } =
                 std::mem::take(tally);
             counters.received_many(port, received.packets(), received.bytes());

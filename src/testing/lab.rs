@@ -166,7 +166,8 @@ impl Lab {
         self.batch.push(port, frame);
         self.pipeline.process(&mut self.batch, &mut self.frames, self.now);
         let mut outcome = self.collect();
-        if self.resolve() && outcome.verdict == Verdict::Hold {
+        // What was released may wait again, for the way to a VTEP.
+        while self.resolve() && outcome.verdict == Verdict::Hold {
             let released = self.idle();
             outcome.sent.extend(released.sent);
             outcome.host.extend(released.host);

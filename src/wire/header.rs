@@ -15,6 +15,8 @@ pub mod ether_type {
     pub const IPV6: u16 = 0x86dd;
     /// A customer VLAN tag (IEEE 802.1Q).
     pub const VLAN: u16 = 0x8100;
+    /// A provider's VLAN tag (IEEE 802.1ad).
+    pub const PROVIDER_VLAN: u16 = 0x88a8;
 }
 
 /// The Ethernet II header.

@@ -14,4 +14,6 @@ pub mod parse;
 pub mod plain;
 pub mod sctp;
 pub mod segment;
+pub mod tags;
 mod transport;
+pub mod vxlan;

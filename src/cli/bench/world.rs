@@ -113,6 +113,8 @@ fn rules(arguments: &Arguments) -> Result<RuleSet, Failure> {
         name: "guests".to_owned(),
         interface: "guest".to_owned(),
         vlan: 0,
+        outer_tag: None,
+        vxlan: None,
         cidr,
         ipv6: None,
         gateway: GUEST_GATEWAY,

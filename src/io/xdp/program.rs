@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use crate::flow::Protocol;
+use crate::flow::{DoubleTag, Protocol};
 use crate::io::xdp::attach::{self, Occupant};
 use crate::io::xdp::device::Device;
 use crate::io::xdp::steering::Steering;
@@ -21,6 +21,8 @@ pub struct Program {
     on: Option<u32>,
     sockets: XskMap<MapData>,
     tags: Array<MapData, u32>,
+    double_tags: HashMap<MapData, u32, u8>,
+    vteps: HashMap<MapData, [u8; 4], u8>,
     local_addresses: HashMap<MapData, [u8; 8], u8>,
     local_addresses_ipv6: HashMap<MapData, [u8; 20], u8>,
     kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
@@ -106,6 +108,8 @@ impl Program {
         Ok(Self {
             sockets: take("xsks")?.try_into()?,
             tags: take("tags")?.try_into()?,
+            double_tags: take("double_tags")?.try_into()?,
+            vteps: take("vteps")?.try_into()?,
             local_addresses: take("local_addresses")?.try_into()?,
             local_addresses_ipv6: take("local_addresses_ipv6")?.try_into()?,
             kernel_ports: take("kernel_ports")?.try_into()?,
@@ -141,12 +145,13 @@ impl Program {
         let tags =
             |steering: &Steering| steering.tags.union(&steering.kernel_tags).copied().collect();
         let (new, old): (BTreeSet<u16>, BTreeSet<u16>) = (tags(steering), tags(&self.applied));
-        for tag in new.union(&old) {
+        for tag in BTreeSet::from([0]).union(&new).chain(old.difference(&new)) {
             let owner = owner(steering, *tag);
             if owner != self::owner(&self.applied, *tag) {
                 self.tags.set(u32::from(*tag), owner, 0)?;
             }
         }
+        self.apply_encapsulations(steering)?;
         for local in self.applied.local_addresses.difference(&steering.local_addresses) {
             absent_is_fine(self.local_addresses.remove(&local_key(*local)))?;
         }
@@ -165,6 +170,23 @@ impl Program {
             }
         }
         self.applied = steering.clone();
+        Ok(())
+    }
+
+    /// What networks under two tags and inside VXLAN need.
+    fn apply_encapsulations(&mut self, steering: &Steering) -> Result<(), ProgramFault> {
+        for tags in steering.double_tags.difference(&self.applied.double_tags) {
+            self.double_tags.insert(double_tag_key(*tags), 1, 0)?;
+        }
+        for tags in self.applied.double_tags.difference(&steering.double_tags) {
+            absent_is_fine(self.double_tags.remove(&double_tag_key(*tags)))?;
+        }
+        for vtep in steering.vteps.difference(&self.applied.vteps) {
+            self.vteps.insert(vtep.octets(), 1, 0)?;
+        }
+        for vtep in self.applied.vteps.difference(&steering.vteps) {
+            absent_is_fine(self.vteps.remove(&vtep.octets()))?;
+        }
         Ok(())
     }
 
@@ -245,6 +267,11 @@ fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
     found.try_into().map_err(|error: ProgramError| ProgramFault::Refused(chain(&error)))
 }
 
+fn double_tag_key(tags: DoubleTag) -> u32 {
+    let is_provider = u32::from(tags.outer_type == PROVIDER_VLAN);
+    is_provider << 24 | u32::from(tags.outer & 0xfff) << 12 | u32::from(tags.inner & 0xfff)
+}
+
 fn local_key((vlan, address): (u16, Ipv4Addr)) -> [u8; 8] {
     let ([a, b, c, d], [v, w]) = (address.octets(), vlan.to_ne_bytes());
     [a, b, c, d, v, w, 0, 0]
@@ -266,12 +293,17 @@ fn page_key(address: Ipv4Addr, protocol: Protocol, page: u8) -> [u8; 8] {
 
 /// What the program's map says of a tag: `enum owner` in steer.bpf.c.
 fn owner(steering: &Steering, tag: u16) -> u32 {
-    match (steering.tags.contains(&tag), steering.arp_tags.contains(&tag)) {
-        (false, _) if steering.kernel_tags.contains(&tag) => 3,
-        (false, _) => 0,
-        (true, false) => 1,
-        (true, true) => 2,
-    }
+    let has_vtep = match tag == 0 && !steering.vteps.is_empty() {
+        true => 0x100,
+        false => 0,
+    };
+    has_vtep
+        | match (steering.tags.contains(&tag), steering.arp_tags.contains(&tag)) {
+            (false, _) if steering.kernel_tags.contains(&tag) => 3,
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        }
 }
 
 fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), ProgramFault> {
@@ -300,6 +332,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     said.replace('\n', " ")
 }
+
+/// The EtherType of a provider's tag.
+const PROVIDER_VLAN: u16 = 0x88a8;
 
 /// The program's name in the object, which the kernel shows too.
 const PROGRAM: &str = "natwerk_steer";

@@ -19,6 +19,8 @@
 #define FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
 #define HEADER_WORDS 0x0f
 #define QUEUES_MAX 256
+#define OFFSET_MASK 0x1fff
+#define VXLAN_PORT 4789
 #define ND_FIRST 133 /* router solicitation */
 #define ND_LAST 137 /* redirect */
 
@@ -92,6 +94,9 @@ enum owner {
 	KERNELS,
 };
 
+/* Beside the owner of untagged frames: the dataplane has a VTEP on the interface. */
+#define HAS_VTEP 0x100
+
 /* By VLAN identifier, zero for untagged. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -99,6 +104,25 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } tags SEC(".maps");
+
+/* Two tags under which the dataplane has a network: the type of the outer one (1 for 802.1ad) above
+ * its identifier above the inner one's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u8);
+} double_tags SEC(".maps");
+
+/* Addresses of the dataplane's own VTEPs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u8);
+} vteps SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -158,6 +182,22 @@ static __always_inline int has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
 	       protocol == IPPROTO_DCCP || protocol == IPPROTO_UDPLITE;
+}
+
+/* Whether an untagged packet is VXLAN for a VTEP of the dataplane. Its first fragments are, so that the
+ * dataplane counts them as what they must not be; later ones come to nothing in the kernel. */
+static __always_inline int is_vxlan(struct iphdr *ip, void *end)
+{
+	if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP ||
+	    ip->frag_off & bpf_htons(OFFSET_MASK))
+		return 0;
+	struct ports *ports = (void *)ip + (*(__u8 *)ip & HEADER_WORDS) * 4;
+
+	if ((void *)(ports + 1) > end || ports->destination != bpf_htons(VXLAN_PORT))
+		return 0;
+	__be32 address = ip->daddr;
+
+	return bpf_map_lookup_elem(&vteps, &address) != 0;
 }
 
 /* Whether the kernel serves the endpoint that an unfragmented packet goes to. */
@@ -231,7 +271,21 @@ int natwerk_steer(struct xdp_md *frame)
 	}
 
 	__u32 *known = bpf_map_lookup_elem(&tags, &vlan);
-	__u32 owner = known ? *known : NOBODYS;
+	__u32 owner = known ? *known & ~HAS_VTEP : NOBODYS;
+
+	if (is_tag(ethernet->h_proto) && protocol == bpf_htons(ETH_P_8021Q)) {
+		struct tag *inner = next;
+		__u32 both = (ethernet->h_proto == bpf_htons(ETH_P_8021AD)) << 24 | vlan << 12;
+
+		if ((void *)(inner + 1) > end)
+			return counted(XDP_DROP, DROPPED_SHORT);
+		both |= bpf_ntohs(inner->control) & VLAN_ID_MASK;
+		if (bpf_map_lookup_elem(&double_tags, &both))
+			return to_socket(frame);
+	}
+	if (known && *known & HAS_VTEP && ethernet->h_proto == bpf_htons(ETH_P_IP) &&
+	    !(ethernet->h_dest[0] & 1) && is_vxlan(next, end))
+		return to_socket(frame);
 
 	/* What comes without a tag where no network does is the kernel's: management, and what
 	 * switches say to each other. */

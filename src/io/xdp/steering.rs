@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use crate::flow::Protocol;
+use crate::flow::{DoubleTag, Protocol};
 
 /// What the XDP program of one interface goes by.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -17,8 +17,13 @@ pub struct Steering {
     /// Tags under which frames are the kernel's. Frames under tags that stand in neither set are
     /// dropped; those without a tag are the kernel's then.
     pub kernel_tags: BTreeSet<u16>,
-    /// Those among them under which the kernel has no IPv4 address: ARP is the dataplane's there.
+    /// Those of the dataplane's under which the kernel has no IPv4 address: ARP is the dataplane's
+    /// there.
     pub arp_tags: BTreeSet<u16>,
+    /// Two tags under which the dataplane has a network; all frames there are its own.
+    pub double_tags: BTreeSet<DoubleTag>,
+    /// The dataplane's VTEPs: what comes for them untagged, to VXLAN's port, is its own.
+    pub vteps: BTreeSet<Ipv4Addr>,
     /// Addresses that are the kernel's alone, by the tag they are reached under: gateways of guest
     /// networks, management addresses. Never public addresses of the dataplane.
     pub local_addresses: BTreeSet<(u16, Ipv4Addr)>,

@@ -6,7 +6,7 @@ use super::{Checker, Spot, realm, unusable};
 use crate::config::Role;
 use crate::rules::diagnostic::{Place, Severity};
 use crate::rules::native::{NETWORK, PUBLIC_IP, ROUTE};
-use crate::rules::set::{Action, Cidr, Network};
+use crate::rules::set::{Action, Cidr, Network, OuterTag};
 
 pub(super) fn check_public_ips(checker: &mut Checker<'_>) {
     let set = checker.set;
@@ -49,10 +49,10 @@ pub(super) fn check_public_ips(checker: &mut Checker<'_>) {
 pub(super) fn check_networks(checker: &mut Checker<'_>) {
     let set = checker.set;
     let mut names: HashMap<&str, &Place> = HashMap::new();
-    let mut tags: HashMap<(&str, u16), (String, Option<&Network>)> = HashMap::new();
+    let mut tags: HashMap<(&str, Wire), (String, Option<&Network>)> = HashMap::new();
     for ip in &set.public_ips {
         let segment = format!("public address {} at {}", ip.address, ip.place);
-        tags.entry((&ip.interface, ip.vlan)).or_insert((segment, None));
+        tags.entry((&ip.interface, Wire::Tagged(ip.vlan, None))).or_insert((segment, None));
     }
     for (index, network) in set.networks.iter().enumerate() {
         let spot: Spot<'_> = (&checker.spots.networks, &NETWORK, index);
@@ -63,17 +63,27 @@ pub(super) fn check_networks(checker: &mut Checker<'_>) {
             checker.error(at(checker, "name"), what, "give each network its own name");
             continue;
         }
-        match tags.get(&(network.interface.as_str(), network.vlan)) {
+        let wire = match &network.vxlan {
+            None => Wire::Tagged(network.vlan, network.outer_tag),
+            Some(vxlan) => Wire::Vxlan(vxlan.vni),
+        };
+        match tags.get(&(network.interface.as_str(), wire)) {
             // Subnets of one segment: sources tell them apart, and they meet anyway.
             Some((_, Some(other)))
                 if network.domain.is_some() && network.domain == other.domain => {}
             Some((other, of_network)) => {
-                let tag = match network.vlan {
-                    0 => "untagged".to_owned(),
-                    vlan => format!("VLAN {vlan}"),
+                let tag = match wire {
+                    Wire::Tagged(0, _) => "untagged".to_owned(),
+                    Wire::Tagged(vlan, None) => format!("VLAN {vlan}"),
+                    Wire::Tagged(vlan, Some(outer)) => format!("VLAN {}.{vlan}", outer.vlan),
+                    Wire::Vxlan(vni) => format!("VNI {vni}"),
                 };
                 let what = format!("interface {} {tag} already carries {other}", network.interface);
-                let field = if network.vlan == 0 { "interface" } else { "vlan" };
+                let field = match wire {
+                    Wire::Tagged(0, _) => "interface",
+                    Wire::Tagged(..) => "vlan",
+                    Wire::Vxlan(_) => "vxlan",
+                };
                 let hint = match of_network {
                     None => OWN_TAG.to_owned(),
                     Some(_) => format!("{OWN_TAG}, or put both into one domain"),
@@ -82,12 +92,19 @@ pub(super) fn check_networks(checker: &mut Checker<'_>) {
             }
             None => {
                 let this = format!("network \"{}\" at {}", network.name, network.place);
-                tags.insert((&network.interface, network.vlan), (this, Some(network)));
+                tags.insert((&network.interface, wire), (this, Some(network)));
             }
         }
         check_network_addresses(checker, network, spot);
         check_pool(checker, network, spot);
     }
+}
+
+/// What tells networks of one interface apart.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+enum Wire {
+    Tagged(u16, Option<OuterTag>),
+    Vxlan(u32),
 }
 
 /// What to do about two on one tag.

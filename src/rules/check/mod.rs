@@ -5,6 +5,7 @@
 //! of rules, times a logarithm: a hundred thousand rules are checked within a reload.
 
 mod addresses;
+mod encapsulation;
 mod filters;
 mod interface_filters;
 mod ipv6;
@@ -30,6 +31,7 @@ pub fn check(draft: &Draft, sources: &[Source], config: Option<&Config>) -> Vec<
     let mut checker = Checker::new(draft, sources, config);
     addresses::check_public_ips(&mut checker);
     addresses::check_networks(&mut checker);
+    encapsulation::check_encapsulation(&mut checker);
     addresses::check_domains(&mut checker);
     addresses::check_routes(&mut checker);
     policy_routes::check_policy_routes(&mut checker);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::encapsulation::{OUTER_TAG, VXLAN, outer_tag, vxlan};
 use super::ipv6::{NETWORK_IPV6, network_ipv6};
 use super::{Draft, NAME};
 use crate::rules::fields::{Kind, Section, optional, required};
@@ -52,6 +53,13 @@ pub static NETWORK: Section = Section {
         required("name", NAME, "The network's name, unique."),
         required("interface", NAME, "The guest interface it is on."),
         optional("vlan", VLAN, "0", "The VLAN it is on; 0 for untagged."),
+        optional(
+            "outer_tag",
+            Kind::Table(&OUTER_TAG),
+            "",
+            "The tag in front of \"vlan\", if there are two.",
+        ),
+        optional("vxlan", Kind::Table(&VXLAN), "", "Of a network inside VXLAN: where it is."),
         required("cidr", Kind::Cidr, "The network's prefix."),
         required("gateway", Kind::Address, "The router's address in the network."),
         optional("ipv6", Kind::Table(&NETWORK_IPV6), "", "Its IPv6 side, if it has one."),
@@ -285,6 +293,8 @@ fn read_network(fields: &Fields<'_, '_>, draft: &mut Draft, faults: &mut Faults<
     let name = fields.text("name", faults);
     let interface = fields.text("interface", faults);
     let vlan = fields.integer("vlan", faults);
+    let outer_tag = fields.table("outer_tag", faults).and_then(|it| outer_tag(&it, faults));
+    let vxlan = fields.table("vxlan", faults).and_then(|it| vxlan(&it, faults));
     let cidr = fields.cidr("cidr", faults);
     let gateway = fields.address("gateway", faults);
     let ipv6 = fields.table("ipv6", faults).and_then(|fields| network_ipv6(&fields, faults));
@@ -311,6 +321,8 @@ fn read_network(fields: &Fields<'_, '_>, draft: &mut Draft, faults: &mut Faults<
         name: name.to_owned(),
         interface: interface.to_owned(),
         vlan: vlan.unwrap_or(0),
+        outer_tag,
+        vxlan,
         cidr,
         gateway,
         ipv6,

@@ -1,6 +1,7 @@
 //! The native rule file: its fields, and how they become rules.
 
 mod addresses;
+mod encapsulation;
 mod filters;
 mod interface_filters;
 mod ipv6;

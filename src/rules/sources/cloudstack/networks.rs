@@ -104,6 +104,8 @@ impl Translator<'_> {
             name,
             interface: interface.to_owned(),
             vlan: 0,
+            outer_tag: None,
+            vxlan: None,
             cidr,
             gateway,
             mtu: None,
