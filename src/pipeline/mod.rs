@@ -19,6 +19,7 @@ mod open;
 mod outbound;
 mod passage;
 pub mod plan;
+mod pptp;
 mod queries;
 pub mod review;
 pub mod shared;
@@ -281,7 +282,13 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// First pass over a frame: parse it, find the realm it is in, hash its key.
     fn look_ipv4(&self, frame: &F, port: PortId, policy: &Policy) -> Result<Ready, DropReason> {
-        let packet = wire::parse::parse(frame.bytes())?;
+        let mut packet = wire::parse::parse(frame.bytes())?;
+        if packet.protocol == Protocol::GRE
+            && policy.follows_calls()
+            && packet.fragment == Fragment::Whole
+        {
+            packet.destination.port = wire::pptp::call_id(frame.bytes(), &packet).unwrap_or(0);
+        }
         let (realm, attachment) = match policy.attachment(port, packet.vlan) {
             Some(Attachment::Public) => (Realm::External, Attachment::Public),
             Some(Attachment::Guest(first)) => {
@@ -323,6 +330,9 @@ impl<F: FrameBuffer> Pipeline<F> {
             Kind::IcmpOther { .. } => return Verdict::Drop(DropReason::IcmpRefused),
         }
         let key = ready.packet.key(ready.realm);
+        if key.protocol == Protocol::GRE && key.destination.port != 0 {
+            return self.forward_call(slot, port, ready, &key, context);
+        }
         let found = match shared.sessions.find(&key, ready.hash) {
             Some(found) if self.is_current(&found, key.protocol, context) => found,
             Some(_) | None => match self.miss(frame, port, ready, &key, context) {
@@ -386,7 +396,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         if packet.protocol == Protocol::TCP {
             match self.track(frame, packet, found, context) {
-                Tracked::Counts => found.touch(packet.packet_length(), context.now.coarse()),
+                Tracked::Counts => {
+                    if let Err(reason) = self.follow_call(frame.bytes(), packet, found, context) {
+                        return Verdict::Drop(reason);
+                    }
+                    found.touch(packet.packet_length(), context.now.coarse());
+                }
                 Tracked::Passes => {}
                 Tracked::Reopens => return self.reopen(slot, port, ready, found, context),
             }

@@ -11,6 +11,7 @@ use crate::next_hop::{Neighbor, NextHopId};
 use crate::pipeline::admit::network_of;
 use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::plan::neighbor;
+use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::ways::Way;
@@ -225,7 +226,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             initiator: *key,
             responder: responder(key, (realm, target), translated.endpoint),
             initiator_next_hop: hop(plan.way, realm, target.address)?,
-            responder_next_hop: hop(None, key.realm, key.source.address)?,
+            responder_next_hop: answers_hop(
+                hop(None, key.realm, key.source.address)?,
+                plan.kind,
+                key,
+                context.policy,
+            ),
             rule: plan.rule,
             generation: context.policy.generation(),
             kind: plan.kind,

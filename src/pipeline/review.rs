@@ -10,6 +10,7 @@ use crate::next_hop::NextHopId;
 use crate::pipeline::admit::{admit, network_of};
 use crate::pipeline::decide::{Decider, Decision, Plan, Question, Source, Target};
 use crate::pipeline::open::{next_hop, public_side};
+use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Pipeline, queries};
 use crate::policy::ways::Way;
@@ -91,7 +92,12 @@ pub fn renewed(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<R
     let hop = |way, realm, address| next_hop(shared, policy, way, (realm, address), public).ok();
     let next_hops = [
         hop(way, responder.realm, responder.source.address)?,
-        hop(None, initiator.realm, initiator.source.address)?,
+        answers_hop(
+            hop(None, initiator.realm, initiator.source.address)?,
+            session.kind,
+            initiator,
+            policy,
+        ),
     ];
     Some(Renewal { rule, next_hops })
 }

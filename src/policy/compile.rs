@@ -118,6 +118,7 @@ pub fn compile_with(
         public_places: places(public_addresses.iter().map(|public| public.address)),
         rule_places: places(rule_infos.iter().map(|info| info.rule)),
         rules: rule_infos,
+        follows_calls: networks.iter().any(|network| network.pptp),
         networks,
         public_addresses,
         services,

@@ -44,6 +44,8 @@ use ways::Steering;
 pub struct Policy {
     generation: Generation,
     networks: Vec<Network>,
+    /// Whether some network asks for PPTP.
+    follows_calls: bool,
     public_addresses: Vec<PublicAddress>,
     rules: Vec<RuleInfo>,
     /// Where each rule stands in `rules`.
@@ -105,6 +107,8 @@ pub struct Network {
     pub filtering: FilteringBehavior,
     /// Whether its guests reach public endpoints of the router.
     pub hairpinning: bool,
+    /// Whether GRE of PPTP is told apart by call id.
+    pub pptp: bool,
     /// Destinations that are not translated.
     pub exempt: Vec<Cidr>,
     /// Destinations that the router's own kernel reaches.
@@ -298,6 +302,12 @@ impl Policy {
     #[must_use]
     pub fn network(&self, id: NetworkId) -> &Network {
         &self.networks[usize::from(id.0)]
+    }
+
+    /// Whether GRE of PPTP is told apart by call id in some network.
+    #[must_use]
+    pub const fn follows_calls(&self) -> bool {
+        self.follows_calls
     }
 
     /// All networks.

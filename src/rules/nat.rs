@@ -33,6 +33,9 @@ pub struct NatOptions {
     /// router's address in it.
     #[serde(skip_serializing_if = "crate::rules::set::is_default")]
     pub gateway_source_nat: bool,
+    /// Whether GRE of PPTP is told apart by call id.
+    #[serde(skip_serializing_if = "crate::rules::set::is_default")]
+    pub pptp: bool,
     /// Destinations that are not translated.
     #[serde(rename = "exempt_destinations", skip_serializing_if = "Vec::is_empty")]
     pub exempt: Vec<Cidr>,
@@ -51,6 +54,7 @@ impl Default for NatOptions {
             hold: None,
             hairpinning: true,
             gateway_source_nat: false,
+            pptp: false,
             exempt: Vec::new(),
             kernel: Vec::new(),
         }

@@ -280,6 +280,7 @@ mod tests {
         let nat = json!({
             "mapping_type": "endpoint-independent", "filtering_type": "address-dependent",
             "port_range": "1024-2047", "overload": false, "hold_down_timeout": 1,
+            "pptp": true,
             "hairpinning": false, "gateway_source_nat": true, "exempt_destinations": ["192.0.2.0/24"],
             "kernel_destinations": ["192.0.2.0/24"],
         });

@@ -239,7 +239,7 @@ fn nat() -> impl Strategy<Value = NatOptions> {
         ports(),
         any::<bool>(),
         hold,
-        any::<[bool; 2]>(),
+        any::<[bool; 3]>(),
         [vec(cidr(), 0..3), vec(cidr(), 0..3)],
     )
         .prop_map(|(mapping, filtering, ports, overload, hold, switches, [exempt, kernel])| {
@@ -251,6 +251,7 @@ fn nat() -> impl Strategy<Value = NatOptions> {
                 hold,
                 hairpinning: switches[0],
                 gateway_source_nat: switches[1],
+                pptp: switches[2],
                 exempt,
                 kernel,
             }

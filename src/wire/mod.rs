@@ -12,6 +12,7 @@ pub mod ipv6;
 pub mod link;
 pub mod parse;
 pub mod plain;
+pub mod pptp;
 pub mod sctp;
 pub mod segment;
 pub mod tags;

@@ -57,6 +57,7 @@ impl<'a> Compiler<'a> {
             source_nat_rule,
             filtering: network.nat.filtering,
             hairpinning: network.nat.hairpinning,
+            pptp: network.nat.pptp,
             exempt: network.nat.exempt.clone(),
             kernel: network.nat.kernel.clone(),
             anti_spoofing: network.anti_spoofing,

@@ -153,6 +153,13 @@ pub static NAT: Section = Section {
              the router's address in it (`gateway`), as from a private gateway whose other side has no route back.",
         ),
         optional(
+            "pptp",
+            Kind::Boolean,
+            "false",
+            "Whether GRE of PPTP is told apart by call id, so that several guests may call one server: replies on \
+             control connections to port 1723 are read, never changed.",
+        ),
+        optional(
             "exempt_destinations",
             Kind::List(&Kind::Cidr),
             "[]",
@@ -355,6 +362,7 @@ fn nat_options(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> NatOptions {
         }),
         hairpinning: fields.boolean("hairpinning", faults).unwrap_or(default.hairpinning),
         gateway_source_nat: fields.boolean("gateway_source_nat", faults).unwrap_or(false),
+        pptp: fields.boolean("pptp", faults).unwrap_or(default.pptp),
         exempt: fields.cidrs("exempt_destinations", faults),
         kernel: fields.cidrs("kernel_destinations", faults),
     }
