@@ -31,6 +31,8 @@ GENERATOR_CORE, ROUTER_CORE = "0", str(os.cpu_count() - 1)
 # name: (hosts, ports of each, what it measures)
 FLOWS = {"flows-1": (1, 1), "flows-1k": (16, 63), "flows-64k": (1024, 63), "flows-1m": (16384, 63)}
 CASES = [*FLOWS, "new-64k", "new-1m", "latency", "tcp"]
+# RFC 9693's, in the order in which one run takes them; only by name, because searches take long.
+RFC_9693 = ["validation", "establishment", "throughput-0", "throughput-0.5", "teardown"]
 
 
 def run(*command, check=True):
@@ -237,7 +239,78 @@ def tcp_case(lab, seconds):
 def case_of(name):
     if name in FLOWS:
         return flows_case(name)
-    return {"new-64k": new_case(1024), "new-1m": new_case(16384), "latency": latency_case, "tcp": tcp_case}[name]
+    cases = {"new-64k": new_case(1024), "new-1m": new_case(16384), "latency": latency_case, "tcp": tcp_case}
+    return cases.get(name) or RFC_9693_CASES[name]
+
+
+def loss(result):
+    return 1 - result["arrived"] / result["sent"]
+
+
+def highest(trial, most, limit, steps=7):
+    """The highest rate, packets a second, at which no more than `limit` is lost: RFC 2544's binary search from what the
+    generator can do at most. `trial` returns a result of `measure`; the one at that rate is returned, none if all lost more."""
+    best, low, high = None, 0.0, most
+    rate = most
+    for _ in range(steps):
+        result = trial(int(rate))
+        # What was not offered proves nothing about a higher rate.
+        if loss(result) <= limit:
+            best, low = result, rate
+        else:
+            high = rate
+        if best and rate == most:
+            break
+        rate = (low + high) / 2
+    return best
+
+
+def offered(result):
+    """Thousands of packets a second that were sent."""
+    return result["kpps"] * result["sent"] / result["arrived"]
+
+
+def validation_case(lab, _seconds):
+    """Opens all flows, then sees whether every one of them passes again (RFC 9693, section 4.3)."""
+    lab.forget()
+    fill(lab, 1024, 63)
+    return {"percent": 100 * (1 - loss(measure(lab, 1024, 63, 30, "--in-order", "--count", 1024 * 63, "--rate", 50_000)))}
+
+
+def establishment_case(lab, _seconds):
+    """The highest rate of new flows at which every one is opened (section 4.4)."""
+    def trial(rate):
+        lab.forget()
+        return measure(lab, 1024, 63, 30, "--in-order", "--count", 1024 * 63, *(["--rate", rate] if rate else []))
+    best = highest(trial, offered(trial(0)) * 1000, 0.0)
+    return {"kpps": offered(best) if best else 0.0}
+
+
+def throughput_case(limit):
+    """The highest rate over flows that are open at which no more than `limit` is lost (section 4.5)."""
+    def case(lab, seconds):
+        lab.forget()
+        fill(lab, 1024, 63)
+        trial = lambda rate: measure(lab, 1024, 63, seconds, *(["--rate", rate] if rate else []))
+        best = highest(trial, offered(trial(0)) * 1000, limit)
+        return {"kpps": offered(best) if best else 0.0}
+    return case
+
+
+def teardown_case(lab, _seconds):
+    """How fast all flows are ended (section 4.6)."""
+    lab.forget()
+    fill(lab, 1024, 63)
+    start = time.monotonic()
+    lab.forget()
+    return {"kpps": 1024 * 63 / (time.monotonic() - start) / 1000}
+
+
+RFC_9693_CASES = dict(zip(RFC_9693, (validation_case, establishment_case, throughput_case(0.0), throughput_case(0.005), teardown_case)))
+UNITS = {
+    "latency": ("us p50", None, "lower"), "tcp": ("Mbit/s", "mbit_per_second", "higher"), "validation": ("% pass", "percent", "higher"),
+    "establishment": ("k/s", "kpps", "higher"), "teardown": ("k/s", "kpps", "higher"),
+}
 
 
 def spread(values, digits=0):
@@ -246,12 +319,13 @@ def spread(values, digits=0):
 
 def row(name, pairs):
     """A line of the report: the case, both, and how natwerk compares."""
-    (unit, key, better) = {"latency": ("us p50", None, "lower"), "tcp": ("Mbit/s", "mbit_per_second", "higher")}.get(name, ("kpps", "kpps", "higher"))
+    (unit, key, better) = UNITS.get(name, ("kpps", "kpps", "higher"))
     value = (lambda one: one["latency_us"][0]) if key is None else (lambda one: one[key])
     values = {who: [value(pair[who]) for pair in pairs] for who in ("nft", "natwerk")}
-    ratios = [value(pair["natwerk"]) / value(pair["nft"]) for pair in pairs]
+    # A search that found no rate at all has no ratio to anything.
+    ratios = [value(pair["natwerk"]) / (value(pair["nft"]) or float("nan")) for pair in pairs]
     line = {"case": name, "unit": unit, "better": better, "nft": values["nft"], "natwerk": values["natwerk"], "ratios": ratios}
-    if key == "kpps":
+    if all("core_busy" in one for pair in pairs for one in pair.values()):
         for cost in ("core_us_per_packet", "core_busy"):
             line[cost] = {who: [pair[who][cost] for pair in pairs] for who in values}
     if name == "latency":
@@ -288,17 +362,37 @@ def svg(lines):
     return "\n".join(out) + "\n"
 
 
+def png(lines, path):
+    """The same bars."""
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit("--png takes matplotlib: apt-get install python3-matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    names = ["%s%s" % (line["case"], " (lower is better)" if line["better"] == "lower" else "") for line in lines]
+    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.4 * len(lines)), layout="constrained")
+    axes.barh(names, [statistics.median(line["ratios"]) for line in lines], color="#4a7")
+    axes.axvline(1, color="#333")
+    axes.invert_yaxis()
+    axes.set_xlabel("natwerk as a multiple of nftables (1 is equal)")
+    figure.savefig(path, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--json", help="write every figure there")
     parser.add_argument("--svg", help="draw the ratios there")
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(CASES))
+    parser.add_argument("--png", help="draw them there by matplotlib (apt: python3-matplotlib)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join([*CASES, *RFC_9693]) + "; rfc9693 stands for the last five")
     arguments = parser.parse_args()
+    if arguments.cases == ["rfc9693"]:
+        arguments.cases = RFC_9693
     for name in arguments.cases:
-        if name not in CASES:
-            parser.error("no case %s; there are: %s" % (name, " ".join(CASES)))
+        if name not in CASES and name not in RFC_9693:
+            parser.error("no case %s; there are: %s" % (name, " ".join([*CASES, *RFC_9693])))
     folder, labs, lines = tempfile.mkdtemp(prefix="natwerk-bench-"), [], []
     try:
         labs = [Nftables(folder), Natwerk(folder)]
@@ -319,6 +413,8 @@ def main():
     if arguments.svg:
         with open(arguments.svg, "w") as file:
             file.write(svg(lines))
+    if arguments.png:
+        png(lines, arguments.png)
 
 
 main()

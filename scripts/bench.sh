@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # natwerk beside Linux nftables on this machine: the same lab, the same generator, one interleaved run.
 #
-#   sudo scripts/bench.sh [--pairs N] [--seconds S] [--json FILE] [--svg FILE] [--no-build] [CASE…]
+#   sudo scripts/bench.sh [--pairs N] [--seconds S] [--json FILE] [--svg FILE] [--png FILE] [--no-build] [CASE…]
 #
 # Prints a table: packets a second that arrived (median, least and most over the pairs), router CPU per packet, the
 # ratio of each pair. docs/benchmarking.md says what is measured, and how to do it on real NICs.

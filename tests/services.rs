@@ -7,16 +7,13 @@ mod common;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
-use std::time::Duration;
 
 use common::router::{CONFIG, LONG, Router, installed};
+use common::tagged::{GATEWAY, TaggedGuest};
 use common::{Namespace, cable, eventually};
-use natwerk::flow::{Endpoint, Mac};
-use natwerk::io::packet::PacketSocket;
-use natwerk::io::xdp::device::Device;
-use natwerk::testing::packets::Packet;
-use natwerk::wire::arp::{Arp, ArpOperation};
-use natwerk::wire::parse::{Kind, parse};
+use natwerk::flow::Endpoint;
+use natwerk::wire::arp::ArpOperation;
+use natwerk::wire::parse::parse;
 
 fn pings(namespace: &Namespace, address: &str) -> bool {
     namespace.succeeds(&format!("ping -c1 -W1 {address}"))
@@ -143,83 +140,6 @@ const TAGGED: &str = r#"{
         "public_ports": "8080", "network": "two", "guest_ip": "10.1.1.6", "guest_ports": "8080"}]
 }"#;
 
-/// A guest made by hand, because not every kernel has VLAN interfaces.
-struct TaggedGuest {
-    socket: PacketSocket,
-    vlan: u16,
-    mac: Mac,
-    address: Ipv4Addr,
-}
-
-impl TaggedGuest {
-    fn new(namespace: &Namespace, vlan: u16, last: u8) -> Self {
-        let every_protocol = 3;
-        let socket = namespace.enter(|| {
-            let device = Device::find("g0").expect("the device");
-            PacketSocket::open(device.index, every_protocol).expect("a socket")
-        });
-        let address = Ipv4Addr::new(10, 1, 1, last);
-        Self { socket, vlan, mac: Mac([2, 0, 0, 1, vlan.to_be_bytes()[1], last]), address }
-    }
-
-    fn say(&self, operation: ArpOperation, target: Ipv4Addr, to: Mac) {
-        let message = Arp {
-            vlan: self.vlan,
-            operation,
-            sender_mac: self.mac,
-            sender: self.address,
-            target_mac: to,
-            target,
-        };
-        let mut frame = [0; 60];
-        natwerk::wire::arp::write(&mut frame, self.mac, to, &message).expect("it fits");
-        self.socket.send(&frame).expect("sent");
-    }
-
-    /// What the next frame for this guest is that `wanted` knows. Others' are not seen, because
-    /// guests have link addresses of their own.
-    fn hears<T>(&self, wanted: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
-        let mut buffer = [0; 2048];
-        let mut found = None;
-        eventually(Duration::from_secs(3), || {
-            while let Ok(Some(received)) = self.socket.receive(&mut buffer) {
-                let frame = &buffer[..received.length];
-                let for_us = frame[..6] == self.mac.0 || frame[..6] == Mac::BROADCAST.0;
-                found = found.take().or_else(|| for_us.then(|| wanted(frame)).flatten());
-            }
-            found.is_some()
-        });
-        found
-    }
-
-    /// The link address of the gateway, which natwerk itself has to tell.
-    fn gateway(&self) -> Option<Mac> {
-        self.say(ArpOperation::Request, GATEWAY, Mac::BROADCAST);
-        self.hears(|frame| {
-            let arp = natwerk::wire::arp::parse(frame)?;
-            let told = arp.operation == ArpOperation::Reply && arp.sender == GATEWAY;
-            told.then_some(arp.sender_mac)
-        })
-    }
-
-    fn pings(&self, gateway: Mac, address: Ipv4Addr) -> bool {
-        let tag = Some(self.vlan);
-        let packet = Packet::echo(self.address, address, 8, 77, b"tagged");
-        let mut request = Packet { tag, ..packet }.frame();
-        request[..6].copy_from_slice(&gateway.0);
-        request[6..12].copy_from_slice(&self.mac.0);
-        self.socket.send(&request).expect("sent");
-        let answered = self.hears(|frame| {
-            let packet = parse(frame).ok()?;
-            let is_reply = packet.kind == Kind::IcmpQuery { icmp_type: 0 };
-            (is_reply && packet.source.address == address).then_some(())
-        });
-        answered.is_some()
-    }
-}
-
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 1);
-
 #[test]
 fn natwerk_answers_and_asks_itself_where_the_kernel_has_no_interface() {
     if !installed(&["ethtool", "nc"]) {
@@ -245,14 +165,14 @@ fn natwerk_answers_and_asks_itself_where_the_kernel_has_no_interface() {
     let _client = router.background(&internet, "nc -w3 203.0.113.10 8080");
     let asked = silent.hears(|frame| {
         let arp = natwerk::wire::arp::parse(frame)?;
-        let wanted = arp.operation == ArpOperation::Request && arp.target == silent.address;
+        let wanted = arp.operation == ArpOperation::Request && arp.target == silent.address();
         (wanted && arp.sender == GATEWAY).then_some(arp.sender_mac)
     });
     let gateway = asked.unwrap_or_else(|| panic!("not asked for\n{}", router.log()));
     silent.say(ArpOperation::Reply, GATEWAY, gateway);
     let arrived = silent.hears(|frame| {
         let packet = parse(frame).ok()?;
-        (packet.destination == Endpoint::new(silent.address, 8080)).then_some(())
+        (packet.destination == Endpoint::new(silent.address(), 8080)).then_some(())
     });
     assert!(arrived.is_some(), "{}", router.log());
 }

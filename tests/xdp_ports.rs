@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use natwerk::config::XdpMode;
 use natwerk::flow::{PortId, Protocol};
 use natwerk::io::xdp::device::Device;
+use natwerk::io::xdp::kernel_ports::KernelPorts;
 use natwerk::io::xdp::open::{Opened, Request, open};
 use natwerk::io::xdp::program::Program;
 use natwerk::io::xdp::socket::XdpPort;
-use natwerk::io::xdp::steering::{PortSet, Steering};
+use natwerk::io::xdp::steering::Steering;
 use natwerk::io::{Lane, Port};
 use rustix::net;
 use veth::{THERE, UDP, frame, in_namespace, ip, next, send, tap};
@@ -160,12 +161,13 @@ fn an_unfinished_checksum_arrives_as_it_was_sent() {
 fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
     in_namespace(1, || {
         let mut program = one_program();
-        let mut ports = PortSet::default();
-        ports.insert(22..=22);
-        ports.insert(32_768..=60_999);
         let public = Ipv4Addr::new(203, 0, 113, 10);
-        let mut esp = PortSet::default();
-        esp.insert(0..=0);
+        let mut kernel_ports = KernelPorts::new(Some(32_768..=60_999));
+        kernel_ports.have_own(public);
+        kernel_ports.insert(public, Protocol::TCP, 22..=22);
+        kernel_ports.remove(public, Protocol::TCP, 40_000..=40_000);
+        kernel_ports.remove(public, Protocol::UDP, 40_960..=41_215);
+        kernel_ports.insert(public, Protocol::ESP, 0..=0);
         let mut steering = Steering {
             tags: [0, 100].into(),
             arp_tags: [].into(),
@@ -175,11 +177,7 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
             local_addresses: [(0, Ipv4Addr::new(10, 1, 1, 1)), (100, Ipv4Addr::new(10, 1, 2, 1))]
                 .into(),
             local_addresses_ipv6: [(0, GATEWAY_IPV6)].into(),
-            kernel_ports: [
-                ((public, Protocol::TCP), ports.clone()),
-                ((public, Protocol::ESP), esp),
-            ]
-            .into(),
+            kernel_ports: kernel_ports.clone(),
         };
         program.apply(&steering).expect("applied");
         let device = Device::find("a0").expect("the device");
@@ -228,6 +226,15 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         expect(&ipv4(Some(0), [10, 1, 1, 1], UDP, 53), "passed_local_address");
         expect(&ipv4(None, public, 6, 22), "passed_service");
         expect(&ipv4(None, public, 6, 60_999), "passed_service");
+        expect(&ipv4(None, public, 6, 61_000), "dropped_no_socket");
+        expect(&ipv4(None, public, UDP, 32_768), "passed_service");
+        expect(&ipv4(None, public, UDP, 32_767), "dropped_no_socket");
+        // Forwarded: one port, and a whole page.
+        expect(&ipv4(None, public, 6, 40_000), "dropped_no_socket");
+        expect(&ipv4(None, public, 6, 40_001), "passed_service");
+        expect(&ipv4(None, public, UDP, 41_000), "dropped_no_socket");
+        expect(&ipv4(None, public, 132, 40_001), "dropped_no_socket");
+        expect(&ipv4(None, [203, 0, 113, 11], 6, 40_001), "dropped_no_socket");
         expect(&ipv4(None, public, 50, 1), "passed_service");
         expect(&ipv4(None, public, 6, 23), "dropped_no_socket");
         expect(&ipv4(None, public, UDP, 22), "dropped_no_socket");
@@ -250,21 +257,22 @@ fn what_is_the_kernels_gets_to_the_kernel_and_nothing_else_does() {
         // The other rules, live.
         steering.tags.remove(&100);
         steering.local_addresses.pop_first();
-        ports.remove(22..=22);
-        ports.insert(443..=443);
-        steering.kernel_ports = [((Ipv4Addr::from(public), Protocol::TCP), ports)].into();
+        kernel_ports = KernelPorts::new(None);
+        kernel_ports.insert(Ipv4Addr::from(public), Protocol::TCP, 443..=443);
+        steering.kernel_ports = kernel_ports;
         program.apply(&steering).expect("applied");
         let before = |name| counter(&program, name);
         let (service, dropped) = (before("passed_service"), before("dropped_no_socket"));
         send(&a, &ipv4(None, public, 6, 443));
         send(&a, &ipv4(None, public, 6, 22));
         send(&a, &ipv4(None, public, 50, 0));
+        send(&a, &ipv4(None, public, UDP, 32_768));
         send(&a, &ipv4(None, [10, 1, 1, 1], UDP, 53));
         send(&a, &ipv4(Some(100), [10, 1, 2, 1], UDP, 53));
         let deadline = Instant::now() + Duration::from_secs(3);
-        while counter(&program, "dropped_no_socket") < dropped + 3 && Instant::now() < deadline {}
+        while counter(&program, "dropped_no_socket") < dropped + 4 && Instant::now() < deadline {}
         assert_eq!(counter(&program, "passed_service"), service + 1);
-        assert_eq!(counter(&program, "dropped_no_socket"), dropped + 3);
+        assert_eq!(counter(&program, "dropped_no_socket"), dropped + 4);
         assert_eq!(counter(&program, "passed_tag"), 2);
         assert_eq!(counter(&program, "dropped_unknown_tag"), 4);
     });

@@ -35,6 +35,7 @@ use crate::io::xdp::steering::Steering;
 use crate::next_hop::NextHops;
 use crate::pipeline::shared::{Settings, Shared};
 use crate::policy::publish::Published;
+use crate::rules::set::PortRange;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::prometheus::Server as MetricsServer;
 use crate::worker;
@@ -61,6 +62,8 @@ pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) rules: Rules,
     lost_since: Option<Instant>,
+    /// What the programs were last told after: a version of the kernel's view, its own ports.
+    steered_after: Option<(u64, Option<PortRange>)>,
     _lock: StateLock,
 }
 
@@ -160,6 +163,7 @@ impl Engine {
             shared,
             rules,
             lost_since: None,
+            steered_after: None,
             _lock: lock,
         };
         engine.watch_rule_files();
@@ -217,7 +221,9 @@ impl Engine {
     /// Once a second: devices, steering, what people see, the watchdog.
     fn look_after(&mut self) {
         self.replace_lost_devices();
-        self.steer();
+        if self.steered_after != Some((self.host.version(), local_ports())) {
+            self.steer();
+        }
         self.show();
         if !self.host.is_running() {
             tracing::error!("the thread that follows the kernel is gone; restart natwerk");
@@ -274,12 +280,16 @@ impl Engine {
 
     /// Makes the programs go by the rules and by what the kernel has now.
     pub(super) fn steer(&mut self) {
+        let seen = (self.host.version(), local_ports());
         let steering = self.steering();
-        if let Some(dataplane) = &mut self.dataplane
-            && let Err(error) = dataplane.steer(steering)
-        {
-            tracing::error!("{error}");
-        }
+        let Some(dataplane) = &mut self.dataplane else { return };
+        self.steered_after = match dataplane.steer(steering) {
+            Ok(()) => Some(seen),
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
+        };
     }
 
     /// Shows how things are to whoever holds the handle.
@@ -350,7 +360,7 @@ fn warn_of(devices: &[(PortId, Device)], rules: &Rules) {
     }
 }
 
-fn local_ports() -> Option<crate::rules::set::PortRange> {
+fn local_ports() -> Option<PortRange> {
     sysctl::local_ports().ok()
 }
 

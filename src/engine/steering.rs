@@ -1,12 +1,13 @@
 //! What of each interface's traffic is the kernel's: from the rules, and from what the kernel has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::{Config, Interface};
 use crate::flow::Protocol;
-use crate::host::view::{KernelAddress, View};
-use crate::io::xdp::steering::{PortSet, Steering};
+use crate::host::view::View;
+use crate::io::xdp::kernel_ports::KernelPorts;
+use crate::io::xdp::steering::Steering;
 use crate::policy::encapsulation::double_tag;
 use crate::rules::set::{Network, PortRange, RuleSet};
 
@@ -22,23 +23,21 @@ pub fn steering(
     local_ports: Option<PortRange>,
 ) -> Vec<Steering> {
     let kernel_ports = kernel_ports(rules, view, local_ports);
+    let realms = Realms::of(rules);
     let interfaces = config.interfaces.iter();
     interfaces
         .map(|interface| Steering {
             tags: tags(&interface.name, rules),
             kernel_tags: kernel_tags(interface, view),
-            arp_tags: tags(&interface.name, rules)
-                .into_iter()
-                .filter(|&vlan| is_ours_alone(&interface.name, vlan, view))
-                .collect(),
+            arp_tags: arp_tags(&interface.name, rules, view),
             double_tags: plain_or_not(&interface.name, rules, false)
                 .filter_map(double_tag)
                 .collect(),
             vteps: plain_or_not(&interface.name, rules, false)
                 .filter_map(|network| Some(network.vxlan.as_ref()?.local))
                 .collect(),
-            local_addresses: local_addresses(&interface.name, rules, view),
-            local_addresses_ipv6: local_addresses_ipv6(&interface.name, rules, view),
+            local_addresses: local_addresses(&interface.name, rules, &realms, view),
+            local_addresses_ipv6: local_addresses_ipv6(&interface.name, rules, &realms, view),
             kernel_ports: {
                 let mut ports = kernel_ports.clone();
                 shared_gateways(&interface.name, rules, local_ports, &mut ports);
@@ -85,35 +84,41 @@ fn kernel_tags(interface: &Interface, view: &View) -> BTreeSet<u16> {
     tags
 }
 
-/// Whether the kernel has no IPv4 address under a tag of an interface. Untagged frames are always
+/// The tags of an interface under which the kernel has no IPv4 address. Untagged frames are always
 /// its own as well.
-fn is_ours_alone(interface: &str, vlan: u16, view: &View) -> bool {
+fn arp_tags(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<u16> {
+    let ipv4 = view.addresses.iter().filter(|own| own.address.is_ipv4());
+    let with_address: HashSet<u32> = ipv4.map(|own| own.interface_index).collect();
     let index = view.index_of(interface);
-    let device = index.and_then(|index| view.tagged(index, vlan));
-    let has_address = |own: &KernelAddress| {
-        Some(own.interface_index) == device && matches!(own.address, IpAddr::V4(_))
-    };
-    vlan != 0 && !view.addresses.iter().any(has_address)
+    let mut tags = tags(interface, rules);
+    tags.retain(|&vlan| {
+        let device = index.and_then(|index| view.tagged(index, vlan));
+        vlan != 0 && device.is_none_or(|device| !with_address.contains(&device))
+    });
+    tags
 }
 
 /// The gateways that guests of an interface's networks reach, where the kernel can serve them, and the kernel's addresses on it that
 /// are not the dataplane's. A gateway that stands in for other networks is shared with it by port.
-fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u16, Ipv4Addr)> {
+fn local_addresses(
+    interface: &str,
+    rules: &RuleSet,
+    realms: &Realms<'_>,
+    view: &View,
+) -> BTreeSet<(u16, Ipv4Addr)> {
     let mut local = BTreeSet::new();
+    let ours_alone = arp_tags(interface, rules, view);
     let own_networks = plain_or_not(interface, rules, true);
-    for network in own_networks.filter(|own| !is_ours_alone(interface, own.vlan, view)) {
-        for other in rules.networks.iter().filter(|other| same_realm(network, other)) {
-            local.insert((network.vlan, other.gateway));
-        }
+    for network in own_networks.filter(|own| !ours_alone.contains(&own.vlan)) {
+        local.extend(realms.with(network).map(|other| (network.vlan, other.gateway)));
     }
     let public: BTreeSet<_> = rules.public_ips.iter().map(|public| public.address).collect();
-    let shared = |vlan, address| {
-        rules.networks.iter().any(|network| {
-            network.nat.gateway_source_nat
-                && (&*network.interface, network.vlan) == (interface, vlan)
-                && network.gateway == address
-        })
-    };
+    let standing_in = rules.networks.iter().filter(|network| network.nat.gateway_source_nat);
+    let shared: HashSet<(u16, Ipv4Addr)> = standing_in
+        .filter(|network| network.interface == interface)
+        .map(|network| (network.vlan, network.gateway))
+        .collect();
+    let shared = |vlan, address| shared.contains(&(vlan, address));
     local.retain(|&(vlan, address)| !shared(vlan, address));
     let Some(index) = view.index_of(interface) else { return local };
     local.extend(view.addresses.iter().filter_map(|own| {
@@ -134,11 +139,12 @@ fn local_addresses(interface: &str, rules: &RuleSet, view: &View) -> BTreeSet<(u
 fn local_addresses_ipv6(
     interface: &str,
     rules: &RuleSet,
+    realms: &Realms<'_>,
     view: &View,
 ) -> BTreeSet<(u16, Ipv6Addr)> {
     let mut local = BTreeSet::new();
     for network in rules.networks.iter().filter(|network| network.interface == interface) {
-        let realm = rules.networks.iter().filter(|other| same_realm(network, other));
+        let realm = realms.with(network);
         let gateways = realm.filter_map(|other| other.ipv6).map(|ipv6| ipv6.gateway);
         local.extend(gateways.map(|gateway| (network.vlan, gateway)));
     }
@@ -157,45 +163,54 @@ fn local_addresses_ipv6(
     local
 }
 
-/// Whether guests of one network route to the other, and so to its gateway.
-fn same_realm(one: &Network, other: &Network) -> bool {
-    one.name == other.name || (one.domain.is_some() && one.domain == other.domain)
+/// Networks by the domain that joins them. One without a domain is alone.
+struct Realms<'r>(HashMap<&'r str, Vec<&'r Network>>);
+
+impl<'r> Realms<'r> {
+    fn of(rules: &'r RuleSet) -> Self {
+        let mut realms: HashMap<_, Vec<_>> = HashMap::new();
+        for network in &rules.networks {
+            if let Some(domain) = &network.domain {
+                realms.entry(domain.as_str()).or_default().push(network);
+            }
+        }
+        Self(realms)
+    }
+
+    /// The networks that guests of `network` route to, and so to whose gateways; itself as well.
+    fn with(&self, network: &'r Network) -> impl Iterator<Item = &'r Network> {
+        let joined = network.domain.as_deref().and_then(|domain| self.0.get(domain));
+        let others = joined.map_or(&[][..], Vec::as_slice);
+        std::iter::once(network).chain(others.iter().copied())
+    }
 }
 
 /// The ports of public addresses that the kernel serves or sends from.
 fn kernel_ports(rules: &RuleSet, view: &View, local_ports: Option<PortRange>) -> KernelPorts {
-    let mut ports = KernelPorts::new();
-    if let Some(local) = local_ports {
-        for public in &rules.public_ips {
-            let address = public.address;
-            let is_kernels = view.addresses.iter().any(|own| own.address == IpAddr::V4(address));
-            // All of a static NAT's address is the guest's.
-            let is_guests = rules.static_nats.iter().any(|nat| nat.public_ip == address);
-            if is_kernels && !is_guests {
-                for protocol in [Protocol::TCP, Protocol::UDP] {
-                    let set = ports.entry((address, protocol)).or_default();
-                    set.insert(local.first()..=local.last());
-                }
-            }
+    let mut ports = KernelPorts::new(local_ports.map(|local| local.first()..=local.last()));
+    let kernels: HashSet<_> = view.addresses.iter().map(|own| own.address).collect();
+    // All of a static NAT's address is the guest's.
+    let guests: HashSet<_> = rules.static_nats.iter().map(|nat| nat.public_ip).collect();
+    let public = rules.public_ips.iter().map(|public| public.address);
+    for address in public.filter(|own| kernels.contains(&IpAddr::V4(*own))) {
+        if !guests.contains(&address) {
+            ports.have_own(address);
         }
     }
     for forward in &rules.port_forwards {
-        if let Some(set) = ports.get_mut(&(forward.public_ip, forward.protocol)) {
-            set.remove(forward.public_ports.first()..=forward.public_ports.last());
-        }
+        let public = forward.public_ports.first()..=forward.public_ports.last();
+        ports.remove(forward.public_ip, forward.protocol, public);
     }
     for balancer in &rules.load_balancers {
-        if let Some(set) = ports.get_mut(&(balancer.public_ip, balancer.protocol)) {
-            set.remove(balancer.public_port.get()..=balancer.public_port.get());
-        }
+        let public = balancer.public_port.get()..=balancer.public_port.get();
+        ports.remove(balancer.public_ip, balancer.protocol, public);
     }
     // Last: local services beat everything. Of those for some only, user space asks who it is.
     for service in &rules.local_services {
-        let set = ports.entry((service.address, service.protocol)).or_default();
         let range = service.ports.map_or(0..=0, |range| range.first()..=range.last());
         match service.sources.is_empty() {
-            true => set.insert(range),
-            false => set.remove(range),
+            true => ports.insert(service.address, service.protocol, range),
+            false => ports.remove(service.address, service.protocol, range),
         }
     }
     ports
@@ -211,18 +226,16 @@ fn shared_gateways(
 ) {
     let shared = rules.networks.iter().filter(|network| network.nat.gateway_source_nat);
     for network in shared.filter(|network| network.interface == interface) {
+        ports.have_own(network.gateway);
         for protocol in [Protocol::TCP, Protocol::UDP] {
-            let set = ports.entry((network.gateway, protocol)).or_default();
-            set.insert(1..=LOW_PORTS);
+            ports.insert(network.gateway, protocol, 1..=LOW_PORTS);
             if let Some(local) = local_ports {
-                set.insert(local.first()..=local.last());
+                // Where there were pages before.
+                ports.insert(network.gateway, protocol, local.first()..=local.last());
             }
         }
     }
 }
-
-/// The kernel's ports, by address and protocol.
-type KernelPorts = BTreeMap<(Ipv4Addr, Protocol), PortSet>;
 
 /// The last of the ports that services have (RFC 6335, section 6).
 const LOW_PORTS: u16 = 1023;
@@ -356,10 +369,10 @@ mod tests {
         let gateway = Ipv4Addr::new(10, 1, 1, 1);
         assert!(!guest.local_addresses.contains(&(100, gateway)));
         assert!(guest.local_addresses.contains(&(100, Ipv4Addr::new(10, 1, 2, 1))));
-        let ports = &guest.kernel_ports[&(gateway, Protocol::TCP)];
-        let kernels = [53, 1023, 1024, 32_767, 40_000, 61_000].map(|port| ports.contains(port));
+        let is_kernels = |port| guest.kernel_ports.contains(gateway, Protocol::TCP, port);
+        let kernels = [53, 1023, 1024, 32_767, 40_000, 61_000].map(is_kernels);
         assert_eq!(kernels, [true, true, false, false, true, false]);
-        assert!(!public.kernel_ports.contains_key(&(gateway, Protocol::TCP)));
+        assert!(!public.kernel_ports.addresses().contains_key(&gateway));
     }
 
     #[test]
@@ -368,8 +381,7 @@ mod tests {
         assert_eq!(guest.kernel_ports, public.kernel_ports);
         let has = |last: u8, protocol, port| {
             let address = Ipv4Addr::new(203, 0, 113, last);
-            let ports = public.kernel_ports.get(&(address, protocol));
-            ports.is_some_and(|ports| ports.contains(port))
+            public.kernel_ports.contains(address, protocol, port)
         };
         let (tcp, udp) = (Protocol::TCP, Protocol::UDP);
         for (last, protocol, port, expected) in [

@@ -24,7 +24,7 @@ mod watch;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
 
@@ -73,6 +73,8 @@ pub struct Host {
 /// What the thread shares with others.
 struct Shared {
     view: Mutex<View>,
+    /// Grows when the view changes.
+    version: AtomicU64,
     /// A plan that the thread has not taken yet.
     new_plan: Mutex<Option<Plan>>,
     is_stopping: AtomicBool,
@@ -84,7 +86,7 @@ struct Bell(OwnedFd);
 
 impl Host {
     /// Learns what the kernel knows now, so that interfaces and neighbours are true when this
-    /// returns, and follows it from then on.
+    /// returns, and follows it from then on. Addresses by the thousand may still be on their way.
     ///
     /// # Errors
     ///
@@ -94,6 +96,7 @@ impl Host {
         let bell = rustix::event::eventfd(0, flags).map_err(|e| HostError::Waker(e.into()))?;
         let shared = Arc::new(Shared {
             view: Mutex::new(View::default()),
+            version: AtomicU64::new(0),
             new_plan: Mutex::new(None),
             is_stopping: AtomicBool::new(false),
             bell: Arc::new(Bell(bell)),
@@ -117,6 +120,12 @@ impl Host {
     #[must_use]
     pub fn view(&self) -> View {
         self.shared.view.lock().clone()
+    }
+
+    /// Another number for each view: who has seen a number need not look again.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.shared.version.load(Ordering::Acquire)
     }
 
     /// Whether the thread is still there.

@@ -199,7 +199,8 @@ fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
 const HEADER_BYTES: usize = 16;
 /// The kernel never puts more into one datagram of a list than this.
 const DATAGRAM_BYTES: usize = 64 * 1024;
-const RECEIVE_BUFFER_BYTES: u32 = 4 * 1024 * 1024;
+/// A share of address changes with their routes fits many times over; it is used only as needed.
+const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
 /// `RTNLGRP_LINK`, `RTNLGRP_NEIGH`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`,
 /// `RTNLGRP_IPV6_IFADDR`.
 const GROUPS: [u32; 5] = [1, 3, 5, 7, 9];

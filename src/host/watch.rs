@@ -1,20 +1,22 @@
 //! The thread that follows the kernel: sleeps, takes in what happened, puts the questions that
 //! follow from it. What to do is decided in `resolve`, `addresses` and `view`; here it is done.
 
-use std::collections::{BTreeMap, HashSet};
+mod manage;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags};
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::addresses::{self, AddressChange, Announcements};
+use super::addresses::{AddressChange, Announcements};
 use super::arp::ArpSocket;
 use super::capsules::Request;
 use super::netlink::{self, Events, Requests};
@@ -42,6 +44,8 @@ pub struct Watch {
     announcements: Announcements,
     /// Addresses that this process put on interfaces.
     added: HashSet<(u32, IpAddr, u8)>,
+    /// What is still to be put on and taken off.
+    address_changes: VecDeque<AddressChange>,
     conflicts: BTreeMap<Conflict, Tick>,
     next_freshening: Tick,
     started: Instant,
@@ -86,6 +90,7 @@ impl Watch {
             resolver: Resolver::default(),
             announcements: Announcements::default(),
             added: HashSet::new(),
+            address_changes: VecDeque::new(),
             conflicts: BTreeMap::new(),
             next_freshening: Tick::ZERO,
             started: Instant::now(),
@@ -93,6 +98,10 @@ impl Watch {
         watch.list_all()?;
         // Not before: an empty plan would take away the addresses of the process before us.
         watch.take_plan(options.plan);
+        while !watch.address_changes.is_empty() && watch.started.elapsed() < SETTLE_MAX {
+            watch.change_some_addresses();
+            watch.take_events();
+        }
         Ok(watch)
     }
 
@@ -105,6 +114,7 @@ impl Watch {
             if let Some(plan) = new_plan {
                 self.take_plan(plan);
             }
+            self.change_some_addresses();
             self.take_events();
             self.listen();
             self.resolve();
@@ -121,7 +131,10 @@ impl Watch {
     fn sleep(&self) {
         let deadlines = [self.resolver.deadline(), self.announcements.deadline()];
         let first = deadlines.into_iter().flatten().fold(self.next_freshening, Tick::min);
-        let wait = first.since(self.now()).min(FRESHEN_INTERVAL);
+        let wait = match self.address_changes.is_empty() {
+            true => first.since(self.now()).min(FRESHEN_INTERVAL),
+            false => Duration::ZERO,
+        };
         let timeout = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(0),
             tv_nsec: i64::from(wait.subsec_nanos()),
@@ -149,6 +162,7 @@ impl Watch {
             let mut shared = self.shared.view.lock();
             view.conflicts = std::mem::take(&mut shared.conflicts);
             *shared = view;
+            self.shared.version.fetch_add(1, Ordering::Release);
         }
         self.follow_links();
         for (index, address) in neighbors {
@@ -158,35 +172,48 @@ impl Watch {
     }
 
     fn take_events(&mut self) {
+        let mut concerns_addresses = false;
         for _ in 0..EVENT_COUNT_MAX {
-            let messages = match self.events.read() {
-                Ok(Some(messages)) => messages,
-                Ok(None) => return,
+            match self.events.read() {
+                Ok(Some(messages)) => {
+                    for message in &messages {
+                        concerns_addresses |= self.take_event(message);
+                    }
+                }
+                Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(%error, "events of the kernel were lost; listing all again");
                     if let Err(error) = self.list_all() {
                         tracing::error!(%error, "cannot list the kernel's links and neighbours");
                     }
-                    self.manage_addresses();
-                    return;
+                    concerns_addresses = true;
+                    break;
                 }
-            };
-            for message in &messages {
-                self.take_event(message);
             }
+        }
+        // Once for all of them: with thousands of addresses a look at all takes its time.
+        if concerns_addresses {
+            self.manage_addresses();
         }
     }
 
-    fn take_event(&mut self, message: &RouteNetlinkMessage) {
+    /// Returns whether it may take a change of addresses.
+    fn take_event(&mut self, message: &RouteNetlinkMessage) -> bool {
         let change = self.shared.view.lock().apply(message);
+        if change != Change::Nothing {
+            self.shared.version.fetch_add(1, Ordering::Release);
+        }
         match change {
             Change::Link(_) => {
                 self.follow_links();
-                self.manage_addresses();
+                true
             }
-            Change::Address => self.manage_addresses(),
-            Change::Neighbor(index, address) => self.follow_neighbor(index, address),
-            Change::Nothing | Change::Route => {}
+            Change::Address => true,
+            Change::Neighbor(index, address) => {
+                self.follow_neighbor(index, address);
+                false
+            }
+            Change::Nothing | Change::Route => false,
         }
     }
 
@@ -252,52 +279,6 @@ impl Watch {
         let is_ours = |conflict: &Conflict| self.plan.is_ours(conflict.port, 0, conflict.address);
         self.conflicts.retain(|conflict, _| is_ours(conflict));
         self.show_conflicts();
-    }
-
-    /// Puts on and takes off what the plan demands.
-    fn manage_addresses(&mut self) {
-        if !self.manage_addresses {
-            return;
-        }
-        let view = self.shared.view.lock();
-        let changes = addresses::changes(&self.plan, &view, &self.interface_indexes, &self.added);
-        drop(view);
-        for change in changes {
-            if let Err(error) = self.change_address(change) {
-                tracing::error!(?change, %error, "cannot change an interface's addresses");
-            }
-        }
-    }
-
-    fn change_address(&mut self, change: AddressChange) -> io::Result<()> {
-        let (result, expected) = match change {
-            AddressChange::Add(address) => {
-                self.added.insert(addresses::key(&address));
-                if address.address.is_ipv6() {
-                    self.prepare_ipv6(address.interface_index);
-                }
-                let message = RouteNetlinkMessage::NewAddress(addresses::message(&address));
-                (self.requests.carry_out(message, NLM_F_CREATE | NLM_F_EXCL), libc::EEXIST)
-            }
-            AddressChange::Remove(address) => {
-                self.added.remove(&addresses::key(&address));
-                let message = RouteNetlinkMessage::DelAddress(addresses::message(&address));
-                (self.requests.carry_out(message, 0), libc::EADDRNOTAVAIL)
-            }
-        };
-        match result {
-            // It is as it should be, only the event has not reached us yet.
-            Err(error) if error.raw_os_error() == Some(expected) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn prepare_ipv6(&self, index: u32) {
-        let name = self.shared.view.lock().links.get(&index).map(|link| link.name.clone());
-        let Some(interface) = name else { return };
-        if let Err(error) = sysctl::prepare_managed_ipv6(&interface) {
-            tracing::warn!(interface, %error, "cannot set accept_ra and the like");
-        }
     }
 
     /// Takes in the ARP that our sockets heard.
@@ -486,8 +467,12 @@ fn use_neighbor(interface_index: u32, address: IpAddr) -> RouteNetlinkMessage {
 
 /// How often used neighbours are looked after; also how long the thread sleeps at most.
 const FRESHEN_INTERVAL: Duration = Duration::from_secs(2);
-/// Datagrams of events taken before something else has its turn.
-const EVENT_COUNT_MAX: usize = 64;
+/// Datagrams of events taken before something else has its turn: more than what a share of address
+/// changes makes.
+const EVENT_COUNT_MAX: usize = 4096;
+/// How long a start waits for the kernel to take all addresses. It looks at all that it has for each
+/// new one, so ten thousand take it a second, and forwarding need not wait for them.
+const SETTLE_MAX: Duration = Duration::from_millis(300);
 /// Claims on our addresses that are remembered: enough to find a mistake, too few to fill memory.
 const CONFLICT_COUNT_MAX: usize = 64;
 const CONFLICT_LASTS: Duration = Duration::from_secs(300);

@@ -10,6 +10,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 #[allow(dead_code, reason = "not every file of tests needs all of it")]
 pub mod router;
+#[allow(dead_code, reason = "not every file of tests needs it")]
+pub mod tagged;
 
 /// A network namespace of this test's own, deleted with everything in it.
 pub struct Namespace {

@@ -6,6 +6,7 @@
 mod attach;
 mod descriptor;
 pub mod device;
+pub mod kernel_ports;
 pub mod open;
 pub mod program;
 pub mod socket;

@@ -9,9 +9,10 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use crate::flow::{DoubleTag, Protocol};
+use crate::flow::DoubleTag;
 use crate::io::xdp::attach::{self, Occupant};
 use crate::io::xdp::device::Device;
+use crate::io::xdp::kernel_ports::{KernelPorts, PageKey};
 use crate::io::xdp::steering::Steering;
 
 /// The program of one interface. Dropping it takes it off, unless it was told to stay.
@@ -25,6 +26,9 @@ pub struct Program {
     vteps: HashMap<MapData, [u8; 4], u8>,
     local_addresses: HashMap<MapData, [u8; 8], u8>,
     local_addresses_ipv6: HashMap<MapData, [u8; 20], u8>,
+    /// First and last port of the kernel's own connections.
+    kernel_range: Array<MapData, [u16; 2]>,
+    kernel_addresses: HashMap<MapData, [u8; 4], u32>,
     kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
     counters: PerCpuArray<MapData, u64>,
     applied: Steering,
@@ -112,6 +116,8 @@ impl Program {
             vteps: take("vteps")?.try_into()?,
             local_addresses: take("local_addresses")?.try_into()?,
             local_addresses_ipv6: take("local_addresses_ipv6")?.try_into()?,
+            kernel_range: take("kernel_range")?.try_into()?,
+            kernel_addresses: take("kernel_addresses")?.try_into()?,
             kernel_ports: take("kernel_ports")?.try_into()?,
             counters: take("counters")?.try_into()?,
             applied: Steering::default(),
@@ -134,14 +140,7 @@ impl Program {
         for local in &steering.local_addresses_ipv6 {
             self.local_addresses_ipv6.insert(local_key_ipv6(*local), 1, 0)?;
         }
-        for ((address, protocol), ports) in &steering.kernel_ports {
-            if self.applied.kernel_ports.get(&(*address, *protocol)) == Some(ports) {
-                continue;
-            }
-            for (page, bits) in ports.pages() {
-                self.kernel_ports.insert(page_key(*address, *protocol, page), bits, 0)?;
-            }
-        }
+        self.add_kernel_ports(&steering.kernel_ports)?;
         let tags =
             |steering: &Steering| steering.tags.union(&steering.kernel_tags).copied().collect();
         let (new, old): (BTreeSet<u16>, BTreeSet<u16>) = (tags(steering), tags(&self.applied));
@@ -159,17 +158,42 @@ impl Program {
         for local in former.difference(&steering.local_addresses_ipv6) {
             absent_is_fine(self.local_addresses_ipv6.remove(&local_key_ipv6(*local)))?;
         }
-        for ((address, protocol), ports) in &self.applied.kernel_ports {
-            let now = steering.kernel_ports.get(&(*address, *protocol));
-            for (page, _) in ports.pages() {
-                let is_kept = now.is_some_and(|now| now.pages().any(|(kept, _)| kept == page));
-                if !is_kept {
-                    let key = page_key(*address, *protocol, page);
-                    absent_is_fine(self.kernel_ports.remove(&key))?;
-                }
+        self.drop_kernel_ports(&steering.kernel_ports)?;
+        self.applied = steering.clone();
+        Ok(())
+    }
+
+    /// Pages first: the program looks for them where an address says that it has some.
+    fn add_kernel_ports(&mut self, new: &KernelPorts) -> Result<(), ProgramFault> {
+        let old = &self.applied.kernel_ports;
+        for (key, bits) in
+            new.pages().iter().filter(|(key, bits)| old.pages().get(key) != Some(bits))
+        {
+            self.kernel_ports.insert(page_key(*key), *bits, 0)?;
+        }
+        if new.own() != old.own() {
+            // A range that ends before it begins has no port.
+            let (first, last) = new.own().unwrap_or((1, 0));
+            self.kernel_range.set(0, [first, last], 0)?;
+        }
+        let former = old.addresses();
+        for (address, holdings) in new.addresses() {
+            if former.get(&address) != Some(&holdings) {
+                self.kernel_addresses.insert(address.octets(), holdings, 0)?;
             }
         }
-        self.applied = steering.clone();
+        Ok(())
+    }
+
+    fn drop_kernel_ports(&mut self, new: &KernelPorts) -> Result<(), ProgramFault> {
+        let old = &self.applied.kernel_ports;
+        let kept = new.addresses();
+        for address in old.addresses().keys().filter(|address| !kept.contains_key(address)) {
+            absent_is_fine(self.kernel_addresses.remove(&address.octets()))?;
+        }
+        for key in old.pages().keys().filter(|key| !new.pages().contains_key(key)) {
+            absent_is_fine(self.kernel_ports.remove(&page_key(*key)))?;
+        }
         Ok(())
     }
 
@@ -286,7 +310,7 @@ fn local_key_ipv6((vlan, address): (u16, Ipv6Addr)) -> [u8; 20] {
     key
 }
 
-fn page_key(address: Ipv4Addr, protocol: Protocol, page: u8) -> [u8; 8] {
+fn page_key((address, protocol, page): PageKey) -> [u8; 8] {
     let [a, b, c, d] = address.octets();
     [a, b, c, d, protocol.0, page, 0, 0]
 }

@@ -48,6 +48,12 @@ struct local_key_ipv6 {
 	__u16 zero;
 };
 
+/* First and last port. */
+struct range {
+	__u16 first;
+	__u16 last;
+};
+
 /* 256 ports of one protocol of a public address. */
 struct page_key {
 	__be32 address;
@@ -140,6 +146,26 @@ struct {
 	__type(value, __u8);
 } local_addresses_ipv6 SEC(".maps");
 
+/* The ports that the kernel gives to its own connections, the same on all addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct range);
+} kernel_range SEC(".maps");
+
+/* Public addresses of which the kernel has ports: which of these to look into. */
+#define HAS_OWN 1 /* the range above, of TCP and UDP */
+#define HAS_PAGES 2 /* pages that differ from it */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u32);
+} kernel_addresses SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
@@ -203,9 +229,13 @@ static __always_inline int is_vxlan(struct iphdr *ip, void *end)
 /* Whether the kernel serves the endpoint that an unfragmented packet goes to. */
 static __always_inline int is_service(struct iphdr *ip, void *end)
 {
-	struct page_key key = { .address = ip->daddr, .protocol = ip->protocol };
+	__be32 address = ip->daddr;
+	__u32 *holdings = bpf_map_lookup_elem(&kernel_addresses, &address);
+	__u32 first = 0;
 	__u16 port = 0;
 
+	if (!holdings)
+		return 0;
 	if (has_ports(ip->protocol)) {
 		struct ports *ports = (void *)ip + (*(__u8 *)ip & HEADER_WORDS) * 4;
 
@@ -213,10 +243,18 @@ static __always_inline int is_service(struct iphdr *ip, void *end)
 			return 0;
 		port = bpf_ntohs(ports->destination);
 	}
-	key.page = port >> 8;
-	struct page *page = bpf_map_lookup_elem(&kernel_ports, &key);
+	if (*holdings & HAS_PAGES) {
+		struct page_key key = { .address = address, .protocol = ip->protocol, .page = port >> 8 };
+		struct page *page = bpf_map_lookup_elem(&kernel_ports, &key);
 
-	return page && page->bits[(port >> 6) & 3] >> (port & 63) & 1;
+		if (page)
+			return page->bits[(port >> 6) & 3] >> (port & 63) & 1;
+	}
+	if (!(*holdings & HAS_OWN) || (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
+		return 0;
+	struct range *own = bpf_map_lookup_elem(&kernel_range, &first);
+
+	return own && port >= own->first && port <= own->last;
 }
 
 /*
