@@ -13,6 +13,7 @@ use crate::wire::checksum::{ChecksumDelta, complete, is_partial};
 use crate::wire::parse::{Fragment, Kind, Parsed, macs, parse};
 use crate::wire::{arp, fragment, icmp, segment};
 
+pub use super::fuzz_capsules::capsule;
 pub use super::fuzz_cloudstack::cloudstack;
 pub use super::fuzz_pipeline::pipeline;
 pub use super::fuzz_region::session_region;
@@ -191,6 +192,11 @@ mod tests {
     #[test]
     fn icmp_errors_of_the_corpus_keep_every_promise() {
         over_corpus("icmp_error", icmp_error);
+    }
+
+    #[test]
+    fn capsules_of_the_corpus_keep_every_promise() {
+        over_corpus("capsule", capsule);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing of the engine uses this. It may panic: that is how a test fails.
 
 pub mod fuzz;
+pub mod fuzz_capsules;
 pub mod fuzz_cloudstack;
 mod fuzz_ipv6;
 pub mod fuzz_pipeline;
