@@ -152,10 +152,10 @@ impl Engine {
         save_registry(&config, &self.rules.registry);
         self.host.apply(Plan::of(&policy));
         self.shared.policy.swap(policy);
-        self.steer();
         if let Some(dataplane) = &self.dataplane {
             dataplane.wake();
         }
+        self.steer();
     }
 }
 
