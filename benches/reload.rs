@@ -54,8 +54,8 @@ struct Lab {
 impl Lab {
     fn new(source: Source, count: usize) -> Option<Self> {
         let rules = match source {
-            Source::CloudStack => "cloudstack:FOLDER/router",
-            Source::Native => "FOLDER/rules",
+            Source::CloudStack => "cloudstack:FOLDER/in/router",
+            Source::Native => "FOLDER/in/rules",
         };
         let router = Router::new(&CONFIG.replace("RULES", rules))?;
         let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
@@ -105,12 +105,12 @@ impl Lab {
                 )
             })
             .collect();
-        self.put("rules/a.json", &format!(
+        self.put("in/rules/a.json", &format!(
             r#"{{"version": 1, "public_ips": [{}], "networks": [{{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
                "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"]}}], "port_forwards": [{}], "firewall_rules": [{}]}}"#,
             addresses.join(","), forwards.join(",\n"), firewall.join(",\n")
         ));
-        self.put("rules/b.json", r#"{"version": 1, "firewall_rules": [
+        self.put("in/rules/b.json", r#"{"version": 1, "firewall_rules": [
             {"id": "open", "public_ip": "203.0.113.11", "protocol": "udp", "ports": "50000-60000"}], "port_forwards": [
             {"id": "steady", "public_ip": "203.0.113.11", "protocol": "udp", "public_ports": "50000", "network": "web",
              "guest_ip": "10.1.1.5", "guest_ports": "8"}]}"#);
@@ -119,7 +119,7 @@ impl Lab {
 
     fn cloudstack(&self) {
         self.put(
-            "router/cmdline",
+            "in/router/cmdline",
             "name=r-1-VM type=router eth0ip=10.1.1.1 eth0mask=255.255.255.0",
         );
         let address = |last: usize| {
@@ -131,7 +131,7 @@ impl Lab {
         };
         let addresses: Vec<String> = [10, 11].into_iter().chain(100..164).map(address).collect();
         self.put(
-            "router/ips.json",
+            "in/router/ips.json",
             &format!(r#"{{"eth2": [{}], "id": "ips"}}"#, addresses.join(",")),
         );
         let rule = |number: usize, public: &str, protocol: &str, ports: (usize, usize)| {
@@ -169,11 +169,11 @@ impl Lab {
             .map(|(public, list)| format!(r#""{public}": [{}]"#, list.join(",")))
             .collect();
         self.put(
-            "router/firewallrules.json",
+            "in/router/firewallrules.json",
             &format!(r#"{{{}, "id": "firewallrules"}}"#, firewall.join(",\n")),
         );
         self.put(
-            "router/forwardingrules.json",
+            "in/router/forwardingrules.json",
             &format!(r#"{{{}, "id": "forwardingrules"}}"#, forwards.join(",\n")),
         );
         self.change(0);
@@ -183,11 +183,11 @@ impl Lab {
     fn change(&self, round: u16) {
         let port = 50_001 + round;
         match self.source {
-            Source::Native => self.put("rules/c.json", &format!(
+            Source::Native => self.put("in/rules/c.json", &format!(
                 r#"{{"version": 1, "port_forwards": [{{"id": "changes", "public_ip": "203.0.113.11", "protocol": "udp",
                    "public_ports": "{port}", "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "8"}}]}}"#
             )),
-            Source::CloudStack => self.put(&format!("router/cache/forwarding_rules.json.{round:03}"), &format!(
+            Source::CloudStack => self.put(&format!("in/router/cache/forwarding_rules.json.{round:03}"), &format!(
                 r#"{{"rules":[{{"revoke":false,"protocol":"udp","source_ip_address":"203.0.113.11","source_port_range":"{port}:{port}",
                    "destination_ip_address":"10.1.1.5","destination_port_range":"8:8","source_cidr_list":""}}],"type":"forwardrules"}}"#
             )),
