@@ -175,11 +175,30 @@ impl<F: FrameBuffer> Pipeline<F> {
         if has_capsules {
             self.open_capsules(slots, &policy, now);
         }
-        self.look_at(slots, &shared, &policy);
-
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
-        let mut next_look = 0;
-        for (index, slot) in slots.iter_mut().enumerate() {
+        self.glances.clear();
+        self.looks.clear();
+        let (mut next_place, mut next_look) = (0, 0);
+        slots.iter().take(AHEAD).for_each(prefetch_header);
+        // Each step takes one frame into the pipeline, one on, and one out of it: what a frame needs from
+        // memory comes while others are worked on, and few enough are under way to stay near.
+        for step in 0..slots.len().saturating_add(2 * AHEAD) {
+            if let Some(slot) = slots.get(step.wrapping_add(AHEAD)) {
+                prefetch_header(slot);
+            }
+            if let Some(slot) = slots.get(step) {
+                self.look_at(slot, &context);
+            }
+            match step.checked_sub(AHEAD).and_then(|index| self.glances.get_mut(index)) {
+                Some(glance) if glance.is_plain() => glance.find_place(&shared.sessions),
+                Some(_) => {
+                    self.find_place(next_place, &shared);
+                    next_place += 1;
+                }
+                None => {}
+            }
+            let Some(index) = step.checked_sub(2 * AHEAD) else { continue };
+            let Some(slot) = slots.get_mut(index) else { continue };
             let Self { glances, sweep, tally, .. } = self;
             let glance = glances.get(index).filter(|glance| glance.is_plain());
             if let Some(glance) = glance
@@ -188,14 +207,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                 slot.verdict = verdict;
                 continue;
             }
-            let look = if glance.is_some() {
-                self.look(slot, &policy)
-            } else {
-                next_look += 1;
-                self.looks.get(next_look - 1).copied()
-            };
-            slot.verdict = self.general(slot, look, &mut context);
-            self.count(slot.verdict);
+            let is_plain = glance.is_some();
+            slot.verdict = self.general(slot, is_plain, &mut next_look, &mut context);
         }
         self.tally.settle(&self.counters);
         self.release_waiting(&mut context);
@@ -204,44 +217,34 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 
-    /// The first two passes: what each frame is, and where its session would be. Every frame's lines
-    /// are asked for a pass before they are read.
-    fn look_at(&mut self, slots: &[Slot<F>], shared: &Shared, policy: &Policy) {
-        for slot in slots {
-            if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
-                prefetch(header);
-            }
-        }
-        self.glances.clear();
-        self.looks.clear();
-        for slot in slots {
-            let glance = slot.frame.as_ref().and_then(|frame| {
-                let bytes = frame.bytes();
-                self.tally.received(slot.port, bytes.len());
-                Glance::new(bytes, slot.port, policy, &shared.next_hops, &shared.sessions)
-            });
-            if glance.is_none() {
-                let look = self.look(slot, policy).unwrap_or(Look::Nowhere(DropReason::Truncated));
-                match &look {
-                    Look::Ipv4(ready) => shared.sessions.prefetch_index(ready.hash),
-                    Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_index(ready.hash),
-                    Look::Nowhere(_) | Look::Refused(_) => {}
-                }
-                self.looks.push(look);
-            }
-            self.glances.push(glance.unwrap_or_default());
-        }
-        for glance in &mut self.glances {
-            if glance.is_plain() {
-                glance.find_place(&shared.sessions);
-            }
-        }
-        for look in &self.looks {
-            match look {
-                Look::Ipv4(ready) => shared.sessions.prefetch_entry(ready.hash),
-                Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_entry(ready.hash),
+    /// The first look at a frame: what it is, and where in the index its session would be.
+    #[inline(always)]
+    fn look_at<S>(&mut self, slot: &Slot<F>, context: &Context<'_, F, S>) {
+        let Context { shared, policy, .. } = context;
+        let glance = slot.frame.as_ref().and_then(|frame| {
+            let bytes = frame.bytes();
+            self.tally.received(slot.port, bytes.len());
+            Glance::new(bytes, slot.port, policy, &shared.next_hops, &shared.sessions)
+        });
+        if glance.is_none() {
+            let look = self.look(slot, policy).unwrap_or(Look::Nowhere(DropReason::Truncated));
+            match &look {
+                Look::Ipv4(ready) => shared.sessions.prefetch_index(ready.hash),
+                Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_index(ready.hash),
                 Look::Nowhere(_) | Look::Refused(_) => {}
             }
+            self.looks.push(look);
+        }
+        self.glances.push(glance.unwrap_or_default());
+    }
+
+    /// The second look at a frame that the fast path is not for: asks for its session's entry.
+    #[cold]
+    fn find_place(&self, place: usize, shared: &Shared) {
+        match self.looks.get(place) {
+            Some(Look::Ipv4(ready)) => shared.sessions.prefetch_entry(ready.hash),
+            Some(Look::Ipv6(ready)) => shared.sessions_ipv6.prefetch_entry(ready.hash),
+            Some(Look::Nowhere(_) | Look::Refused(_)) | None => {}
         }
     }
 
@@ -264,20 +267,31 @@ impl<F: FrameBuffer> Pipeline<F> {
         })
     }
 
-    /// The way of a packet that the fast path is not for.
+    /// The last look at a frame that did not go the fast path, and its way.
+    #[cold]
     fn general<S: FrameSource<Frame = F>>(
         &mut self,
-        Slot { frame, port, .. }: &mut Slot<F>,
-        look: Option<Look>,
+        slot: &mut Slot<F>,
+        is_plain: bool,
+        next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        match look {
+        let look = if is_plain {
+            self.look(slot, context.policy)
+        } else {
+            *next_look += 1;
+            self.looks.get(*next_look - 1).copied()
+        };
+        let Slot { frame, port, .. } = slot;
+        let verdict = match look {
             Some(Look::Ipv4(ready)) => self.forward(frame, *port, &ready, context),
             Some(Look::Ipv6(ready)) => self.forward_ipv6(frame, *port, &ready, context),
             Some(Look::Nowhere(reason)) => self.unparsed(frame, *port, reason, context),
             Some(Look::Refused(reason)) => Verdict::Drop(reason),
             None => Verdict::Drop(DropReason::Truncated),
-        }
+        };
+        self.count(verdict);
+        verdict
     }
 
     /// First pass over a frame: parse it, find the realm it is in, hash its key.
@@ -464,6 +478,18 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 }
+
+/// Asks for the line of a frame's headers.
+#[inline]
+fn prefetch_header<F: FrameBuffer>(slot: &Slot<F>) {
+    if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
+        prefetch(header);
+    }
+}
+
+/// How many frames ahead memory is asked for what each of the three looks at a frame reads. Frames begin
+/// at the same place of their chunks, so the headers of few of them fit into the nearest cache at a time.
+const AHEAD: usize = 6;
 
 /// What TCP tracking says of a segment.
 enum Tracked {

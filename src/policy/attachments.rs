@@ -48,14 +48,25 @@ impl Attachments {
     }
 
     /// The network on `port` under `vlan` that `source` belongs to, or else the first.
-    #[inline]
     pub fn guest_network(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<NetworkId> {
         let Some(Attachment::Guest(first)) = self.find(port, vlan) else { return None };
+        Some(self.own_network(first, port, vlan, source))
+    }
+
+    /// The same where `first` is what hangs there.
+    #[inline]
+    pub fn own_network(
+        &self,
+        first: NetworkId,
+        port: PortId,
+        vlan: u16,
+        source: Ipv4Addr,
+    ) -> NetworkId {
         if self.shared.is_empty() {
-            return Some(first);
+            return first;
         }
         let own = self.shared.get(&(port, vlan)).and_then(|networks| networks.find(source));
-        Some(own.copied().unwrap_or(first))
+        own.copied().unwrap_or(first)
     }
 
     /// Sets what nothing has claimed before.

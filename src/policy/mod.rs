@@ -290,7 +290,7 @@ impl Policy {
         match self.attachments.find(port, vlan)? {
             Attachment::Public => Some(Realm::External),
             Attachment::Guest(first) => {
-                let id = self.attachments.guest_network(port, vlan, source).unwrap_or(first);
+                let id = self.attachments.own_network(first, port, vlan, source);
                 let network = self.network(id);
                 let is_sure = !network.has_siblings || network.cidr.contains(source);
                 (is_sure && network.rate_limits.is_none()).then_some(Realm::Internal(network.realm))
