@@ -5,13 +5,13 @@
 #   sudo scripts/test.sh            everything
 #   scripts/test.sh unit fuzz       only these stages
 #
-# Stages: style unit integration fuzz build natprobe demo. A stage that cannot run here says "skipped: why"
+# Stages: style unit integration fuzz build instructions natprobe demo. A stage that cannot run here says "skipped: why"
 # and is counted; in CI (CI=true) a skip is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-ALL_STAGES=(style unit integration fuzz build natprobe demo)
+ALL_STAGES=(style unit integration fuzz build instructions natprobe demo)
 LOGS=$(mktemp -d /tmp/natwerk-test.XXXXXX)
 passed=0 failed=0 skipped=0
 
@@ -52,6 +52,11 @@ stage_fuzz() {
 
 stage_build() {
     cargo build --locked --release --quiet
+}
+
+# What a packet and a session cost, in instructions: a slower hot path shows here on a busy machine too.
+stage_instructions() {
+    bash scripts/instructions.sh
 }
 
 stage_natprobe() {
