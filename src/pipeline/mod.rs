@@ -15,6 +15,7 @@ mod events;
 mod fast;
 mod fragments;
 pub mod ipv6;
+mod look;
 mod open;
 mod outbound;
 mod passage;
@@ -40,7 +41,6 @@ use crate::nat::fragments::Fragments;
 use crate::next_hop::Resolution;
 use crate::policy::publish::Reader;
 use crate::policy::{Attachment, Policy};
-use crate::prefetch::prefetch;
 use crate::session::shape::Shape;
 use crate::session::table::{Found, Hash};
 use crate::session::tcp::{self, Judgement};
@@ -58,6 +58,7 @@ use encapsulation::Replicas;
 use errors::ErrorLimit;
 use fast::Glance;
 use fragments::{FragmentPlan, own_identification};
+use look::prefetch_header;
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
@@ -215,56 +216,6 @@ impl<F: FrameBuffer> Pipeline<F> {
         if has_capsules {
             self.close_capsules(slots, &mut context);
         }
-    }
-
-    /// The first look at a frame: what it is, and where in the index its session would be.
-    #[inline(always)]
-    fn look_at<S>(&mut self, slot: &Slot<F>, context: &Context<'_, F, S>) {
-        let Context { shared, policy, .. } = context;
-        let glance = slot.frame.as_ref().and_then(|frame| {
-            let bytes = frame.bytes();
-            self.tally.received(slot.port, bytes.len());
-            Glance::new(bytes, slot.port, policy, &shared.next_hops, &shared.sessions)
-        });
-        if glance.is_none() {
-            let look = self.look(slot, policy).unwrap_or(Look::Nowhere(DropReason::Truncated));
-            match &look {
-                Look::Ipv4(ready) => shared.sessions.prefetch_index(ready.hash),
-                Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_index(ready.hash),
-                Look::Nowhere(_) | Look::Refused(_) => {}
-            }
-            self.looks.push(look);
-        }
-        self.glances.push(glance.unwrap_or_default());
-    }
-
-    /// The second look at a frame that the fast path is not for: asks for its session's entry.
-    #[cold]
-    fn find_place(&self, place: usize, shared: &Shared) {
-        match self.looks.get(place) {
-            Some(Look::Ipv4(ready)) => shared.sessions.prefetch_entry(ready.hash),
-            Some(Look::Ipv6(ready)) => shared.sessions_ipv6.prefetch_entry(ready.hash),
-            Some(Look::Nowhere(_) | Look::Refused(_)) | None => {}
-        }
-    }
-
-    /// A look at a frame that the fast path is not for; none if there is no frame.
-    #[cold]
-    fn look(&self, slot: &Slot<F>, policy: &Policy) -> Option<Look> {
-        let frame = slot.frame.as_ref()?;
-        if let Verdict::Drop(reason) = slot.verdict {
-            // What was around it is wrong.
-            return Some(Look::Refused(reason));
-        }
-        Some(match self.look_ipv4(frame, slot.port, policy) {
-            Ok(ready) => Look::Ipv4(ready),
-            Err(DropReason::NotForwardable) => match self.look_ipv6(frame, slot.port, policy) {
-                Some(Ok(ready)) => Look::Ipv6(ready),
-                Some(Err(reason)) => Look::Refused(reason),
-                None => Look::Nowhere(DropReason::NotForwardable),
-            },
-            Err(reason) => Look::Nowhere(reason),
-        })
     }
 
     /// The last look at a frame that did not go the fast path, and its way.
@@ -476,14 +427,6 @@ impl<F: FrameBuffer> Pipeline<F> {
             Verdict::Hold => self.counters.held(),
             Verdict::Host(reason) => self.counters.hosted(reason),
         }
-    }
-}
-
-/// Asks for the line of a frame's headers.
-#[inline]
-fn prefetch_header<F: FrameBuffer>(slot: &Slot<F>) {
-    if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
-        prefetch(header);
     }
 }
 
