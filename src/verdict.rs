@@ -26,6 +26,8 @@ pub enum DropReason {
     AclDenied,
     /// The packet came from the public side for an address that natwerk does not serve.
     AddressNotOurs,
+    /// The public address, or its port, used up its bandwidth.
+    AddressRateExceeded,
     /// The IPv4 header checksum, or the ICMP checksum of an error, is wrong (RFC 1812, section 5.2.2; RFC 5508, REQ-3).
     BadChecksum,
     /// A header is impossible: version, header length, total length or transport offset contradict each other.
@@ -124,9 +126,10 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::AclDenied,
         Self::AddressNotOurs,
+        Self::AddressRateExceeded,
         Self::BadChecksum,
         Self::BadHeader,
         Self::BadIcmpQuote,
@@ -188,6 +191,7 @@ impl DropReason {
         match self {
             Self::AclDenied => "acl_denied",
             Self::AddressNotOurs => "address_not_ours",
+            Self::AddressRateExceeded => "address_rate_exceeded",
             Self::BadChecksum => "bad_checksum",
             Self::BadHeader => "bad_header",
             Self::BadIcmpQuote => "bad_icmp_quote",
@@ -248,6 +252,7 @@ impl DropReason {
             Self::AddressNotOurs => {
                 "The packet came from the public side for an address that natwerk does not serve."
             }
+            Self::AddressRateExceeded => "The public address, or its port, used up its bandwidth.",
             Self::BadChecksum => {
                 "The IPv4 header checksum, or the ICMP checksum of an error, is wrong (RFC 1812, section 5.2.2; RFC 5508, REQ-3)."
             }

@@ -256,3 +256,87 @@ fn both_families_share_the_networks_bandwidth() {
     let later = burst_ipv6(&mut lab, GUEST, 100, ("2001:db8:1::5", REMOTE_IPV6));
     assert_eq!(later, Counts { forwarded: 80, network: 70, guest: 0 });
 }
+
+/// Two public addresses with static NAT each, with these limits.
+fn address_rules(limits: &str) -> String {
+    format!(
+        r#"{{"version": 1,
+    "public_ips": [
+        {{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2", "gateway": "203.0.113.1", "ingress_default": "allow"}},
+        {{"address": "203.0.113.11", "prefix_len": 24, "interface": "eth2", "gateway": "203.0.113.1", "ingress_default": "allow"}}],
+    "address_limits": [{limits}],
+    "networks": [{{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
+                   "source_nat": ["203.0.113.10"], "egress_default": "allow"}}],
+    "static_nats": [{{"id": "s", "public_ip": "203.0.113.11", "network": "web", "guest_ip": "10.1.1.6"}}]}}"#
+    )
+}
+
+/// How many of six hundred datagrams of 128 bytes pass.
+fn passed(lab: &mut Lab, from: PortId, source: Endpoint, to: Endpoint) -> usize {
+    let frame = Packet::udp(source, to, &[7; 100]).frame();
+    let verdicts = (0..600).map(|_| lab.send(from, frame.clone()).verdict);
+    verdicts
+        .filter(|verdict| match verdict {
+            Verdict::Forward(_) => true,
+            Verdict::Drop(DropReason::AddressRateExceeded) => false,
+            other => panic!("{other:?}"),
+        })
+        .count()
+}
+
+/// The least burst, in such datagrams.
+const BURST: usize = 65_536 / 128;
+
+#[test]
+fn a_public_address_has_limits_of_its_own_each_way() {
+    let limit = r#"{"id": "q", "public_ip": "203.0.113.11", "inbound_kbit_per_second": 8}"#;
+    let mut lab = Lab::new(&address_rules(limit));
+    let (remote, public) = (at(REMOTE, 53), at("203.0.113.11", 80));
+    assert_eq!(passed(&mut lab, PUBLIC, remote, public), BURST);
+    assert_eq!(passed(&mut lab, GUEST, at("10.1.1.6", 80), remote), 600, "outbound has none");
+    assert_eq!(passed(&mut lab, GUEST, at("10.1.1.5", 80), remote), 600);
+    assert_eq!(passed(&mut lab, PUBLIC, remote, at("203.0.113.10", 80)), 600, "nor the other");
+    // The limit holds for sessions that live, whoever opened them, and is gone with its rule.
+    lab.reload(&address_rules(&limit.replace("inbound", "outbound")));
+    assert_eq!(passed(&mut lab, GUEST, at("10.1.1.6", 80), remote), BURST);
+    assert_eq!(passed(&mut lab, PUBLIC, remote, public), 600);
+    lab.reload(&address_rules(""));
+    assert_eq!(passed(&mut lab, GUEST, at("10.1.1.6", 80), remote), 600);
+}
+
+#[test]
+fn a_port_with_a_limit_leaves_its_addresss_alone_and_shared_limits_are_one() {
+    let limits = r#"
+        {"id": "port", "public_ip": "203.0.113.11", "ports": "80-81", "inbound_kbit_per_second": 8},
+        {"id": "one", "public_ip": "203.0.113.11", "inbound_kbit_per_second": 8, "shared": "s"},
+        {"id": "two", "public_ip": "203.0.113.10", "ports": "4000", "inbound_kbit_per_second": 8, "shared": "s"}"#;
+    let mut lab = Lab::new(&address_rules(limits));
+    let remote = at(REMOTE, 53);
+    assert_eq!(passed(&mut lab, PUBLIC, remote, at("203.0.113.11", 81)), BURST);
+    assert_eq!(
+        passed(&mut lab, PUBLIC, remote, at("203.0.113.11", 80)),
+        0,
+        "one limit for the range"
+    );
+    assert_eq!(passed(&mut lab, PUBLIC, remote, at("203.0.113.11", 82)), BURST);
+    assert_eq!(passed(&mut lab, GUEST, at("10.1.1.5", 4000), remote), 600);
+    assert_eq!(
+        passed(&mut lab, PUBLIC, remote, at("203.0.113.10", 4000)),
+        0,
+        "used up by the other"
+    );
+}
+
+#[test]
+fn what_passes_an_address_is_counted_each_way_and_hairpins_pass_none() {
+    let mut lab = Lab::new(&address_rules(""));
+    let (remote, public) = (at(REMOTE, 53), "203.0.113.11".parse().expect("an address"));
+    passed(&mut lab, PUBLIC, remote, at("203.0.113.11", 80));
+    lab.send(GUEST, Packet::udp(at("10.1.1.6", 80), remote, &[7; 100]).frame());
+    lab.send(GUEST, Packet::udp(at("10.1.1.5", 80), at("203.0.113.11", 80), &[7; 100]).frame());
+    lab.pass(Duration::from_secs(400));
+    assert_eq!(lab.shared.sessions.len(), 0);
+    let totals = lab.shared.addresses.totals(public);
+    assert_eq!((totals.packets_in, totals.bytes_in), (600, 600 * 128));
+    assert_eq!((totals.packets_out, totals.bytes_out), (1, 128));
+}

@@ -22,7 +22,8 @@ const RULES: &str = r#"{
 
 /// What `natwerk show` can show: a word that its text must have, and the value at a pointer into its
 /// JSON, after one ping of a guest and one connection that nobody let in.
-const SHOWN: [(&str, &str, &str, &str); 13] = [
+const SHOWN: [(&str, &str, &str, &str); 14] = [
+    ("addresses", "203.0.113.10", "/0/bytes_out", "84"),
     ("balancers", "10.1.1.5:8080", "/0/health", "not checked"),
     ("config", "control_socket", "/interface/0/name", "eth2"),
     ("drops", "firewall_denied", "/0/reason", "firewall_denied"),

@@ -3,7 +3,8 @@
 //! A subcommand returns a [`output::Failure`] or nothing; only [`main`] turns that into an exit code and a
 //! sentence. Exit codes: 0 done, 1 failed while running, 2 bad arguments, configuration or rules.
 
-pub mod ask;
+pub mod address_table;
+mod ask;
 pub mod bench;
 pub mod check;
 pub mod cloudstack;

@@ -6,18 +6,20 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cli::output::{self, Failure, Outcome};
-use crate::cli::{Common, ask, listing, packet_text, tables};
+use crate::cli::{Common, address_table, ask, listing, packet_text, tables};
 use crate::config::Config;
 use crate::control;
 use crate::control::requests::{AddressMatch, MappingFilter, Request, SessionFilter};
 use crate::control::rows::{
-    CountRow, DropRow, MemberRow, NeighborRow, NetworkRow, PolicyRow, PoolRow, RuleRow, Stats,
-    Workers,
+    AddressRow, CountRow, DropRow, MemberRow, NeighborRow, NetworkRow, PolicyRow, PoolRow, RuleRow,
+    Stats, Workers,
 };
 
 /// What to show.
 #[derive(Debug, Subcommand)]
 pub enum What {
+    /// Public addresses: what passed by each, and what its limits refused.
+    Addresses,
     /// Load balancers' members: how many sessions each has, and whether it answers.
     Balancers,
     /// The configuration in force, with every default written out.
@@ -162,6 +164,9 @@ impl MappingArguments {
 /// When the engine does not run or does not answer.
 pub fn run(what: &What, common: &Common) -> Outcome {
     match what {
+        What::Addresses => whole(common, &Request::ShowAddresses, |rows: &Vec<AddressRow>| {
+            address_table::addresses(rows)
+        }),
         What::Balancers => {
             whole(common, &Request::ShowBalancers, |rows: &Vec<MemberRow>| tables::members(rows))
         }

@@ -97,6 +97,7 @@ fn follows_a_decision(reason: DropReason) -> bool {
             | R::MtuExceeded
             | R::NeighborQueueFull
             | R::NeighborUnreachable
+            | R::AddressRateExceeded
             | R::EndpointsTaken
             | R::PortLimit
             | R::ProtocolUnsupported

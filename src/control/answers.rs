@@ -13,7 +13,7 @@ use crate::control::rows::{
 };
 use crate::control::server::{Handler, Refusal, Reply};
 use crate::control::sessions::{self, Wanted};
-use crate::control::{balancers, config, live, pools, watch, workers};
+use crate::control::{addresses, balancers, config, live, pools, watch, workers};
 use crate::engine::handle::{EngineHandle, ReloadError, ReloadReport};
 use crate::flow::{Protocol, Realm};
 use crate::nat::mappings::Mapping;
@@ -46,6 +46,7 @@ impl Handler for Answers {
                     .bad_input())
             }
             Request::SessionsKill(filter) => reply.done(self.end(&filter)?),
+            Request::ShowAddresses => reply.done(self.addresses()),
             Request::ShowBalancers => {
                 reply.done(balancers::rows(&self.engine.rules(), &self.shared))
             }
@@ -252,6 +253,12 @@ impl Answers {
             pending: self.engine.pending().iter().map(ToString::to_string).collect(),
             last_reload: self.engine.last_reload().as_ref().as_ref().map(reload_row),
         }
+    }
+
+    /// What passed by the public addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<crate::control::rows::AddressRow> {
+        addresses::rows(&self.shared, self.engine.config())
     }
 
     /// How full the public addresses are.

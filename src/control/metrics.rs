@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::control::answers::Answers;
-use crate::control::rows::{InterfaceRow, WorkerRow};
+use crate::control::rows::{AddressRow, InterfaceRow, WorkerRow};
 use crate::control::workers;
 use crate::telemetry::counters::WorkerTotals;
 use crate::telemetry::prometheus::{Labels, Metrics};
@@ -32,6 +32,7 @@ impl Scraper {
         sessions(&mut metrics, answers);
         pools(&mut metrics, answers);
         networks(&mut metrics, answers);
+        addresses(&mut metrics, answers);
         rules(&mut metrics, answers);
         metrics
     }
@@ -167,6 +168,28 @@ fn pools(metrics: &mut Metrics, answers: &Answers) {
         "Sessions that share a port",
         sample(|row| row.overloaded),
     );
+}
+
+/// Walks the session table once.
+fn addresses(metrics: &mut Metrics, answers: &Answers) {
+    let rows = answers.addresses();
+    let sample = |value: fn(&AddressRow) -> u64| {
+        let label = |row: &AddressRow| vec![("public_ip", row.public_ip.clone())];
+        rows.iter().map(move |row| (label(row), value(row))).collect::<Vec<_>>()
+    };
+    metrics.counter("address_packets_in", "Packets in by it", sample(|row| row.packets_in));
+    metrics.counter("address_bytes_in", "Bytes in by it", sample(|row| row.bytes_in));
+    metrics.counter("address_packets_out", "Packets out by it", sample(|row| row.packets_out));
+    metrics.counter("address_bytes_out", "Bytes out by it", sample(|row| row.bytes_out));
+    let exceeded = |row: &AddressRow| {
+        [("in", row.rate_exceeded_in), ("out", row.rate_exceeded_out)].map(|(way, count)| {
+            let labels: Labels =
+                vec![("public_ip", row.public_ip.clone()), ("way", way.to_owned())];
+            count.map(|count| (labels, count))
+        })
+    };
+    let exceeded = rows.iter().flat_map(exceeded).flatten();
+    metrics.counter("address_rate_exceeded", "Packets beyond an address's limits", exceeded);
 }
 
 fn networks(metrics: &mut Metrics, answers: &Answers) {

@@ -12,6 +12,7 @@
 //!
 //! A reply with `"more":true` is followed by another one for the same request.
 
+mod addresses;
 pub mod answers;
 pub mod balancers;
 pub mod census;

@@ -18,6 +18,8 @@ pub enum Request {
     SessionsFlush,
     /// Ends the sessions that match; at least one condition is needed.
     SessionsKill(SessionFilter),
+    /// Public addresses with what passed by them.
+    ShowAddresses,
     /// Load balancers' members.
     ShowBalancers,
     /// The configuration in force.

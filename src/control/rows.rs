@@ -76,6 +76,29 @@ pub struct PoolRow {
     pub used_percent: f64,
 }
 
+/// A public address and what passed by it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AddressRow {
+    /// The address.
+    pub public_ip: String,
+    /// Its interface.
+    pub interface: String,
+    /// Its VLAN; zero for untagged.
+    pub vlan: u16,
+    /// Packets of guests' sessions that came in by it.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Packets that went out by it.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets beyond its limits that wanted in, if it has limits.
+    pub rate_exceeded_in: Option<u64>,
+    /// Packets beyond its limits that wanted out.
+    pub rate_exceeded_out: Option<u64>,
+}
+
 /// A member of a load balancer.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct MemberRow {

@@ -3,6 +3,7 @@
 //! Workers share the buckets, so a network gets its rate whichever workers its packets come to, but
 //! draw from them by the lot ([`limiter`]): the path of a packet writes only what its worker owns.
 
+mod endpoint;
 pub mod limiter;
 
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
+pub use endpoint::EndpointLimit;
 use limiter::Limiter;
 
 /// What may pass per second, each way. Zero means no limit.

@@ -3,12 +3,15 @@
 
 use std::net::IpAddr;
 
-use crate::flow::PortId;
+use crate::flow::{Endpoint, PortId, Protocol};
 use crate::nat::limits::Way;
 use crate::next_hop::{Link, NextHopId};
+use crate::policy::address_limits::Passing;
 use crate::policy::{Attachment, Policy};
+use crate::session::entry::SessionKind;
 use crate::time::Tick;
 use crate::verdict::DropReason;
+use crate::wire::parse::Parsed;
 
 /// A packet whose limits are asked for.
 pub(super) struct Charge {
@@ -22,13 +25,34 @@ pub(super) struct Charge {
     pub bytes: u16,
     /// Whose packet it is.
     pub worker: usize,
+    /// The public endpoint that it passes, and which way.
+    pub public: Option<(Passing, Endpoint)>,
+}
+
+/// The public endpoint that a packet of a session passes. An ICMP identifier is no port.
+pub(super) fn passing(
+    attachment: Attachment,
+    kind: SessionKind,
+    packet: &Parsed,
+    leaves_as: Endpoint,
+) -> Option<(Passing, Endpoint)> {
+    let (passing, endpoint) = match (kind, attachment) {
+        (SessionKind::Hairpin | SessionKind::HairpinStatic | SessionKind::Routed, _) => {
+            return None;
+        }
+        (_, Attachment::Public) => (Passing::In, packet.destination),
+        (_, Attachment::Guest(_)) => (Passing::Out, leaves_as),
+    };
+    let port = if packet.protocol == Protocol::ICMP { 0 } else { endpoint.port };
+    Some((passing, Endpoint::new(endpoint.address, port)))
 }
 
 impl Charge {
-    /// Takes the packet from what its sender's and its receiver's networks may use.
+    /// Takes the packet from what its sender's and its receiver's networks may use, and the public
+    /// address that it passes.
     ///
     /// # Errors
-    /// When either has no more.
+    /// When one of them has no more.
     pub fn take(
         &self,
         hop: NextHopId,
@@ -43,6 +67,12 @@ impl Charge {
         }
         if !hop.is_limited() {
             return Ok(());
+        }
+        if let Some((passing, public)) = self.public
+            && let Some(limits) = policy.address_limits(public.address)
+            && let Some(limit) = limits.find(passing, public.port)
+        {
+            limit.take(self.worker, self.bytes, now)?;
         }
         match receiver(self.destination, link.port, link.vlan, policy) {
             Some(limits) => {

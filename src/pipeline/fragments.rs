@@ -4,7 +4,7 @@ use crate::flow::{Family, FlowKey, PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::{DatagramKey, Fragments, Span, Step};
 use crate::next_hop::Resolution;
-use crate::pipeline::charge::Charge;
+use crate::pipeline::charge::{Charge, passing};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::waiting::{Fate, Released};
 use crate::pipeline::{Context, Pipeline, Ready, Tracked, queries};
@@ -132,6 +132,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             destination: found.rewrite.destination.address.into(),
             bytes: packet.packet_length(),
             worker: self.index,
+            public: passing(ready.attachment, found.kind(), packet, found.rewrite.source),
         };
         if let Err(reason) = charge.take(found.next_hop, &link, context.policy, context.now) {
             return Verdict::Drop(reason);

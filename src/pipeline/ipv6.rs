@@ -188,6 +188,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             destination: packet.destination.address.into(),
             bytes: packet.packet_length(),
             worker: self.index,
+            public: None,
         };
         charge.take(found.next_hop, &link, context.policy, context.now).map_err(Verdict::Drop)?;
         Ok(link)

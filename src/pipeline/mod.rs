@@ -53,7 +53,7 @@ use crate::wire::parse::{Fragment, Kind, Parsed};
 use crate::wire::segment::{self, Segment, flags};
 
 use batch::{BATCH_MAX, Batch, Slot};
-use charge::Charge;
+use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
 use fast::Glance;
@@ -355,6 +355,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             destination: found.rewrite.destination.address.into(),
             bytes: packet.packet_length(),
             worker: self.index,
+            public: passing(ready.attachment, found.kind(), packet, found.rewrite.source),
         };
         if let Err(reason) = charge.take(found.next_hop, &link, context.policy, context.now) {
             return Verdict::Drop(reason);

@@ -312,6 +312,7 @@ pub(super) fn next_hop(
             Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop.into() }
         }
     };
+    limited |= public.is_some_and(|public| policy.address_limits(public).is_some());
     let id = shared.next_hops.id(hop).ok_or(DropReason::NeighborQueueFull)?;
     Ok(if limited { id.limited() } else { id })
 }

@@ -20,6 +20,7 @@ use crate::policy::{Policy, Service};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::{SessionView, Table};
 use crate::session::timeout::Timeouts;
+use crate::telemetry::address_counters::{AddressCounters, AddressTotals};
 use crate::telemetry::counters::RuleCounters;
 use crate::telemetry::events::{Change, Events};
 use crate::time::Tick;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub policy: Published,
     /// What rules counted beside the sessions that live now.
     pub rules: RuleCounters,
+    /// What passed by public addresses in sessions that ended.
+    pub addresses: AddressCounters,
     /// What balancers remember.
     pub balance: BalanceState,
     /// Remotes that guests with address-dependent filtering have sent to.
@@ -111,6 +114,7 @@ impl Shared {
             next_hops,
             policy,
             rules: RuleCounters::default(),
+            addresses: AddressCounters::default(),
             balance: BalanceState::default(),
             contacts: Contacts::default(),
             events: settings.events.map(Events::new),
@@ -222,6 +226,9 @@ impl Shared {
         self.leave_guest(&session.initiator);
         self.balance.leave(session);
         self.contacts.leave(session);
+        if let Some((public, carried)) = carried(view) {
+            self.addresses.add(public, carried);
+        }
         self.rules.add(
             session.rule,
             view.initiator.packets + view.responder.packets,
@@ -240,6 +247,28 @@ impl Shared {
             view.initiator.bytes + view.responder.bytes,
         );
     }
+}
+
+/// The public address that a session passes, and what it carried there each way.
+#[must_use]
+pub fn carried(view: &SessionView) -> Option<(Ipv4Addr, AddressTotals)> {
+    let session = &view.session;
+    let (address, inbound, outbound) = match session.kind {
+        SessionKind::Hairpin | SessionKind::HairpinStatic | SessionKind::Routed => return None,
+        SessionKind::Inbound => {
+            (session.initiator.destination.address, &view.initiator, &view.responder)
+        }
+        SessionKind::SourceNat | SessionKind::StaticNat => {
+            (session.responder.destination.address, &view.responder, &view.initiator)
+        }
+    };
+    let totals = AddressTotals {
+        packets_in: inbound.packets,
+        bytes_in: inbound.bytes,
+        packets_out: outbound.packets,
+        bytes_out: outbound.bytes,
+    };
+    Some((address, totals))
 }
 
 /// The mappings that a session holds references on, its source's and its target's: realm, internal

@@ -4,6 +4,7 @@
 //! is compiled on its own, and last the tables that span them are built. The work grows with the
 //! number of rules, not with rules times networks.
 
+mod address_limits;
 mod addresses;
 mod filters;
 mod index;
@@ -89,6 +90,7 @@ pub fn compile_with(
         .map(|address| compiler.public_address(address, &mut services))
         .collect();
     let interface_filters = compiler.interface_filters(rules);
+    let address_limits = compiler.address_limits(rules);
     let steering = compiler.steering(rules, &mut networks, &public_addresses);
     let (rule_infos, static_sources) = (compiler.rules, compiler.static_sources);
     let routes = named_routes(rules, &networks);
@@ -109,6 +111,7 @@ pub fn compile_with(
         attachments: attachments(&index, &networks, &public_addresses),
         internal_routes: InternalRoutes::new(by_id(&networks), routes.into_iter()),
         interface_filters,
+        address_limits,
         steering,
         encapsulations: Arc::new(encapsulations),
         external_routes: ExternalRoutes::new(&public_addresses),
@@ -125,6 +128,8 @@ pub fn compile_with(
         static_sources,
     }
 }
+
+const BYTES_PER_KBIT: u64 = 1000 / 8;
 
 /// What compiling networks and addresses shares.
 struct Compiler<'a> {

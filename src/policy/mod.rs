@@ -3,6 +3,7 @@
 //! A [`Policy`] answers the questions of `pipeline::decide` and nothing else. Look-ups allocate
 //! nothing and take time that does not grow with the number of rules (a logarithm at most).
 
+pub mod address_limits;
 mod attachments;
 pub mod compile;
 pub mod encapsulation;
@@ -29,6 +30,7 @@ use crate::nat::guests::GuestLimits;
 use crate::nat::limits::NetworkLimits;
 use crate::nat::mappings::{MappingLimits, Pool};
 use crate::rules::set::{Algorithm, Cidr, FilteringBehavior, HealthCheck, MssClamp};
+use address_limits::AddressLimits;
 use attachments::Attachments;
 use encapsulation::Encapsulations;
 use filter::Filter;
@@ -54,6 +56,7 @@ pub struct Policy {
     /// Where each address stands in `public_addresses`.
     public_places: HashMap<Ipv4Addr, usize>,
     services: Services,
+    address_limits: HashMap<Ipv4Addr, AddressLimits>,
     static_sources: HashMap<(RealmId, Ipv4Addr), StaticSource>,
     internal_routes: InternalRoutes,
     external_routes: ExternalRoutes,

@@ -15,7 +15,7 @@ use ahash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{RealmId, RuleId};
-use crate::nat::limits::{GuestCount, NetworkLimits, Rates};
+use crate::nat::limits::{EndpointLimit, GuestCount, NetworkLimits, Rate, Rates};
 use crate::rules::diagnostic::Place;
 
 /// What kind of rule a number is for.
@@ -110,6 +110,8 @@ pub struct Registry {
     workers: usize,
     /// What networks with limits have used, by name.
     limits: HashMap<String, Arc<NetworkLimits>>,
+    /// The same of public endpoints.
+    endpoint_limits: HashMap<String, Arc<EndpointLimit>>,
 }
 
 /// Why a saved registry is refused.
@@ -142,6 +144,7 @@ impl Registry {
             key: String::new(),
             workers: 1,
             limits: HashMap::new(),
+            endpoint_limits: HashMap::new(),
         }
     }
 
@@ -160,6 +163,7 @@ impl Registry {
             key: String::new(),
             workers: 1,
             limits: HashMap::new(),
+            endpoint_limits: HashMap::new(),
         })
     }
 
@@ -183,6 +187,17 @@ impl Registry {
         let limits = Arc::new(NetworkLimits::new(rates, guests, self.workers));
         self.limits.insert(name.to_owned(), Arc::clone(&limits));
         limits
+    }
+
+    /// The limit `name` of public endpoints: the same as before as long as its rate stays.
+    pub fn endpoint_limit(&mut self, name: &str, rate: Rate) -> Arc<EndpointLimit> {
+        if let Some(limit) = self.endpoint_limits.get(name).filter(|limit| limit.rate() == rate) {
+            return Arc::clone(limit);
+        }
+        self.endpoint_limits.retain(|_, limit| Arc::strong_count(limit) > 1);
+        let limit = Arc::new(EndpointLimit::new(rate, self.workers));
+        self.endpoint_limits.insert(name.to_owned(), Arc::clone(&limit));
+        limit
     }
 
     /// Every number in use or at rest, as text for [`Self::restore`].

@@ -45,6 +45,12 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
         |ip, other| ip.place.clone_from(&other.place),
     );
     diff.compare(
+        Kind::AddressLimit,
+        (&old.address_limits, &new.address_limits),
+        |limit| limit.id.clone(),
+        |limit, other| limit.place.clone_from(&other.place),
+    );
+    diff.compare(
         Kind::Network,
         (&old.networks, &new.networks),
         |network| network.name.clone(),

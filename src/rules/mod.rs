@@ -7,6 +7,7 @@
 //!
 //! Every step notes all the faults it sees and goes on, so that one run finds them all.
 
+mod address_limits;
 mod check;
 pub mod diagnostic;
 mod diff;

@@ -8,6 +8,8 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleKind {
+    /// `address_limits`.
+    AddressLimit,
     /// `egress_rules`.
     EgressRule,
     /// `firewall_rules`.
@@ -43,6 +45,7 @@ pub enum RuleKind {
 impl fmt::Display for RuleKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::AddressLimit => "address limit",
             Self::EgressRule => "egress rule",
             Self::FirewallRule => "firewall rule",
             Self::InterfaceFilter => "interface filter",

@@ -264,6 +264,8 @@ mod tests {
                 { "id": "2", "action": "allow", "protocol": "icmp", "icmp_type": 8, "icmp_code": 0 },
             ] },
         ]);
+        all["address_limits"] = json!([{ "id": "q", "public_ip": "203.0.113.11", "ports": 443, "shared": "s",
+            "inbound_kbit_per_second": 1, "outbound_kbit_per_second": 2 }]);
         all["policy_routes"] = json!([
             { "id": "r1", "network": "web", "protocol": "tcp", "ports": 443, "source_ports": "1024-65535",
               "sources": ["10.1.1.5"], "destinations": ["192.0.2.0/24"], "routes": [

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use serde::{Serialize, Serializer};
 
 use crate::flow::Protocol;
+pub use crate::rules::address_limits::AddressLimit;
 use crate::rules::diagnostic::Place;
 pub use crate::rules::encapsulation::{OuterTag, TagKind, Vxlan};
 pub use crate::rules::health_check::HealthCheck;
@@ -26,6 +27,9 @@ pub struct RuleSet {
     /// The router's IPv6 addresses on the public side.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub public_ipv6: Vec<PublicIpv6>,
+    /// Limits of public addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub address_limits: Vec<AddressLimit>,
     /// Guest networks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,

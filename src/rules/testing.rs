@@ -12,12 +12,12 @@ use super::diagnostic::Place;
 use super::native::{self, Draft};
 use super::reader::Format;
 use super::set::{
-    AclDirection, AclEntry, Action, Algorithm, Cidr, EgressRule, FilterAction, FilteringBehavior,
-    FirewallRule, HealthCheck, InterfaceDirection, InterfaceFilter, InterfaceFilterEntry,
-    Ipv6FirewallRule, Ipv6Route, Limits, LoadBalancer, LocalService, MappingType, Match, Member,
-    MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, OuterTag, PolicyHop, PolicyRoute,
-    PortForward, PortRange, Prefixes, PublicIp, PublicIpv6, Route, RuleSet, StaticNat, TagKind,
-    Vxlan,
+    AclDirection, AclEntry, Action, AddressLimit, Algorithm, Cidr, EgressRule, FilterAction,
+    FilteringBehavior, FirewallRule, HealthCheck, InterfaceDirection, InterfaceFilter,
+    InterfaceFilterEntry, Ipv6FirewallRule, Ipv6Route, Limits, LoadBalancer, LocalService,
+    MappingType, Match, Member, MssClamp, NatOptions, Network, NetworkAcl, NetworkIpv6, OuterTag,
+    PolicyHop, PolicyRoute, PortForward, PortRange, Prefixes, PublicIp, PublicIpv6, Route, RuleSet,
+    StaticNat, TagKind, Vxlan,
 };
 use super::source::Source;
 use crate::flow::Protocol;
@@ -45,6 +45,7 @@ pub fn without_places(rules: &RuleSet) -> RuleSet {
     let place = &Place { file: "nowhere".into(), line: 1, column: 1 };
     let mut rules = rules.clone();
     rules.public_ips.iter_mut().for_each(|rule| rule.place.clone_from(place));
+    rules.address_limits.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.networks.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.egress_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
     rules.firewall_rules.iter_mut().for_each(|rule| rule.place.clone_from(place));
@@ -75,7 +76,7 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
         (vec(firewall_rule(), 0..3), vec(port_forward(), 0..3), vec(static_nat(), 0..3)),
         (vec(load_balancer(), 0..3), vec(network_acl(), 0..3)),
         (vec(route(), 0..3), vec(local_service(), 0..3)),
-        (vec(ipv6_route(), 0..3), vec(policy_route(), 0..3)),
+        (vec(ipv6_route(), 0..3), vec(policy_route(), 0..3), vec(address_limit(), 0..3)),
         (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3), vec(interface_filter(), 0..3)),
     )
         .prop_map(|(first, second, third, fourth, fifth, sixth)| RuleSet {
@@ -91,6 +92,7 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
             local_services: fourth.1,
             ipv6_routes: fifth.0,
             policy_routes: fifth.1,
+            address_limits: fifth.2,
             public_ipv6: sixth.0,
             ipv6_firewall_rules: sixth.1,
             interface_filters: sixth.2,
@@ -438,6 +440,21 @@ fn network_acl() -> impl Strategy<Value = NetworkAcl> {
         entries.sort_by_key(|entry| entry.number);
         NetworkAcl { network, direction, entries, place: place() }
     })
+}
+
+fn address_limit() -> impl Strategy<Value = AddressLimit> {
+    let rate = 0_u64..1_000_000;
+    (name(), address(), of(ports()), [rate.clone(), rate], of(name())).prop_map(
+        |(id, public_ip, ports, [inbound, outbound], shared)| AddressLimit {
+            id,
+            public_ip,
+            ports,
+            inbound_kbit_per_second: inbound,
+            outbound_kbit_per_second: outbound,
+            shared,
+            place: place(),
+        },
+    )
 }
 
 fn policy_route() -> impl Strategy<Value = PolicyRoute> {

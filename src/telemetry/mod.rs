@@ -1,5 +1,6 @@
 //! What people look at: counters, metrics, events. Workers write, everybody else only reads.
 
+pub mod address_counters;
 pub mod address_match;
 pub mod counters;
 pub mod events;

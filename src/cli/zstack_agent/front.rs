@@ -1,13 +1,14 @@
 //! The HTTP side: which commands there are, and what is answered before they are carried out.
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use tiny_http::{Request, Response, Server};
 
-use super::Task;
 use super::callback::Target;
+use super::{Task, metrics};
 use crate::rules::diagnostic::Place;
 use crate::rules::sources::zstack::state::State;
 
@@ -17,6 +18,10 @@ pub struct Front {
     pub server: Arc<Server>,
     /// Where commands go.
     pub queue: SyncSender<Task>,
+    /// Where the VIPs are recorded.
+    pub folder: PathBuf,
+    /// Where the engine tells what passed by them.
+    pub socket: PathBuf,
 }
 
 /// Commands that are answered at once, in the response.
@@ -39,6 +44,12 @@ impl Front {
 
     fn answer(&self, request: &mut Request) -> Said {
         let path = request.url().split('?').next().unwrap_or_default().to_owned();
+        if path == "/metrics" {
+            return match metrics::scrape(&self.folder, &self.socket) {
+                Ok(text) => (200, text),
+                Err(why) => (503, why),
+            };
+        }
         if !State::knows(&path) {
             return (404, format!("no plugin registered the path[{path}]"));
         }

@@ -64,6 +64,11 @@ impl Keeper {
         self.state.management_address()
     }
 
+    /// The folder that it keeps, and the engine's socket.
+    pub fn sources(&self) -> (PathBuf, PathBuf) {
+        (self.folder.clone(), self.socket.clone())
+    }
+
     /// Carries out a command: when this returns, what it asked for is in force, or the answer says why not.
     pub fn carry_out(&mut self, path: &str, body: &str) -> serde_json::Value {
         let nowhere = |_| Place { file: "".into(), line: 1, column: 1 };

@@ -11,6 +11,7 @@
 mod callback;
 mod front;
 mod keeper;
+mod metrics;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -96,7 +97,9 @@ fn serve(mut keeper: Keeper, listen: SocketAddr) -> Outcome {
     output::print_bytes(format!("ready listen={address}\n").as_bytes())?;
     std::thread::scope(|scope| {
         for _ in 0..FRONTS {
-            let front = Front { server: Arc::clone(&server), queue: queue.clone() };
+            let (server, queue) = (Arc::clone(&server), queue.clone());
+            let (folder, socket) = keeper.sources();
+            let front = Front { server, queue, folder, socket };
             scope.spawn(move || front.run());
         }
         // Once no front is left, the tasks end.

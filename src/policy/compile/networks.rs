@@ -10,7 +10,7 @@ use crate::nat::limits::{GuestCount, NetworkLimits, Rate, Rates};
 use crate::nat::mappings::{MappingBehavior, MappingLimits, Pool, PoolAddress};
 use crate::policy::Network;
 use crate::policy::compile::index::{AddressRules, NetworkRules};
-use crate::policy::compile::{Compiler, text};
+use crate::policy::compile::{BYTES_PER_KBIT, Compiler, text};
 use crate::policy::ipv6::NetworkIpv6;
 use crate::policy::registry::RuleKind;
 use crate::rules::diagnostic::Place;
@@ -228,7 +228,6 @@ const PORTED: [Protocol; 6] = [
 
 /// Where the router's own services are (RFC 6335, section 6).
 const LOW_PORTS: u16 = 1023;
-const BYTES_PER_KBIT: u64 = 1000 / 8;
 
 #[cfg(test)]
 mod tests {

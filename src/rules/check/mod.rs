@@ -4,6 +4,7 @@
 //! Errors refuse the rules, warnings do not. Everything here takes time in the order of the number
 //! of rules, times a logarithm: a hundred thousand rules are checked within a reload.
 
+mod address_limits;
 mod addresses;
 mod encapsulation;
 mod filters;
@@ -34,6 +35,7 @@ pub fn check(draft: &Draft, sources: &[Source], config: Option<&Config>) -> Vec<
     encapsulation::check_encapsulation(&mut checker);
     addresses::check_domains(&mut checker);
     addresses::check_routes(&mut checker);
+    address_limits::check_address_limits(&mut checker);
     policy_routes::check_policy_routes(&mut checker);
     services::check_ids(&mut checker);
     services::check_services(&mut checker);

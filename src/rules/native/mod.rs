@@ -1,5 +1,6 @@
 //! The native rule file: its fields, and how they become rules.
 
+mod address_limits;
 mod addresses;
 mod encapsulation;
 mod filters;
@@ -11,6 +12,7 @@ mod services;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+pub use address_limits::ADDRESS_LIMIT;
 pub use addresses::{NETWORK, PUBLIC_IP};
 pub use filters::{EGRESS_RULE, FIREWALL_RULE, NETWORK_ACL};
 pub use interface_filters::INTERFACE_FILTER;
@@ -40,6 +42,12 @@ pub static RULE_FILE: Section = Section {
             Kind::List(&Kind::Table(&PUBLIC_IPV6)),
             "[]",
             "The router's IPv6 addresses on the public side.",
+        ),
+        optional(
+            "address_limits",
+            Kind::List(&Kind::Table(&ADDRESS_LIMIT)),
+            "[]",
+            "What may pass by public addresses and their ports.",
         ),
         optional("networks", Kind::List(&Kind::Table(&NETWORK)), "[]", "Guest networks."),
         optional(
@@ -140,6 +148,8 @@ pub struct Spots {
     pub public_ips: SectionSpots,
     /// Of `public_ipv6`.
     pub public_ipv6: SectionSpots,
+    /// Of `address_limits`.
+    pub address_limits: SectionSpots,
     /// Of `networks`.
     pub networks: SectionSpots,
     /// Of `egress_rules`.
@@ -212,6 +222,7 @@ fn read_root(root: &Node<'_>, draft: &mut Draft, faults: &mut Faults<'_>) {
     fields.integer::<u8>("version", faults);
     addresses::read_public_ips(fields.list("public_ips", faults), draft, faults);
     ipv6::read_public_ipv6(fields.list("public_ipv6", faults), draft, faults);
+    address_limits::read(fields.list("address_limits", faults), draft, faults);
     addresses::read_networks(fields.list("networks", faults), draft, faults);
     filters::read_egress_rules(fields.list("egress_rules", faults), draft, faults);
     filters::read_firewall_rules(fields.list("firewall_rules", faults), draft, faults);

@@ -38,6 +38,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
     let RuleSet {
         public_ips,
         public_ipv6,
+        address_limits,
         networks,
         egress_rules,
         firewall_rules,
@@ -54,6 +55,7 @@ pub fn append(set: &mut RuleSet, other: RuleSet) {
     } = other;
     set.public_ips.extend(public_ips);
     set.public_ipv6.extend(public_ipv6);
+    set.address_limits.extend(address_limits);
     set.networks.extend(networks);
     set.egress_rules.extend(egress_rules);
     set.firewall_rules.extend(firewall_rules);
@@ -74,6 +76,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
     let RuleSet {
         public_ips,
         public_ipv6,
+        address_limits,
         networks,
         egress_rules,
         firewall_rules,
@@ -90,6 +93,7 @@ fn leave_out(set: &mut RuleSet, places: &HashSet<Place>) -> bool {
     } = set;
     let mut changed = retain(public_ips, places, |rule| &rule.place);
     changed |= retain(public_ipv6, places, |rule| &rule.place);
+    changed |= retain(address_limits, places, |rule| &rule.place);
     changed |= retain(networks, places, |rule| &rule.place);
     changed |= retain(egress_rules, places, |rule| &rule.place);
     changed |= retain(firewall_rules, places, |rule| &rule.place);

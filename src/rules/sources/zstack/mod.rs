@@ -24,6 +24,7 @@ mod rules;
 mod snats;
 pub mod state;
 mod steering;
+mod vip_limits;
 mod vips;
 
 use std::path::{Path, PathBuf};

@@ -31,6 +31,9 @@ pub fn requests(state: &State) -> String {
     for vip in state.vips.values() {
         line(&mut out, "/createvip", "vips", &vip.entry, "");
     }
+    for limit in state.limits.values() {
+        line(&mut out, "/setvipqos", "vipQosSettings", &limit.entry, "");
+    }
     for snat in state.snats.values() {
         let more = if snat.is_on { ",\"enabled\":true" } else { ",\"enabled\":false" };
         line(&mut out, "/setsnatservicestate", "snats", &snat.entry, more);

@@ -8,7 +8,7 @@ use super::firewall::Way;
 use super::firewall_rule::UserRule;
 use super::nics::{Category, Nic};
 use super::state::State;
-use super::steering;
+use super::{steering, vip_limits};
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
 use crate::rules::set::{
@@ -319,6 +319,8 @@ impl Builder<'_> {
 
     /// What goes by more than its destination, or beyond the public side.
     fn policy_routes(&mut self) {
+        self.out.set.address_limits =
+            vip_limits::limits(self.state, &self.addresses, &mut self.out.pending);
         let steered = steering::steer(self.state, &self.addresses);
         self.out.set.policy_routes = steered.routes;
         self.out.pending.extend(steered.pending);

@@ -19,6 +19,7 @@ use super::policy_routes::{self, PolicyRoutes};
 use super::reader::{Note, Notes, Object};
 use super::routes::{self, StaticRoute};
 use super::snats::{self, Snat, SnatKey};
+use super::vip_limits::{self, LimitKey, VipLimit};
 use super::vips::{self, Vip};
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Place, Severity};
@@ -39,6 +40,8 @@ pub struct State {
     pub removed_nics: BTreeMap<Mac, Entry>,
     /// VIPs.
     pub vips: BTreeMap<Ipv4Addr, Vip>,
+    /// Bandwidth limits of VIPs.
+    pub limits: BTreeMap<LimitKey, VipLimit>,
     /// Port forwards.
     pub forwards: Forwards,
     /// Elastic addresses by VIP.
@@ -188,8 +191,8 @@ impl State {
             "/changeDefaultNic" => nics::change_default(self, call),
             "/createvip" => vips::create(self, call),
             "/removevip" => vips::remove(self, call),
-            "/setvipqos" | "/syncvipqos" => vips::limit(call),
-            "/deletevipqos" => {}
+            "/setvipqos" | "/syncvipqos" => vip_limits::set(self, call),
+            "/deletevipqos" => vip_limits::delete(self, call),
             "/createportforwarding" => forwards::create(self, call),
             "/revokeportforwarding" => forwards::revoke(self, call),
             "/syncportforwarding" => forwards::sync(self, call),

@@ -78,7 +78,7 @@ fn read(state: &State, object: &Object<'_>, call: &mut Call<'_>) -> Option<(Ipv4
     Some((address, Vip { mac, length, gateway, entry: call.entry(object) }))
 }
 
-/// `/removevip`. Its rules stay and wait for it.
+/// `/removevip`. Its rules stay and wait for it; its limits go with it.
 pub fn remove(state: &mut State, call: &mut Call<'_>) {
     call.know(&["syncVip", "rebuildVip", "vips", "nicIps"]);
     for node in call.entries("vips") {
@@ -90,27 +90,7 @@ pub fn remove(state: &mut State, call: &mut Call<'_>) {
         }
         if let Some(address) = object.address("ip", &mut call.notes) {
             state.vips.remove(&address);
-        }
-    }
-}
-
-/// `/setvipqos` and `/syncvipqos`: rates are not limited, so whoever asks for a limit is told.
-pub fn limit(call: &mut Call<'_>) {
-    call.know(&["vipQosSettings"]);
-    for node in call.entries("vipQosSettings") {
-        let notes = &mut call.notes;
-        let Some(object) = Object::open(node, "a VIP's limit", &QOS_FIELDS, notes) else {
-            continue;
-        };
-        let inbound = object.integer("inboundBandwidth", notes);
-        let outbound = object.integer("outboundBandwidth", notes);
-        let address = object.address("vip", notes);
-        let (Some(inbound), Some(outbound), Some(address)) = (inbound, outbound, address) else {
-            continue;
-        };
-        if inbound > 0 || outbound > 0 {
-            let what = format!("natwerk does not limit the bandwidth of VIP {address}");
-            notes.error(object.at(), what, "limit it where the guest attaches");
+            state.limits.retain(|(vip, _), _| *vip != address);
         }
     }
 }
@@ -131,16 +111,3 @@ const VIP_FIELDS: [&str; 11] = [
 ];
 
 const NIC_IP_FIELDS: [&str; 5] = ["ip", "netmask", "ownerEthernetMac", "ip6", "prefixLength"];
-
-const QOS_FIELDS: [&str; 10] = [
-    "vip",
-    "publicNic",
-    "vipUuid",
-    "port",
-    "inboundBandwidth",
-    "outboundBandwidth",
-    "type",
-    "hasVipQos",
-    "sharedQosUuid",
-    "update",
-];
