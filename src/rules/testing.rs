@@ -1,5 +1,7 @@
 //! What the tests of this module share.
 
+mod steering;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -76,7 +78,11 @@ pub fn any_rules() -> impl Strategy<Value = RuleSet> {
         (vec(firewall_rule(), 0..3), vec(port_forward(), 0..3), vec(static_nat(), 0..3)),
         (vec(load_balancer(), 0..3), vec(network_acl(), 0..3)),
         (vec(route(), 0..3), vec(local_service(), 0..3)),
-        (vec(ipv6_route(), 0..3), vec(policy_route(), 0..3), vec(address_limit(), 0..3)),
+        (
+            vec(ipv6_route(), 0..3),
+            vec(steering::policy_route(), 0..3),
+            vec(steering::address_limit(), 0..3),
+        ),
         (vec(public_ipv6(), 0..3), vec(ipv6_firewall_rule(), 0..3), vec(interface_filter(), 0..3)),
     )
         .prop_map(|(first, second, third, fourth, fifth, sixth)| RuleSet {
@@ -440,37 +446,6 @@ fn network_acl() -> impl Strategy<Value = NetworkAcl> {
         entries.sort_by_key(|entry| entry.number);
         NetworkAcl { network, direction, entries, place: place() }
     })
-}
-
-fn address_limit() -> impl Strategy<Value = AddressLimit> {
-    let rate = 0_u64..1_000_000;
-    (name(), address(), of(ports()), [rate.clone(), rate], of(name())).prop_map(
-        |(id, public_ip, ports, [inbound, outbound], shared)| AddressLimit {
-            id,
-            public_ip,
-            ports,
-            inbound_kbit_per_second: inbound,
-            outbound_kbit_per_second: outbound,
-            shared,
-            place: place(),
-        },
-    )
-}
-
-fn policy_route() -> impl Strategy<Value = PolicyRoute> {
-    let about = (matches(), of(ports()), vec(cidr(), 0..2), vec(cidr(), 0..2));
-    (name(), name(), about, vec(policy_hop(), 0..3)).prop_map(|(id, network, about, routes)| {
-        let (matches, source_ports, sources, destinations) = about;
-        let has_ports = matches.protocol.is_some_and(|it| it.has_ports() && !it.is_icmp());
-        let source_ports = source_ports.filter(|_| has_ports);
-        let place = place();
-        PolicyRoute { id, network, matches, source_ports, sources, destinations, routes, place }
-    })
-}
-
-fn policy_hop() -> impl Strategy<Value = PolicyHop> {
-    (cidr(), of(address()), vec(address(), 0..2))
-        .prop_map(|(destination, via, source_nat)| PolicyHop { destination, via, source_nat })
 }
 
 fn route() -> impl Strategy<Value = Route> {

@@ -8,7 +8,8 @@ use super::nics::{self, is_name};
 use super::reader::{Notes, Object, quoted};
 use super::state::{Call, Entry, State};
 use crate::flow::Mac;
-use crate::rules::set::Cidr;
+use crate::rules::diagnostic::Place;
+use crate::rules::set::{Action, Cidr, Limits, NatOptions, Network};
 
 /// An elastic address.
 #[derive(Clone, Debug)]
@@ -171,6 +172,30 @@ fn bridge<'a>(object: &Object<'a>, field: &str, notes: &mut Notes) -> Option<&'a
         return None;
     }
     Some(name)
+}
+
+/// The guests' network of a flat network's addresses.
+pub fn flat_network(name: &str, cidr: Cidr, gateway: Ipv4Addr, place: &Place) -> Network {
+    Network {
+        name: name.to_owned(),
+        interface: name.to_owned(),
+        vlan: 0,
+        outer_tag: None,
+        vxlan: None,
+        cidr,
+        gateway,
+        mtu: None,
+        domain: None,
+        source_nat: Vec::new(),
+        egress_default: Action::Allow,
+        egress_reject: false,
+        nat: NatOptions::default(),
+        limits: Limits::default(),
+        ipv6: None,
+        mss_clamp: None,
+        anti_spoofing: true,
+        place: place.clone(),
+    }
 }
 
 const NAME: &str = "an elastic address";

@@ -8,7 +8,7 @@ use super::firewall::Way;
 use super::firewall_rule::UserRule;
 use super::nics::{Category, Nic};
 use super::state::State;
-use super::{steering, vip_limits};
+use super::{eips, steering, vip_limits};
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
 use crate::rules::set::{
@@ -377,7 +377,7 @@ impl Builder<'_> {
             let (cidr, gateway) = eip.network;
             let name = bridges.entry((&eip.bridge, cidr)).or_insert_with(|| {
                 let name = eip.bridge.clone();
-                self.out.set.networks.push(flat_network(&name, cidr, gateway, place));
+                self.out.set.networks.push(eips::flat_network(&name, cidr, gateway, place));
                 name
             });
             self.out.set.static_nats.push(StaticNat {
@@ -433,29 +433,6 @@ fn public_ip(
         firewall_before_acl: false,
         echo_reply: Some(true),
         place,
-    }
-}
-
-fn flat_network(name: &str, cidr: Cidr, gateway: Ipv4Addr, place: &Place) -> Network {
-    Network {
-        name: name.to_owned(),
-        interface: name.to_owned(),
-        vlan: 0,
-        outer_tag: None,
-        vxlan: None,
-        cidr,
-        gateway,
-        mtu: None,
-        domain: None,
-        source_nat: Vec::new(),
-        egress_default: Action::Allow,
-        egress_reject: false,
-        nat: NatOptions::default(),
-        limits: Limits::default(),
-        ipv6: None,
-        mss_clamp: None,
-        anti_spoofing: true,
-        place: place.clone(),
     }
 }
 
