@@ -178,7 +178,8 @@ fn adopt<A: Shape>(
         .open(path)
         .map_err(failed("open it for writing", path))?;
     let length = file.metadata().map_err(failed("look at it", path))?.len();
-    let expected = Region::<A>::file_length(former.layout);
+    let expected = Region::<A>::file_length(former.layout, &file);
+    let expected = expected.map_err(failed("look at it", path))?;
     if length < expected {
         let what = format!("{length} bytes long, and {expected} are missing or more");
         return Err(RegionError::Torn { path: path.into(), what });
@@ -387,7 +388,7 @@ fn create<A: Shape>(
         .mode(0o600)
         .open(&new_path)
         .map_err(failed("make it", &new_path))?;
-    let sized = file.set_len(Region::<A>::file_length(layout));
+    let sized = Region::<A>::file_length(layout, &file).and_then(|length| file.set_len(length));
     match sized.and_then(|()| Region::in_file(layout, &file, Some(lock))) {
         Ok(region) => {
             Header { layout, seed, boot, owner: std::process::id(), closed: false }

@@ -109,10 +109,9 @@ impl Header {
         if sum(&fixed) != total || fixed.get(2..10) != words.get(2..10) {
             return Err(HeaderError::Torn);
         }
-        // A layout that is not the one that this build would choose is as strange as another hash.
-        if Hasher::new(header.seed).check() != check
-            || Layout::new(header.layout.sessions_max) != header.layout
-        {
+        // A layout that this build would not choose is as good as one for another number of
+        // sessions: they move.
+        if Hasher::new(header.seed).check() != check || !header.layout.is_sound() {
             return Err(HeaderError::OtherFormat);
         }
         Ok(header)

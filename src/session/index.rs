@@ -34,16 +34,27 @@ impl Layout {
     pub fn new(sessions_max: u32) -> Self {
         let sessions_max = sessions_max.clamp(1, Self::SESSIONS_MAX);
         let entries = sessions_max * 2;
-        // Keys fall into shards at random. With 1,024 entries each, a shard that is 80 % full on
-        // average would have to be eight standard deviations out to run over.
+        // Keys fall into shards at random. With 4,096 entries each, a shard that is seven eighths
+        // full on average would have to be nine standard deviations out to run over.
         let mut shards = 1;
         while shards < SHARDS_MAX && entries / (shards * 2) >= SHARD_ENTRIES_MIN {
             shards *= 2;
         }
-        let slots = u64::from(entries) * 5 / 4;
+        let slots = u64::from(entries) * 8 / 7;
         let shard_slots = slots.div_ceil(u64::from(shards));
         let shard_groups = shard_slots.div_ceil(u64::from(GROUP_SLOTS)) as u32;
         Self { sessions_max, shards, shard_groups }
+    }
+
+    /// Whether a table may be laid out so, by this build or another.
+    #[must_use]
+    pub fn is_sound(self) -> bool {
+        let slots = u64::from(self.shards) * u64::from(self.shard_groups) * u64::from(GROUP_SLOTS);
+        self.shards.is_power_of_two()
+            && self.shards <= SHARDS_MAX
+            && (1..=Self::SESSIONS_MAX).contains(&self.sessions_max)
+            && slots >= u64::from(self.sessions_max) * 2
+            && slots <= u64::from(SLOTS_MAX)
     }
 
     /// Groups of the whole table.
@@ -84,8 +95,8 @@ impl Layout {
 }
 
 const SHARDS_MAX: u32 = 256;
-const SHARD_ENTRIES_MIN: u32 = 1024;
-const _: () = assert!((Layout::SESSIONS_MAX as u64) * 2 * 5 / 4 + 256 * 7 < SLOTS_MAX as u64);
+const SHARD_ENTRIES_MIN: u32 = 4096;
+const _: () = assert!((Layout::SESSIONS_MAX as u64) * 2 * 8 / 7 + 256 * 7 < SLOTS_MAX as u64);
 
 /// The words of all groups, with their layout.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +114,14 @@ impl<'t> Index<'t> {
     pub fn group(self, group: u32) -> Group {
         // Groups come from the layout, so there always is one; an empty one ends every search.
         self.words.get(group as usize).map_or(Group(0), |word| Group(word.load(Ordering::Acquire)))
+    }
+
+    /// The entry of the home group that [`Self::take`] would take, if it has one.
+    #[must_use]
+    pub fn vacant(self, hash: Hash) -> Option<EntryIndex> {
+        let group = self.layout.home(hash);
+        let slot = self.group(group).slots_of(0).next()?;
+        Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
     }
 
     /// Searches the places where a key of this hash may be, until `look` finds something.
@@ -290,10 +309,10 @@ mod tests {
         fn every_layout_has_room_for_its_sessions(sessions_max in 1_u32..=Layout::SESSIONS_MAX) {
             let layout = Layout::new(sessions_max);
             prop_assert!(layout.slots() >= sessions_max * 2);
-            prop_assert!(layout.slots() <= SLOTS_MAX);
+            prop_assert!(layout.slots() <= SLOTS_MAX && layout.is_sound());
             let bytes = f64::from(layout.slots()) * 64.0 + f64::from(layout.groups()) * 8.0;
             if sessions_max > 10_000 {
-                prop_assert!(bytes / f64::from(sessions_max) < 165.0);
+                prop_assert!(bytes / f64::from(sessions_max) < 151.0);
             }
         }
 

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,7 @@ impl<A: Shape> Region<A> {
     /// # Errors
     /// When the system has no memory to give.
     pub fn in_memory(layout: Layout) -> io::Result<Self> {
-        let places = Places::new::<A>(layout);
+        let places = Places::new::<A>(layout, PAGE);
         let map: MmapMut = MmapOptions::new().len(places.length).map_anon()?;
         Ok(Self::over(MmapRaw::from(map), layout, places, None))
     }
@@ -53,7 +54,7 @@ impl<A: Shape> Region<A> {
     /// # Errors
     /// When it cannot be mapped or there is no room.
     pub fn in_file(layout: Layout, file: &File, lock: Option<File>) -> io::Result<Self> {
-        let places = Places::new::<A>(layout);
+        let places = Places::new::<A>(layout, granule(file)?);
         if file.metadata()?.len() < places.length as u64 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
@@ -71,10 +72,12 @@ impl<A: Shape> Region<A> {
         }
     }
 
-    /// Bytes of a file for a table of this layout.
-    #[must_use]
-    pub fn file_length(layout: Layout) -> u64 {
-        Places::new::<A>(layout).length as u64
+    /// How long `file` must be for a table of this layout.
+    ///
+    /// # Errors
+    /// When nothing can be learnt of the file.
+    pub fn file_length(layout: Layout, file: &File) -> io::Result<u64> {
+        Ok(Places::new::<A>(layout, granule(file)?).length as u64)
     }
 
     fn over(map: MmapRaw, layout: Layout, places: Places, lock: Option<File>) -> Self {
@@ -157,15 +160,19 @@ struct Places {
 }
 
 impl Places {
-    fn new<A: Shape>(layout: Layout) -> Self {
+    fn new<A: Shape>(layout: Layout, granule: usize) -> Self {
         let groups = PAGE;
         let words = layout.groups() as usize * size_of::<AtomicU64>();
         let entries = (groups + words).next_multiple_of(PAGE);
         let length = entries + layout.slots() as usize * size_of::<Entry<A>>();
-        // Huge pages come whole; a file on hugetlbfs has no other length.
-        let granule = if length < HUGE_PAGE { PAGE } else { HUGE_PAGE };
         Self { groups, entries, length: length.next_multiple_of(granule) }
     }
+}
+
+/// In what pieces a file's memory comes: huge pages come whole, and a file on hugetlbfs has no other
+/// length.
+fn granule(file: &File) -> io::Result<usize> {
+    Ok(if file.metadata()?.blksize() < HUGE_PAGE as u64 { PAGE } else { HUGE_PAGE })
 }
 
 const PAGE: usize = 4096;

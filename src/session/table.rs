@@ -150,6 +150,12 @@ impl<A: Shape> Table<A> {
         }
     }
 
+    /// Brings the entry that a new session's direction would most likely take near.
+    pub fn prefetch_vacant(&self, hash: Hash) {
+        let vacant = self.index().vacant(hash).and_then(|place| self.entry(place));
+        vacant.map(prefetch);
+    }
+
     /// Brings the entry that a hash most likely leads to near: second pass of a batch.
     pub fn prefetch_entry(&self, hash: Hash) {
         self.index().search(hash, |index| self.entry(index).map(prefetch));
