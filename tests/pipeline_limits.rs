@@ -1,8 +1,12 @@
 //! Limits of bandwidth, packet rate and new sessions, packet by packet, on the lab's own clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use natwerk::flow::{Endpoint, PortId};
+use natwerk::io::frame::FramePool;
+use natwerk::pipeline::Pipeline;
+use natwerk::pipeline::batch::Batch;
 use natwerk::testing::lab::{GUEST, Lab, PUBLIC};
 use natwerk::testing::packets::Packet;
 use natwerk::testing::packets_ipv6;
@@ -339,4 +343,28 @@ fn what_passes_an_address_is_counted_each_way_and_hairpins_pass_none() {
     let totals = lab.shared.addresses.totals(public);
     assert_eq!((totals.packets_in, totals.bytes_in), (600, 600 * 128));
     assert_eq!((totals.packets_out, totals.bytes_out), (1, 128));
+}
+
+#[test]
+fn what_expires_at_once_ends_a_few_sessions_at_a_time() {
+    let mut lab = Lab::new(&rules(""));
+    let sessions = 3000;
+    for port in 0..sessions {
+        let datagram = Packet::udp(at("10.1.1.5", 1024 + port), at(REMOTE, 53), b"");
+        lab.send(GUEST, Packet { tag: Some(200), ..datagram }.frame());
+    }
+    let table = &lab.shared.sessions;
+    assert_eq!(table.len(), u32::from(sessions));
+    let mut pipeline = Pipeline::new(Arc::clone(&lab.shared), Arc::clone(&lab.counters));
+    let (mut batch, now) = (Batch::new(), lab.now().after(Duration::from_secs(86_400)));
+    let mut frames = FramePool::in_memory(64, 2048).expect("memory");
+    loop {
+        let before = table.len();
+        let more = pipeline.idle(&mut batch, &mut frames, now);
+        assert!(before - table.len() < 200, "{} ended in one call", before - table.len());
+        if !more {
+            break;
+        }
+    }
+    assert!(table.is_empty(), "one whole pass ends all");
 }

@@ -9,12 +9,17 @@ use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline};
+use crate::policy::Policy;
 use crate::session::timeout::{self, Timeouts};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
 /// The slots that one call looks at, at the most: some tens of microseconds.
 const SLOTS_PER_CALL: u32 = 2048;
+/// The slots taken at once, and the sessions ended after which a call takes no more: to end one costs
+/// as much as to look at many, and a million that expire at once must not hold packets up.
+const SLOTS_PER_STEP: u32 = 128;
+const ENDS_PER_CALL: u32 = 64;
 /// How long a whole sweep takes when nothing hurries it, in milliseconds, per 65,536 slots.
 const SWEEP_MS_PER_64K_SLOTS: u64 = 100;
 /// The shortest and the longest time for a whole sweep, in milliseconds.
@@ -74,8 +79,8 @@ impl Sweep {
         }
     }
 
-    /// The slots to look at now, and whether more are due already.
-    fn share(&mut self, shared: &Shared, generation: Generation, now: Tick) -> (u32, bool) {
+    /// The slots to look at now.
+    fn share(&mut self, shared: &Shared, generation: Generation, now: Tick) -> u32 {
         let slots = u64::from(shared.sessions.slots()) + u64::from(shared.sessions_ipv6.slots());
         let workers = u64::try_from(shared.settings.workers.max(1)).unwrap_or(1);
         if generation != self.generation {
@@ -93,10 +98,14 @@ impl Sweep {
         let gained = passed_ms.min(pass_ms) * slots * 1000 / pass_ms / workers;
         self.due_milli = (self.due_milli + gained).min(slots * 1000);
         let due = self.due_milli / 1000;
-        let share = due.min(u64::from(SLOTS_PER_CALL));
-        self.due_milli -= share * 1000;
-        self.hurry = self.hurry.saturating_sub(share);
-        (u32::try_from(share).unwrap_or(SLOTS_PER_CALL), due > share)
+        u32::try_from(due).unwrap_or(SLOTS_PER_CALL).min(SLOTS_PER_CALL)
+    }
+
+    /// Notes that `slots` slots were looked at. Returns whether more are due already.
+    fn looked_at(&mut self, slots: u32) -> bool {
+        self.due_milli = self.due_milli.saturating_sub(u64::from(slots) * 1000);
+        self.hurry = self.hurry.saturating_sub(u64::from(slots));
+        self.due_milli >= 1000
     }
 }
 
@@ -126,14 +135,22 @@ impl<F: FrameBuffer> Pipeline<F> {
         fragments.expire(now, &mut give_up);
         fragments_ipv6.expire(now, &mut give_up);
 
-        let (share, more) = self.sweep.share(&shared, policy.generation(), now);
-        if share == 0 {
-            return more;
+        let share = self.sweep.share(&shared, policy.generation(), now);
+        let (mut looked, mut ended) = (0, 0);
+        while looked < share && ended < ENDS_PER_CALL {
+            let step = (share - looked).min(SLOTS_PER_STEP);
+            ended += self.sweep_step(step, &shared, &policy, now);
+            looked += step;
         }
-        // One table lies behind the other; a share that crosses an end goes on in the next.
+        self.sweep.looked_at(looked)
+    }
+
+    /// Looks at the next `slots` slots. Returns how many sessions it ended.
+    fn sweep_step(&mut self, slots: u32, shared: &Shared, policy: &Policy, now: Tick) -> u32 {
+        // One table lies behind the other; a step that crosses an end goes on in the next.
         let (first, second) = (shared.sessions.slots(), shared.sessions_ipv6.slots());
-        let mut place = shared.sweep_cursor.fetch_add(share, Ordering::Relaxed) % (first + second);
-        let mut left = share;
+        let mut place = shared.sweep_cursor.fetch_add(slots, Ordering::Relaxed) % (first + second);
+        let (mut left, mut ended) = (slots, 0);
         while left > 0 {
             let (count, mut cursor) = match place.checked_sub(first) {
                 None => (left.min(first - place), place),
@@ -141,16 +158,16 @@ impl<F: FrameBuffer> Pipeline<F> {
             };
             if place < first {
                 shared.sessions.walk(&mut cursor, count, |view| {
-                    self.review(&view, &shared, &policy, now);
+                    ended += u32::from(!self.review(&view, shared, policy, now));
                 });
             } else {
                 shared.sessions_ipv6.walk(&mut cursor, count, |view| {
-                    self.review_ipv6(&view, &shared, &policy, now);
+                    ended += u32::from(!self.review_ipv6(&view, shared, policy, now));
                 });
             }
             left -= count;
             place = (place + count) % (first + second);
         }
-        more
+        ended
     }
 }
