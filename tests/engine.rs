@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::router::{CONFIG, LONG, Router};
@@ -168,6 +168,34 @@ fn new_rules_are_in_force_at_once_and_faulty_ones_never() {
     reload();
     let said = reload();
     assert!(said.contains("\"changed\": 0"), "{said}");
+}
+
+#[test]
+fn guests_leave_by_another_address_once_the_rules_say_so() {
+    let Some(lab) = Lab::new() else { return };
+    let two = RULES.replace(
+        r#""interface": "eth2"}"#,
+        r#""interface": "eth2"}, {"address": "203.0.113.11", "prefix_len": 24, "interface": "eth2"}"#,
+    );
+    lab.router.write("rules.json", &two);
+    lab.router.write("natwerk.toml", &format!("manage_addresses = true\n{CONFIG}"));
+    let _engine = lab.router.start();
+    let listener = lab.internet.enter(|| TcpListener::bind("203.0.113.1:8080").expect("a port"));
+    let seen = || {
+        let mut client = None;
+        let (server, limit) = (SocketAddr::from(([203, 0, 113, 1], 8080)), Duration::from_secs(2));
+        let connected = || {
+            client = lab.guest.enter(|| TcpStream::connect_timeout(&server, limit).ok());
+            client.is_some()
+        };
+        assert!(eventually(LONG, connected), "{}", lab.router.log());
+        listener.accept().expect("a client").1.ip().to_string()
+    };
+    assert_eq!(seen(), "203.0.113.10");
+    let moved = r#""source_nat": ["203.0.113.11"]"#;
+    lab.router.write("rules.json", &two.replace(r#""source_nat": ["203.0.113.10"]"#, moved));
+    lab.router.says("reload");
+    assert_eq!(seen(), "203.0.113.11");
 }
 
 /// Folders swapped behind a link, as configuration tools do; files that come in pieces.

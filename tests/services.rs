@@ -113,6 +113,10 @@ fn the_routers_services_are_served_beside_the_dataplane() {
     assert!(eventually(LONG, || connects(&internet, "203.0.113.10", 2222)), "{}", router.log());
     internet.run("ip route delete 203.0.113.10");
     assert!(connects(&guest, "10.1.1.1", 22));
+    // The kernel has addresses elsewhere, too; guests' frames for them are not the kernel's.
+    router.namespace.run("ip address add 10.9.0.2/32 dev lo");
+    assert!(connects(&router.namespace, "10.9.0.2", 22));
+    assert!(!connects(&guest, "10.9.0.2", 22) && !connects(&guest, "10.9.0.2", 8022));
     drop(listeners);
 
     let serve = "python3 -m http.server 8080";
