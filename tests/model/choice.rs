@@ -54,6 +54,8 @@ impl Nat {
         let Some(chosen) = ask(flow) else {
             return Err(self.refusal(flow, plan));
         };
+        // A session that the rules no longer make makes way for the one that needs its place.
+        self.living(&chosen.back);
         self.check(flow, plan, &chosen);
         let (protocol, external) = (flow.protocol, chosen.back.destination);
         let pooled = matches!(plan.source, Source::Pool(_)) && protocol.has_ports();
