@@ -9,6 +9,7 @@ use crate::choice::Ask;
 use crate::decide::{Decision, answers};
 use crate::nat::{Flow, How, Nat, Side};
 use crate::tcp::{self, Effect};
+use crate::world::lies_in;
 
 /// Where a packet comes from.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +155,11 @@ impl Nat {
             return Err(Fate::Drop);
         }
         let flow = Flow { side: arrival.side, protocol, source, destination };
+        // Who speaks in the name of a guest of another tier is no part of that guest's sessions.
+        if arrival.network.is_some_and(|at| !lies_in(source.address, self.world.networks[at].cidr))
+        {
+            return Err(Fate::Drop);
+        }
         let icmp = if protocol == Protocol::ICMP { packet.transport[0] } else { 0 };
         let found = match self.living(&flow) {
             Some(found) => found,
