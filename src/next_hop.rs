@@ -22,28 +22,28 @@ use self::hop::{
 use self::stations::Stations;
 use crate::flow::{Mac, PortId};
 
-/// A next hop: its place in [`NextHops`] (23 bits), and whether it leads into a network with limits.
+/// A next hop: its place in [`NextHops`] (23 bits), and whether packets there are watched.
 /// Ids are never reused while the engine runs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct NextHopId(pub u32);
 
 impl NextHopId {
-    /// The same place, in a network whose limits are to be asked.
+    /// The same place, where more than the session is to be asked: limits, or calls that open others.
     #[must_use]
-    pub const fn limited(self) -> Self {
-        Self(self.0 | LIMITED)
+    pub const fn watched(self) -> Self {
+        Self(self.0 | WATCHED)
     }
 
-    /// Whether the limits of the network there are to be asked.
+    /// Whether more than the session is to be asked, so that packets go the general way.
     #[inline]
     #[must_use]
-    pub const fn is_limited(self) -> bool {
-        self.0 & LIMITED != 0
+    pub const fn is_watched(self) -> bool {
+        self.0 & WATCHED != 0
     }
 
     /// The place alone.
     const fn plain(self) -> Self {
-        Self(self.0 & !LIMITED)
+        Self(self.0 & !WATCHED)
     }
 }
 
@@ -52,8 +52,8 @@ const INTERFACES: usize = 256;
 /// A link address in a word.
 const MAC_BITS: u64 = (1 << 48) - 1;
 
-/// The flag of [`NextHopId::limited`], above the places.
-const LIMITED: u32 = 1 << 23;
+/// The flag of [`NextHopId::watched`], above the places.
+const WATCHED: u32 = 1 << 23;
 
 /// A neighbour on an interface, by which it is found.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -65,7 +65,7 @@ impl Charge {
         {
             limits.take(Way::Sent, self.source, self.bytes, self.worker, now)?;
         }
-        if !hop.is_limited() {
+        if !hop.is_watched() {
             return Ok(());
         }
         if let Some((passing, public)) = self.public

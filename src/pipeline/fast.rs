@@ -81,7 +81,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let is_tcp = packet.protocol() == Protocol::TCP;
         if session.generation() != context.policy.generation()
             || now.since(entry.last_seen()) >= if is_tcp { shortest.tcp } else { shortest.udp }
-            || session.next_hop().is_limited()
+            || session.next_hop().is_watched()
         {
             return None;
         }

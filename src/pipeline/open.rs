@@ -314,7 +314,7 @@ pub(super) fn next_hop(
     };
     limited |= public.is_some_and(|public| policy.address_limits(public).is_some());
     let id = shared.next_hops.id(hop).ok_or(DropReason::NeighborQueueFull)?;
-    Ok(if limited { id.limited() } else { id })
+    Ok(if limited { id.watched() } else { id })
 }
 
 fn choose_target(

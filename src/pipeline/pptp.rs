@@ -30,7 +30,7 @@ pub(super) fn answers_hop(
     policy: &Policy,
 ) -> NextHopId {
     match control_network(kind, initiator, policy) {
-        Some(_) => hop.limited(),
+        Some(_) => hop.watched(),
         None => hop,
     }
 }
@@ -77,7 +77,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<(), DropReason> {
         if packet.source.port != CONTROL_PORT
-            || !found.next_hop.is_limited()
+            || !found.next_hop.is_watched()
             || found.is_initiator()
         {
             return Ok(());

@@ -210,7 +210,7 @@ pub(super) fn next_hop(
         }
     };
     let id = shared.next_hops.id(neighbor).ok_or(DropReason::NeighborQueueFull)?;
-    Ok(if limited { id.limited() } else { id })
+    Ok(if limited { id.watched() } else { id })
 }
 
 /// The question that a packet asks of the rules.
