@@ -1,15 +1,34 @@
-//! One safe function around one intrinsic.
+//! Safe functions around one intrinsic.
 
 /// Asks the processor to bring the cache line of `target` near. Never faults and changes nothing.
 #[inline(always)]
 pub fn prefetch<T>(target: &T) {
+    ask_for(std::ptr::from_ref(target).cast());
+}
+
+/// The same of the first line of `bytes`, and only into the second nearest cache: for lines of which
+/// the nearest one holds few at a time.
+#[inline(always)]
+pub fn prefetch_start(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as in `ask_for`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+#[inline(always)]
+fn ask_for(place: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch is a hint; it reads nothing architecturally and cannot fault, and the
-        // reference is valid anyway.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast()) }
+        // SAFETY: a prefetch is a hint; it reads nothing architecturally and cannot fault, wherever
+        // it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = target;
+    let _ = place;
 }

@@ -77,6 +77,12 @@ impl Coarse {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// This many units earlier, held at the clock's beginning.
+    #[must_use]
+    pub const fn before(self, units: u32) -> Self {
+        Self(self.0.saturating_sub(units))
+    }
+
     /// The first tick of this unit.
     #[must_use]
     pub const fn tick(self) -> Tick {

@@ -1,113 +1,196 @@
 //! The fast path: a plain packet of a session that is known, current and leads somewhere. It reads
-//! three cache lines (frame, index word, entry), all of them asked for one pass before.
+//! three cache lines (frame, index word, entry), all of them asked for one look before.
 //!
 //! Every question here has "no" for an answer that costs nothing but time: the packet then goes the
-//! general way ([`Pipeline::forward`]), which does the same to the packets that both take.
+//! general way (`Pipeline::forward`), which does the same to the packets that both take.
 
-use crate::flow::{PortId, Protocol};
-use crate::frame::{FrameBuffer, FrameSource};
-use crate::next_hop::NextHops;
+use std::net::Ipv4Addr;
+
+use crate::flow::{Generation, Mac, PortId, Protocol};
+use crate::frame::FrameBuffer;
+use crate::next_hop::{NextHops, Way};
 use crate::pipeline::batch::Slot;
+use crate::pipeline::shared::Shared;
 use crate::pipeline::sweep::Shortest;
-use crate::pipeline::{Context, Pipeline};
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
+use crate::session::hash::{Hash, Hasher};
 use crate::session::shape::PackedKey;
-use crate::session::table::{Hash, Table};
+use crate::session::table::Table;
 use crate::telemetry::tally::Tally;
+use crate::time::{Coarse, Tick};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire;
 use crate::wire::plain::Plain;
 
-/// A plain packet with what the lookup needs. The default is none.
-#[derive(Clone, Copy, Default)]
+/// A plain packet with what the lookup needs.
+#[derive(Clone, Copy)]
 pub(super) struct Glance {
     packet: Plain,
     hash: Hash,
+    /// Where in the index its entry is looked for first.
+    home: u32,
     /// Where its entry most likely stands.
-    place: Option<EntryIndex>,
+    likely: EntryIndex,
 }
 
 impl Glance {
-    /// First pass over a frame: what it is, if it is plain, and the hash of its key, whose place in
-    /// the index it asks for.
+    /// Of a frame that is not plain.
+    pub(super) const NONE: Self =
+        Self { packet: Plain::NONE, hash: Hash(0), home: 0, likely: EntryIndex::NONE };
+
+    /// First look at a frame: what it is. Returns whether it is plain and to be forwarded.
     #[inline(always)]
-    pub(super) fn new(
+    pub(super) fn look(
+        &mut self,
         frame: &[u8],
         port: PortId,
         policy: &Policy,
         next_hops: &NextHops,
-        sessions: &Table,
-    ) -> Option<Self> {
-        let mut packet = Plain::read(frame)?;
-        if wire::parse::destination_station(frame)? != next_hops.source_mac(port).as_bits() {
-            return None;
+    ) -> bool {
+        if wire::parse::destination_station(frame) != Some(next_hops.source_mac(port).as_bits()) {
+            return self.forget();
         }
-        packet.set_realm(policy.realm_of(port, packet.vlan, packet.source())?);
-        let hash = sessions.hash_packed(&PackedKey::from_words(packet.key_words()));
-        sessions.prefetch_index(hash);
-        Some(Self { packet, hash, place: None })
+        let Some(mut packet) = Plain::read(frame) else {
+            return self.look_tagged(frame, port, policy);
+        };
+        let realm = match policy.untagged_realm(port) {
+            None => policy.realm_of(port, 0, packet.source()),
+            sure => sure,
+        };
+        let Some(realm) = realm else { return self.forget() };
+        packet.set_realm(realm);
+        self.packet.become_other(packet);
+        true
+    }
+
+    /// The same of a frame that may be tagged.
+    #[inline(never)]
+    fn look_tagged(&mut self, frame: &[u8], port: PortId, policy: &Policy) -> bool {
+        let Some((mut packet, vlan)) = Plain::read_tagged(frame) else { return self.forget() };
+        let Some(realm) = policy.realm_of(port, vlan, packet.source()) else {
+            return self.forget();
+        };
+        packet.set_realm(realm);
+        self.packet.become_other(packet);
+        true
+    }
+
+    /// Then: the hash of its key, whose place in the index it asks for.
+    #[inline(always)]
+    pub(super) fn find_home(&mut self, sessions: &Table, hasher: &Hasher) {
+        self.hash = PackedKey::<Ipv4Addr>::from_words(self.packet.key_words()).hash(hasher);
+        self.home = sessions.prefetch_home(self.hash);
+    }
+
+    /// Makes it that of a frame that is not plain: false.
+    #[inline(always)]
+    pub(super) const fn forget(&mut self) -> bool {
+        self.packet.length = 0;
+        false
     }
 
     /// Whether there is a plain packet at all.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn is_plain(&self) -> bool {
         self.packet.length != 0
     }
 
-    /// Second pass: finds the place of its entry and asks for that.
-    #[inline]
+    /// Second look: finds the place of its entry and asks for that.
+    #[inline(always)]
     pub(super) fn find_place(&mut self, sessions: &Table) {
-        self.place = sessions.prefetch_likely(self.hash);
+        self.likely = sessions.prefetch_likely(self.hash, self.home);
     }
 }
 
-impl<F: FrameBuffer> Pipeline<F> {
-    /// The last pass: does what the packet's session says. None, and nothing was changed, if the
-    /// packet has to go the general way.
-    #[inline(always)]
-    pub(super) fn fast<S: FrameSource<Frame = F>>(
-        slot: &mut Slot<F>,
-        glance: &Glance,
-        shortest: &Shortest,
-        tally: &mut Tally,
-        context: &Context<'_, F, S>,
-    ) -> Option<Verdict> {
-        let Glance { packet, hash, place } = glance;
-        let frame = slot.frame.as_mut()?;
-        let key = PackedKey::from_words(packet.key_words());
-        let (entry, session) = context.shared.sessions.entry_of(&key, *hash, *place)?;
-        let now = context.now.coarse();
-        let is_tcp = packet.protocol() == Protocol::TCP;
-        if session.generation() != context.policy.generation()
-            || now.since(entry.last_seen()) >= if is_tcp { shortest.tcp } else { shortest.udp }
-            || session.next_hop().is_watched()
-        {
-            return None;
+/// What holds for every packet of a batch.
+pub(super) struct Moment {
+    generation: Generation,
+    now: Coarse,
+    /// What has been idle for less time than this, on the coarse clock, is not expired.
+    shortest: u32,
+}
+
+impl Moment {
+    /// The moment `now` under `policy`.
+    pub(super) fn new(policy: &Policy, now: Tick, shortest: &Shortest) -> Self {
+        Self {
+            generation: policy.generation(),
+            now: now.coarse(),
+            shortest: shortest.tcp.min(shortest.udp),
         }
-        let way = context.shared.next_hops.way(session.next_hop())?;
-        if packet.length > way.mtu {
-            return None;
-        }
-        if is_tcp {
-            let end = packet.sequence_end(frame.bytes())?;
-            if !entry.touch_established(packet.length, now, end) {
-                return None;
-            }
-        } else {
-            entry.touch(packet.length, now);
-        }
-        let (addresses, ports) = session.leaves_as();
-        packet.rewrite(frame.bytes_mut(), addresses, ports);
-        // Ethernet padding ends here: it is no part of the packet (RFC 894).
-        frame.truncate(packet.end());
-        tally.crossed(slot.port, way.port, packet.length);
-        let Some(network) =
-            wire::link::write_stations(frame, packet.network, way.stations, way.vlan)
-        else {
-            return Some(Verdict::Drop(DropReason::OutOfFrames));
-        };
-        tally.forwarded(way.port, usize::from(network) + usize::from(packet.length));
-        Some(Verdict::Forward(way.port))
     }
+}
+
+/// The last look: does what the packet's session says. Returns false, and changes nothing, if the packet
+/// has to go the general way.
+#[inline(always)]
+pub(super) fn fast<F: FrameBuffer>(
+    slot: &mut Slot<F>,
+    glance: &Glance,
+    moment: &Moment,
+    tally: &mut Tally,
+    shared: &Shared,
+) -> bool {
+    let Slot { frame: Some(frame), port, verdict } = slot else { return false };
+    let Glance { packet, hash, likely, .. } = glance;
+    let key = PackedKey::from_words(packet.key_words());
+    let Some((entry, session)) = shared.sessions.entry_of(key, *hash, *likely) else {
+        return false;
+    };
+    if session.generation() != moment.generation
+        || moment.now.since(entry.last_seen()) >= moment.shortest
+        || session.next_hop().is_watched()
+    {
+        return false;
+    }
+    let Some(way) = shared.next_hops.way(session.next_hop()) else { return false };
+    if packet.length > way.mtu {
+        return false;
+    }
+    if packet.protocol() == Protocol::TCP {
+        let Some(end) = packet.sequence_end(frame.bytes()) else { return false };
+        if !entry.touch_established(packet.length, moment.now, end) {
+            return false;
+        }
+    } else {
+        entry.touch(packet.length, moment.now);
+    }
+    let leaves_as = session.leaves_as();
+    tally.crossed(*port, way.port, packet.length);
+    *verdict = match rewrite(frame, packet, &way, leaves_as) {
+        true => {
+            tally.forwarded(way.port, frame.bytes().len());
+            Verdict::Forward(way.port)
+        }
+        false => Verdict::Drop(DropReason::OutOfFrames),
+    };
+    true
+}
+
+/// Makes the packet one that leaves so, this way. Returns false if the frame has no room for a tag.
+#[inline(always)]
+fn rewrite<F: FrameBuffer>(
+    frame: &mut F,
+    packet: &Plain,
+    way: &Way,
+    (addresses, ports): (u64, u32),
+) -> bool {
+    // Ethernet padding ends here: it is no part of the packet (RFC 894).
+    frame.truncate(packet.end());
+    let bytes = frame.bytes_mut();
+    let is_done = way.vlan == 0 && packet.rewrite_untagged(bytes, way.stations, addresses, ports);
+    is_done || rewrite_tagged(frame, packet, way, (addresses, ports))
+}
+
+#[inline(never)]
+fn rewrite_tagged<F: FrameBuffer>(
+    frame: &mut F,
+    packet: &Plain,
+    way: &Way,
+    (addresses, ports): (u64, u32),
+) -> bool {
+    packet.rewrite(frame.bytes_mut(), addresses, ports);
+    let [destination, source] = way.stations.map(Mac::from_bits);
+    wire::link::write_header(frame, packet.network, destination, source, way.vlan).is_some()
 }

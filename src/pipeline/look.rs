@@ -1,4 +1,6 @@
-//! The first two looks at a frame: what it is, and where its session would be.
+//! The first two looks at a group of frames: what each is, and where its session would be.
+
+use std::ops::Range;
 
 use crate::frame::FrameBuffer;
 use crate::pipeline::batch::Slot;
@@ -6,20 +8,73 @@ use crate::pipeline::fast::Glance;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Look, Pipeline};
 use crate::policy::Policy;
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_start;
 use crate::verdict::{DropReason, Verdict};
 
+/// How many frames go through the looks together. Frames begin at the same place of their chunks, so
+/// the headers of few of them fit into the nearest cache at a time.
+const GROUP: usize = 8;
+
+/// What the first look found out about a group of frames.
+pub(super) struct Group {
+    /// Of each frame; none of those that are not plain.
+    pub(super) glances: [Glance; GROUP],
+    /// How many frames there are.
+    count: usize,
+    /// Where what was found out about those that are not plain stands, in order.
+    looks: Range<usize>,
+}
+
+impl Group {
+    /// No frames.
+    pub(super) const EMPTY: Self = Self { glances: [Glance::NONE; GROUP], count: 0, looks: 0..0 };
+}
+
 impl<F: FrameBuffer> Pipeline<F> {
-    /// The first look at a frame: what it is, and where in the index its session would be.
-    #[inline(always)]
-    pub(super) fn look_at<S>(&mut self, slot: &Slot<F>, context: &Context<'_, F, S>) {
+    /// The first look: what each frame is, and where in the index its session would be.
+    #[inline(never)]
+    pub(super) fn look_at<S>(
+        &mut self,
+        slots: &[Slot<F>],
+        group: &mut Group,
+        context: &Context<'_, F, S>,
+    ) {
         let Context { shared, policy, .. } = context;
-        let glance = slot.frame.as_ref().and_then(|frame| {
-            let bytes = frame.bytes();
-            self.tally.received(slot.port, bytes.len());
-            Glance::new(bytes, slot.port, policy, &shared.next_hops, &shared.sessions)
-        });
-        if glance.is_none() {
+        let (sessions, next_hops) = (&shared.sessions, &*shared.next_hops);
+        let tally = &mut self.tally;
+        let mut plain = 0;
+        for (slot, glance) in slots.iter().zip(&mut group.glances) {
+            let is_plain = match &slot.frame {
+                Some(frame) => {
+                    let bytes = frame.bytes();
+                    tally.received(slot.port, bytes.len());
+                    glance.look(bytes, slot.port, policy, next_hops)
+                }
+                None => glance.forget(),
+            };
+            plain += usize::from(is_plain);
+        }
+        let hasher = *sessions.hasher();
+        for glance in group.glances.get_mut(..slots.len()).into_iter().flatten() {
+            if glance.is_plain() {
+                glance.find_home(sessions, &hasher);
+            }
+        }
+        group.count = slots.len();
+        let first = self.looks.len();
+        if plain < slots.len() {
+            self.look_elsewhere(slots, group, context);
+        }
+        group.looks = first..self.looks.len();
+    }
+
+    /// The first look at the frames that the fast path is not for.
+    #[cold]
+    #[inline(never)]
+    fn look_elsewhere<S>(&mut self, slots: &[Slot<F>], group: &Group, context: &Context<'_, F, S>) {
+        let Context { shared, policy, .. } = context;
+        let others = slots.iter().zip(&group.glances).filter(|(_, glance)| !glance.is_plain());
+        for (slot, _) in others {
             let look = self.look(slot, policy).unwrap_or(Look::Nowhere(DropReason::Truncated));
             match &look {
                 Look::Ipv4(ready) => shared.sessions.prefetch_index(ready.hash),
@@ -28,16 +83,31 @@ impl<F: FrameBuffer> Pipeline<F> {
             }
             self.looks.push(look);
         }
-        self.glances.push(glance.unwrap_or_default());
     }
 
-    /// The second look at a frame that the fast path is not for: asks for its session's entry.
+    /// The second look: asks for the entries of the frames' sessions.
+    #[inline(never)]
+    pub(super) fn find_places(&self, group: &mut Group, shared: &Shared) {
+        let sessions = &shared.sessions;
+        for glance in group.glances.get_mut(..group.count).into_iter().flatten() {
+            if glance.is_plain() {
+                glance.find_place(sessions);
+            }
+        }
+        if !group.looks.is_empty() {
+            self.find_places_elsewhere(group.looks.clone(), shared);
+        }
+    }
+
     #[cold]
-    pub(super) fn find_place(&self, place: usize, shared: &Shared) {
-        match self.looks.get(place) {
-            Some(Look::Ipv4(ready)) => shared.sessions.prefetch_entry(ready.hash),
-            Some(Look::Ipv6(ready)) => shared.sessions_ipv6.prefetch_entry(ready.hash),
-            Some(Look::Nowhere(_) | Look::Refused(_)) | None => {}
+    #[inline(never)]
+    fn find_places_elsewhere(&self, looks: Range<usize>, shared: &Shared) {
+        for look in self.looks.get(looks).into_iter().flatten() {
+            match look {
+                Look::Ipv4(ready) => shared.sessions.prefetch_entry(ready.hash),
+                Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_entry(ready.hash),
+                Look::Nowhere(_) | Look::Refused(_) => {}
+            }
         }
     }
 
@@ -61,10 +131,36 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 }
 
-/// Asks for the line of a frame's headers.
-#[inline]
-pub(super) fn prefetch_header<F: FrameBuffer>(slot: &Slot<F>) {
-    if let Some(header) = slot.frame.as_ref().and_then(|frame| frame.bytes().first()) {
-        prefetch(header);
+/// The slots of the group with this number; none past the end.
+#[inline(always)]
+pub(super) fn group<F>(slots: &[Slot<F>], number: usize) -> &[Slot<F>] {
+    slots.get(range(slots.len(), number)).unwrap_or_default()
+}
+
+/// The same, to be changed.
+#[inline(always)]
+pub(super) fn group_mut<F>(slots: &mut [Slot<F>], number: usize) -> &mut [Slot<F>] {
+    slots.get_mut(range(slots.len(), number)).unwrap_or_default()
+}
+
+/// How many groups so many slots make.
+#[inline(always)]
+pub(super) const fn groups(slots: usize) -> usize {
+    slots.div_ceil(GROUP)
+}
+
+#[inline(always)]
+fn range(slots: usize, number: usize) -> Range<usize> {
+    let first = number.wrapping_mul(GROUP);
+    first..slots.min(first.wrapping_add(GROUP))
+}
+
+/// Asks for the lines of a group's headers.
+#[inline(always)]
+pub(super) fn prefetch_headers<F: FrameBuffer>(slots: &[Slot<F>]) {
+    for slot in slots {
+        if let Some(frame) = &slot.frame {
+            prefetch_start(frame.bytes());
+        }
     }
 }

@@ -56,9 +56,9 @@ use batch::{BATCH_MAX, Batch, Slot};
 use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
-use fast::Glance;
+use fast::{Moment, fast};
 use fragments::{FragmentPlan, own_identification};
-use look::prefetch_header;
+use look::{Group, group, group_mut, groups, prefetch_headers};
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
@@ -71,9 +71,7 @@ pub struct Pipeline<F> {
     policy: Reader,
     counters: Arc<WorkerCounters>,
     tally: Tally,
-    /// What the first pass of a batch found out about each frame that may go the fast path.
-    glances: Vec<Glance>,
-    /// What it found out about the others, in order.
+    /// What the first look at a batch found out about frames that the fast path is not for, in order.
     looks: Vec<Look>,
     waiting: Waiting<F>,
     fragments: Fragments<FragmentPlan, (PortId, F)>,
@@ -136,7 +134,6 @@ impl<F: FrameBuffer> Pipeline<F> {
             index,
             policy: shared.policy.reader(),
             tally: Tally::new(),
-            glances: Vec::with_capacity(BATCH_MAX),
             looks: Vec::with_capacity(BATCH_MAX),
             waiting: Waiting::new(),
             fragments: Fragments::new(
@@ -177,39 +174,23 @@ impl<F: FrameBuffer> Pipeline<F> {
             self.open_capsules(slots, &policy, now);
         }
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
-        self.glances.clear();
+        let moment = Moment::new(&policy, now, self.sweep.shortest());
+        let mut under_way = [const { Group::EMPTY }; 3];
+        let [mut first, mut second, mut third] = under_way.each_mut();
+        let mut next_look = 0;
         self.looks.clear();
-        let (mut next_place, mut next_look) = (0, 0);
-        slots.iter().take(AHEAD).for_each(prefetch_header);
-        // Each step takes one frame into the pipeline, one on, and one out of it: what a frame needs from
-        // memory comes while others are worked on, and few enough are under way to stay near.
-        for step in 0..slots.len().saturating_add(2 * AHEAD) {
-            if let Some(slot) = slots.get(step.wrapping_add(AHEAD)) {
-                prefetch_header(slot);
+        prefetch_headers(group(slots, 0));
+        // Each step takes one group of frames into the pipeline, one on, and one out of it: what a frame
+        // needs from memory comes while others are worked on, and few enough are under way to stay near.
+        for step in 0..groups(slots.len()) + 2 {
+            prefetch_headers(group(slots, step + 1));
+            self.look_at(group(slots, step), first, &context);
+            self.find_places(second, &shared);
+            if let Some(before) = step.checked_sub(2) {
+                let slots = group_mut(slots, before);
+                self.finish(slots, third, &moment, &mut next_look, &mut context);
             }
-            if let Some(slot) = slots.get(step) {
-                self.look_at(slot, &context);
-            }
-            match step.checked_sub(AHEAD).and_then(|index| self.glances.get_mut(index)) {
-                Some(glance) if glance.is_plain() => glance.find_place(&shared.sessions),
-                Some(_) => {
-                    self.find_place(next_place, &shared);
-                    next_place += 1;
-                }
-                None => {}
-            }
-            let Some(index) = step.checked_sub(2 * AHEAD) else { continue };
-            let Some(slot) = slots.get_mut(index) else { continue };
-            let Self { glances, sweep, tally, .. } = self;
-            let glance = glances.get(index).filter(|glance| glance.is_plain());
-            if let Some(glance) = glance
-                && let Some(verdict) = Self::fast(slot, glance, sweep.shortest(), tally, &context)
-            {
-                slot.verdict = verdict;
-                continue;
-            }
-            let is_plain = glance.is_some();
-            slot.verdict = self.general(slot, is_plain, &mut next_look, &mut context);
+            (first, second, third) = (third, first, second);
         }
         self.tally.settle(&self.counters);
         self.release_waiting(&mut context);
@@ -218,8 +199,32 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 
+    /// The last look at a group of frames: each goes its way, in order.
+    #[inline(never)]
+    fn finish<S: FrameSource<Frame = F>>(
+        &mut self,
+        slots: &mut [Slot<F>],
+        group: &Group,
+        moment: &Moment,
+        next_look: &mut usize,
+        context: &mut Context<'_, F, S>,
+    ) {
+        let mut frames = slots.iter_mut().zip(&group.glances);
+        loop {
+            let (tally, shared) = (&mut self.tally, context.shared);
+            let other = frames.find_map(|(slot, glance)| {
+                let is_plain = glance.is_plain();
+                let is_done = is_plain && fast(slot, glance, moment, tally, shared);
+                (!is_done).then_some((slot, is_plain))
+            });
+            let Some((slot, is_plain)) = other else { return };
+            slot.verdict = self.general(slot, is_plain, next_look, context);
+        }
+    }
+
     /// The last look at a frame that did not go the fast path, and its way.
     #[cold]
+    #[inline(never)]
     fn general<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
@@ -430,10 +435,6 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 }
-
-/// How many frames ahead memory is asked for what each of the three looks at a frame reads. Frames begin
-/// at the same place of their chunks, so the headers of few of them fit into the nearest cache at a time.
-const AHEAD: usize = 6;
 
 /// What TCP tracking says of a segment.
 enum Tracked {

@@ -1,6 +1,7 @@
 //! The sweep: every session is looked at now and then, a bounded share at a time, so that expired
 //! ones free their room and ones that new rules refuse end within a second.
 
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +11,7 @@ use crate::pipeline::batch::Batch;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Policy;
+use crate::session::entry::Entry;
 use crate::session::timeout::{self, Timeouts};
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -45,6 +47,13 @@ pub(super) struct Shortest {
     other: u32,
     pub(super) tcp: u32,
     pub(super) udp: u32,
+}
+
+impl Shortest {
+    /// After this time sessions of some protocol may be over.
+    fn of_all(&self) -> u32 {
+        self.icmp.min(self.other).min(self.tcp).min(self.udp)
+    }
 }
 
 impl Sweep {
@@ -150,6 +159,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         // One table lies behind the other; a step that crosses an end goes on in the next.
         let (first, second) = (shared.sessions.slots(), shared.sessions_ipv6.slots());
         let mut place = shared.sweep_cursor.fetch_add(slots, Ordering::Relaxed) % (first + second);
+        let since = now.coarse().before(self.sweep.shortest.of_all());
         let (mut left, mut ended) = (slots, 0);
         while left > 0 {
             let (count, mut cursor) = match place.checked_sub(first) {
@@ -157,11 +167,13 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Some(place) => (left.min(second - place), place),
             };
             if place < first {
-                shared.sessions.walk(&mut cursor, count, |view| {
+                let passes = |entry: &Entry| entry.is_settled(policy.generation(), since);
+                shared.sessions.walk_unless(passes, &mut cursor, count, |view| {
                     ended += u32::from(!self.review(&view, shared, policy, now));
                 });
             } else {
-                shared.sessions_ipv6.walk(&mut cursor, count, |view| {
+                let passes = |entry: &Entry<Ipv6Addr>| entry.is_settled(policy.generation(), since);
+                shared.sessions_ipv6.walk_unless(passes, &mut cursor, count, |view| {
                     ended += u32::from(!self.review_ipv6(&view, shared, policy, now));
                 });
             }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ahash::{HashMap, HashMapExt};
 
-use crate::flow::{NetworkId, PortId};
+use crate::flow::{NetworkId, PortId, Realm};
 use crate::policy::Attachment;
 use crate::policy::prefixes::PrefixMap;
 use crate::rules::set::Cidr;
@@ -15,19 +15,54 @@ pub(super) struct Attachments {
     /// By interface, then tag: nothing, the public side, or a network's number plus one.
     tables: Vec<Box<[u16]>>,
     shared: HashMap<(PortId, u16), PrefixMap<NetworkId>>,
+    /// By interface, then tag: the realm of all that comes in there, or [`UNSURE`].
+    realms: Vec<Box<[u32]>>,
+    /// The same of what comes in without a tag.
+    untagged: Untagged,
+}
+
+/// A network where it hangs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attached {
+    /// The interface.
+    pub port: PortId,
+    /// The tag; zero for none.
+    pub vlan: u16,
+    /// Its guests' addresses.
+    pub cidr: Cidr,
+    /// The realm of all that comes in there, if no more than the place is to be asked.
+    pub realm: Option<Realm>,
+}
+
+#[derive(Clone, Debug)]
+struct Untagged(Box<[u32; PORTS]>);
+
+impl Default for Untagged {
+    fn default() -> Self {
+        Self(Box::new([UNSURE; PORTS]))
+    }
 }
 
 impl Attachments {
     /// The attachments of `public` sides and of `networks`. Where both claim a tag, it is public.
-    pub fn new(public: &[(PortId, u16)], networks: &[(PortId, u16, Cidr)]) -> Self {
+    pub fn new(public: &[(PortId, u16)], networks: &[Attached]) -> Self {
         let mut attachments = Self::default();
         for &(port, vlan) in public {
             attachments.set(port, vlan, PUBLIC);
         }
         let mut by_tag: HashMap<(PortId, u16), Vec<(Cidr, NetworkId)>> = HashMap::new();
-        for (id, &(port, vlan, cidr)) in (0..NETWORK_MAX).zip(networks) {
+        for (id, &Attached { port, vlan, cidr, .. }) in (0..NETWORK_MAX).zip(networks) {
             attachments.set(port, vlan, id + 1);
             by_tag.entry((port, vlan)).or_default().push((cidr, NetworkId(id)));
+        }
+        let alone =
+            |place: &&Attached| by_tag.get(&(place.port, place.vlan)).map(Vec::len) == Some(1);
+        attachments.realms = vec![vec![UNSURE; TAG_COUNT].into(); attachments.tables.len()];
+        for place in networks.iter().filter(alone) {
+            attachments.set_realm(place.port, place.vlan, place.realm);
+        }
+        for &(port, vlan) in public {
+            attachments.set_realm(port, vlan, Some(Realm::External));
         }
         attachments.shared = by_tag
             .into_iter()
@@ -69,6 +104,29 @@ impl Attachments {
         own.copied().unwrap_or(first)
     }
 
+    /// The realm of all that comes in on `port` without a tag; none if more is to be asked.
+    #[inline(always)]
+    pub fn untagged_realm(&self, port: PortId) -> Option<Realm> {
+        realm(self.untagged.0[port.index()])
+    }
+
+    /// The realm of all that comes in on `port` under `vlan`; none if more is to be asked.
+    #[inline(always)]
+    pub fn realm(&self, port: PortId, vlan: u16) -> Option<Realm> {
+        realm(*self.realms.get(port.index())?.get(usize::from(vlan))?)
+    }
+
+    fn set_realm(&mut self, port: PortId, vlan: u16, realm: Option<Realm>) {
+        let word = realm.map_or(UNSURE, |realm| SURE | u32::from(realm.as_raw()));
+        let tags = self.realms.get_mut(port.index());
+        if let Some(place) = tags.and_then(|tags| tags.get_mut(usize::from(vlan))) {
+            *place = word;
+        }
+        if vlan == 0 {
+            self.untagged.0[port.index()] = word;
+        }
+    }
+
     /// Sets what nothing has claimed before.
     fn set(&mut self, port: PortId, vlan: u16, value: u16) {
         while self.tables.len() <= port.index() {
@@ -84,39 +142,62 @@ impl Attachments {
     }
 }
 
+/// The realm that a word names, if it names one.
+#[inline(always)]
+const fn realm(word: u32) -> Option<Realm> {
+    if word == UNSURE { None } else { Some(Realm::from_raw(word as u16)) }
+}
+
 /// How many networks a policy may have.
 pub(super) const NETWORK_MAX: u16 = PUBLIC - 1;
 
 const NOTHING: u16 = 0;
 const PUBLIC: u16 = u16::MAX;
 const TAG_COUNT: usize = 4096;
+/// One for each number that a port may have.
+const PORTS: usize = 256;
+const UNSURE: u32 = 0;
+const SURE: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::RealmId;
 
     const PORT: PortId = PortId(1);
 
+    fn place(vlan: u16, cidr: &str, realm: Option<u16>) -> Attached {
+        let realm = realm.map(Realm::from_raw);
+        Attached { port: PORT, vlan, cidr: cidr.parse().unwrap(), realm }
+    }
+
     #[test]
     fn a_tag_leads_to_its_network() {
-        let attachments =
-            Attachments::new(&[(PortId(0), 0)], &[(PORT, 100, Cidr::ANY), (PORT, 4095, Cidr::ANY)]);
+        let places = [place(100, "0.0.0.0/0", Some(7)), place(4095, "0.0.0.0/0", None)];
+        let attachments = Attachments::new(&[(PortId(0), 0)], &places);
         assert_eq!(attachments.find(PortId(0), 0), Some(Attachment::Public));
         assert_eq!(attachments.find(PORT, 100), Some(Attachment::Guest(NetworkId(0))));
         assert_eq!(attachments.find(PORT, 4095), Some(Attachment::Guest(NetworkId(1))));
         for (port, vlan) in [(PORT, 0), (PORT, 101), (PORT, u16::MAX), (PortId(9), 0)] {
             assert_eq!(attachments.find(port, vlan), None);
             assert_eq!(attachments.guest_network(port, vlan, Ipv4Addr::LOCALHOST), None);
+            assert_eq!(attachments.realm(port, vlan), None);
         }
+        let realm = RealmId(7.try_into().unwrap());
+        assert_eq!(attachments.realm(PORT, 100), Some(Realm::Internal(realm)));
+        assert_eq!(attachments.realm(PORT, 4095), None, "more is to be asked");
+        assert_eq!(attachments.untagged_realm(PortId(0)), Some(Realm::External));
+        assert_eq!(attachments.untagged_realm(PORT), None);
     }
 
     #[test]
     fn networks_that_share_a_tag_are_told_apart_by_source() {
-        let networks = ["10.1.1.0/24", "10.1.2.0/24"].map(|text| (PORT, 0, text.parse().unwrap()));
-        let attachments = Attachments::new(&[], &networks);
+        let places = [place(0, "10.1.1.0/24", Some(1)), place(0, "10.1.2.0/24", Some(1))];
+        let attachments = Attachments::new(&[], &places);
         let network = |source: [u8; 4]| attachments.guest_network(PORT, 0, source.into());
         assert_eq!(network([10, 1, 1, 9]), Some(NetworkId(0)));
         assert_eq!(network([10, 1, 2, 9]), Some(NetworkId(1)));
         assert_eq!(network([192, 168, 0, 1]), Some(NetworkId(0)), "the first for strangers");
+        assert_eq!(attachments.untagged_realm(PORT), None, "the place alone does not tell");
     }
 }

@@ -21,7 +21,7 @@ use ahash::HashMap;
 
 use crate::config::Config;
 use crate::flow::{Generation, NetworkId, PortId, Realm, RealmId, RuleId};
-use crate::policy::attachments::Attachments;
+use crate::policy::attachments::{Attached, Attachments};
 use crate::policy::encapsulation::{self, Encapsulations};
 use crate::policy::ipv6::PolicyIpv6;
 use crate::policy::prefixes::PrefixMap;
@@ -234,9 +234,14 @@ fn attachments(
         public_addresses.iter().map(|public| (public.port, public.vlan)).collect();
     public.extend(index.public_ipv6.iter().map(|public| (public.port, public.vlan)));
     public.extend(index.public_ports.iter().map(|&port| (port, 0)));
-    let networks: Vec<(PortId, u16, Cidr)> =
-        networks.iter().map(|network| (network.port, network.vlan, network.cidr)).collect();
-    Attachments::new(&public, &networks)
+    let tells_realm = |network: &Network| !network.has_siblings && network.rate_limits.is_none();
+    let place = |network: &Network| Attached {
+        port: network.port,
+        vlan: network.vlan,
+        cidr: network.cidr,
+        realm: tells_realm(network).then_some(Realm::Internal(network.realm)),
+    };
+    Attachments::new(&public, &networks.iter().map(place).collect::<Vec<_>>())
 }
 
 fn routed_networks(index: &Index<'_>) -> PrefixMap<NetworkId> {

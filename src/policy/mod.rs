@@ -287,9 +287,24 @@ impl Policy {
 
     /// The realm of a packet from `source` on `port` under `vlan`; none also where more has to be
     /// asked: the source might be a guest of another network of the realm, or the network has limits.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn realm_of(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Realm> {
+        match self.attachments.realm(port, vlan) {
+            None => self.realm_of_sender(port, vlan, source),
+            found => found,
+        }
+    }
+
+    /// The realm of all packets on `port` without a tag; none where more has to be asked.
+    #[inline(always)]
+    #[must_use]
+    pub fn untagged_realm(&self, port: PortId) -> Option<Realm> {
+        self.attachments.untagged_realm(port)
+    }
+
+    #[inline(never)]
+    fn realm_of_sender(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Realm> {
         match self.attachments.find(port, vlan)? {
             Attachment::Public => Some(Realm::External),
             Attachment::Guest(first) => {

@@ -338,14 +338,17 @@ proptest! {
             let place = place.index(frame.len());
             frame[place] = value;
         }
-        let Some(mut plain) = Plain::read(&frame) else { return Ok(()) };
+        let untagged = Plain::read(&frame).map(|plain| (plain, 0));
+        let Some((mut plain, vlan)) = untagged.or_else(|| Plain::read_tagged(&frame)) else {
+            return Ok(());
+        };
         let parsed = parse(&frame).expect("plain packets are sound");
         let realm = Realm::from_raw(realm);
         let key = parsed.key(realm);
         plain.set_realm(realm);
         prop_assert_eq!(plain.key_words(), key.words());
         prop_assert_eq!(plain.source(), parsed.source.address);
-        prop_assert_eq!((plain.network, plain.vlan), (parsed.network, parsed.vlan));
+        prop_assert_eq!((plain.network, vlan), (parsed.network, parsed.vlan));
         prop_assert_eq!((plain.transport(), plain.end()), (parsed.transport, parsed.end));
         prop_assert_eq!(parsed.fragment, Fragment::Whole);
         prop_assert!(!is_partial(&frame, &parsed) && parsed.ttl > 1);
@@ -354,7 +357,16 @@ proptest! {
         let [addresses, rest] = FlowKey { source: to.0, destination: to.1, ..key }.words();
         let mut expected = frame.clone();
         rewrite.apply(&mut expected, &parsed);
+        let mut other = frame.clone();
         plain.rewrite(&mut frame, addresses, (rest >> 32) as u32);
-        prop_assert_eq!(frame, expected);
+        prop_assert_eq!(&frame, &expected);
+
+        let stations = [0x0200_0000_0001, 0x0200_0000_0002];
+        let is_done = plain.rewrite_untagged(&mut other, stations, addresses, (rest >> 32) as u32);
+        prop_assert_eq!(is_done, plain.network == 14);
+        if is_done {
+            expected[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+            prop_assert_eq!(other, expected);
+        }
     }
 }

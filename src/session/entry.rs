@@ -91,6 +91,9 @@ impl SessionKind {
 pub struct EntryIndex(pub u32);
 
 impl EntryIndex {
+    /// No place: above all that there are.
+    pub const NONE: Self = Self(u32::MAX);
+
     /// The place in the array of entries.
     #[must_use]
     pub const fn as_usize(self) -> usize {
@@ -131,6 +134,37 @@ impl<A: Shape> Entry<A> {
             return None;
         }
         self.copy(version, *key)
+    }
+
+    /// Whether it is, as far as one look tells, the direction of a session's first packet.
+    #[inline]
+    #[must_use]
+    pub fn is_initiator(&self) -> bool {
+        self.traits().is_initiator()
+    }
+
+    /// Whether the session whose initiator's direction this is was decided under `generation`, was
+    /// refreshed no earlier than `since`, and so needs no other look: for the sweep, which comes again.
+    #[inline]
+    #[must_use]
+    pub fn is_settled(&self, generation: Generation, since: Coarse) -> bool {
+        self.word(4).load(Ordering::Relaxed) as u16 == generation.0
+            && self.last_seen() >= since
+            && match self.traits().kind() {
+                // What comes from outside may not count as a refresh.
+                Some(SessionKind::Inbound) | None => false,
+                Some(
+                    SessionKind::Hairpin
+                    | SessionKind::HairpinStatic
+                    | SessionKind::Routed
+                    | SessionKind::SourceNat
+                    | SessionKind::StaticNat,
+                ) => true,
+            }
+    }
+
+    fn traits(&self) -> Traits {
+        Traits(self.word(3).load(Ordering::Relaxed))
     }
 
     /// What this entry is, if it holds a session.

@@ -61,7 +61,7 @@ impl Hasher {
     }
 
     /// The hash of a key given as words.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn hash_words(&self, [addresses, rest]: [u64; 2]) -> Hash {
         let [a, b, c, d] = self.seed;

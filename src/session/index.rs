@@ -113,7 +113,7 @@ impl<'t> Index<'t> {
     #[must_use]
     pub fn group(self, group: u32) -> Group {
         // Groups come from the layout, so there always is one; an empty one ends every search.
-        self.words.get(group as usize).map_or(Group(0), |word| Group(word.load(Ordering::Acquire)))
+        self.words.get(group as usize).map_or(Group(0), Group::load)
     }
 
     /// The entry of the home group that [`Self::take`] would take, if it has one.
@@ -132,7 +132,7 @@ impl<'t> Index<'t> {
         loop {
             let word = self.group(group);
             for slot in word.slots_of(hash.tag()) {
-                if let Some(found) = look(entry_of(group, slot)) {
+                if let Some(found) = look(slot_of(group, slot)) {
                     return Some(found);
                 }
             }
@@ -215,7 +215,7 @@ impl<'t> Index<'t> {
 
 /// The entry of a group's slot. Both are below what the layout has.
 #[inline]
-const fn entry_of(group: u32, slot: u32) -> EntryIndex {
+pub const fn slot_of(group: u32, slot: u32) -> EntryIndex {
     EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot))
 }
 
@@ -224,6 +224,13 @@ const fn entry_of(group: u32, slot: u32) -> EntryIndex {
 pub struct Group(pub u64);
 
 impl Group {
+    /// The word as it is now.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(word: &AtomicU64) -> Self {
+        Self(word.load(Ordering::Acquire))
+    }
+
     /// Whether no entry of this group is taken.
     #[must_use]
     pub const fn is_empty(self) -> bool {

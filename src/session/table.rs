@@ -15,7 +15,7 @@ use crate::next_hop::NextHopId;
 use crate::prefetch::prefetch;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
-use crate::session::index::{GROUP_SLOTS, Index, Layout};
+use crate::session::index::{GROUP_SLOTS, Group, Index, Layout, slot_of};
 use crate::session::region::Region;
 use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
@@ -105,37 +105,72 @@ impl<A: Shape> Table<A> {
         self.hasher.hash(key)
     }
 
-    /// The hash of a key that is packed already.
-    #[inline]
+    /// What hashes keys.
+    #[inline(always)]
     #[must_use]
-    pub fn hash_packed(&self, key: &PackedKey<A>) -> Hash {
-        key.hash(&self.hasher)
+    pub const fn hasher(&self) -> &Hasher {
+        &self.hasher
     }
 
-    /// Where a key with this hash stands most likely, if anywhere; asks for that entry's line.
-    #[inline]
+    /// Asks for the index line of a hash. Returns the group that the search for it begins in.
+    #[inline(always)]
     #[must_use]
-    pub fn prefetch_likely(&self, hash: Hash) -> Option<EntryIndex> {
-        let place = self.index().search(hash, Some)?;
-        prefetch(self.entry(place)?);
-        Some(place)
+    pub fn prefetch_home(&self, hash: Hash) -> u32 {
+        let words = self.region.groups();
+        // There are as many words as groups, and fewer than 2^27.
+        let home = hash.below(words.len() as u32);
+        if let Some(word) = words.get(home as usize) {
+            prefetch(word);
+        }
+        home
+    }
+
+    /// Where a key with this hash stands most likely, [`EntryIndex::NONE`] if nowhere; asks for that
+    /// entry's line. `home` is what [`Self::prefetch_home`] gave.
+    #[inline(always)]
+    #[must_use]
+    pub fn prefetch_likely(&self, hash: Hash, home: u32) -> EntryIndex {
+        let word = self.region.groups().get(home as usize).map_or(Group(0), Group::load);
+        let place = match word.slots_of(hash.tag()).next() {
+            Some(slot) => slot_of(home, slot),
+            None if word.passed_by() == 0 => EntryIndex::NONE,
+            None => self.first_displaced(hash),
+        };
+        if let Some(entry) = self.entry(place) {
+            prefetch(entry);
+        }
+        place
     }
 
     /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn entry_of(
         &self,
-        key: &PackedKey<A>,
+        key: PackedKey<A>,
         hash: Hash,
-        likely: Option<EntryIndex>,
+        likely: EntryIndex,
     ) -> Option<(&Entry<A>, Identity<A>)> {
-        let at = |index| self.entry_at(index, key);
-        likely.and_then(at).or_else(|| self.index().search(hash, at))
+        match self.entry_at(likely, &key) {
+            None => self.search_entry(key, hash),
+            found => found,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_displaced(&self, hash: Hash) -> EntryIndex {
+        self.index().search(hash, Some).unwrap_or(EntryIndex::NONE)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_entry(&self, key: PackedKey<A>, hash: Hash) -> Option<(&Entry<A>, Identity<A>)> {
+        self.index().search(hash, |index| self.entry_at(index, &key))
     }
 
     /// The entry at `index` and what it is, if it holds `key`.
-    #[inline]
+    #[inline(always)]
     fn entry_at(&self, index: EntryIndex, key: &PackedKey<A>) -> Option<(&Entry<A>, Identity<A>)> {
         let entry = self.entry(index)?;
         Some((entry, entry.identity_of(key)?))
@@ -144,10 +179,7 @@ impl<A: Shape> Table<A> {
     /// Brings the index line of a hash near: first pass of a batch.
     #[inline]
     pub fn prefetch_index(&self, hash: Hash) {
-        let index = self.index();
-        if let Some(word) = index.words.get(index.layout.home(hash) as usize) {
-            prefetch(word);
-        }
+        let _ = self.prefetch_home(hash);
     }
 
     /// Brings the entry that a new session's direction would most likely take near.
@@ -259,8 +291,15 @@ impl<A: Shape> Table<A> {
 
     /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
     /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
-    pub fn walk(
+    pub fn walk(&self, cursor: &mut u32, slots: u32, visit: impl FnMut(SessionView<A>)) -> bool {
+        self.walk_unless(|_| false, cursor, slots, visit)
+    }
+
+    /// The same, without the sessions of whose initiator's entry `passes` says so: of them no more
+    /// than that entry is read.
+    pub fn walk_unless(
         &self,
+        passes: impl Fn(&Entry<A>) -> bool,
         cursor: &mut u32,
         slots: u32,
         mut visit: impl FnMut(SessionView<A>),
@@ -272,7 +311,7 @@ impl<A: Shape> Table<A> {
         while left > 0 {
             let first = slot % GROUP_SLOTS;
             let count = left.min(GROUP_SLOTS - first);
-            self.walk_group(slot / GROUP_SLOTS, first..first + count, &mut visit);
+            self.walk_group(slot / GROUP_SLOTS, first..first + count, &passes, &mut visit);
             left -= count;
             slot += count;
             if slot == total {
@@ -389,19 +428,27 @@ impl<A: Shape> Table<A> {
         &self,
         group: u32,
         slots: std::ops::Range<u32>,
+        passes: &impl Fn(&Entry<A>) -> bool,
         visit: &mut impl FnMut(SessionView<A>),
     ) {
         let word = self.index().group(group);
         if word.is_empty() {
             return;
         }
-        for slot in slots.filter(|&slot| word.tag(slot) != 0) {
-            let index = EntryIndex(group * GROUP_SLOTS + slot);
-            let identity = self.entry(index).and_then(Entry::identity);
-            // Each session is seen once, where its initiator's direction stands.
-            if let Some(identity) = identity.filter(|identity| identity.traits().is_initiator())
-                && let Some(view) = self.view_as(index, &identity)
-            {
+        // Each session is seen once, where its initiator's direction stands. All partners of a group
+        // are asked for before the first one is read.
+        let mut found = [const { None }; GROUP_SLOTS as usize];
+        for (slot, place) in slots.filter(|&slot| word.tag(slot) != 0).zip(&mut found) {
+            let index = slot_of(group, slot);
+            let entry = self.entry(index).filter(|entry| entry.is_initiator() && !passes(entry));
+            let identity = entry.and_then(Entry::identity);
+            *place = identity.filter(|identity| identity.traits().is_initiator()).map(|identity| {
+                self.entry(identity.traits().partner()).map(prefetch);
+                (index, identity)
+            });
+        }
+        for (index, identity) in found.into_iter().flatten() {
+            if let Some(view) = self.view_as(index, &identity) {
                 visit(view);
             }
         }

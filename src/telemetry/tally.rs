@@ -58,7 +58,10 @@ impl Tally {
     /// A packet of `bytes` bytes, link header not included, goes from one interface to another.
     #[inline]
     pub fn crossed(&mut self, from: PortId, to: PortId, bytes: u16) {
-        let bytes = if from == to { 0 } else { u64::from(bytes) };
+        if from == to {
+            return;
+        }
+        let bytes = u64::from(bytes);
         let ports = &mut self.ports;
         let into = &mut ports[from.index()].crossed_in_bytes;
         *into = into.wrapping_add(bytes);

@@ -20,26 +20,6 @@ pub fn write_header<B: FrameBuffer>(
     write_header_of(ether_type::IPV4, frame, network, destination, source, vlan)
 }
 
-/// [`write_header`] with link addresses as [`Mac::as_bits`] gives them, destination first.
-#[inline]
-pub fn write_stations<B: FrameBuffer>(
-    frame: &mut B,
-    network: u16,
-    [destination, source]: [u64; 2],
-    vlan: u16,
-) -> Option<u16> {
-    if network != LINK_LENGTH || vlan != 0 {
-        let [destination, source] = [destination, source].map(Mac::from_bits);
-        return write_header(frame, network, destination, source, vlan);
-    }
-    let header = frame.bytes_mut().first_chunk_mut::<{ LINK_LENGTH as usize }>()?;
-    // Two words that overlap where the source address begins.
-    let [start, end] = [destination << 16 | source >> 32, source << 16 | ether_type::IPV4 as u64];
-    header[..8].copy_from_slice(&start.to_be_bytes());
-    header[6..].copy_from_slice(&end.to_be_bytes());
-    Some(LINK_LENGTH)
-}
-
 /// [`write_header`] of a frame that carries something else than IPv4.
 pub fn write_header_of<B: FrameBuffer>(
     carried: u16,
@@ -152,10 +132,6 @@ mod tests {
                 assert_eq!((parsed.network, parsed.vlan), (now, to), "{from:?} to {to}");
                 assert_eq!(macs(frame.bytes()), Some((THEIRS, OURS)));
                 assert_eq!(frame.bytes()[usize::from(now)..], packet(None).bytes());
-                let mut other = chunk(&packet(from).frame(), 4);
-                let stations = [THEIRS, OURS].map(Mac::as_bits);
-                assert_eq!(write_stations(&mut other, network, stations, to), Some(now));
-                assert_eq!(other.bytes(), frame.bytes());
             }
         }
     }

@@ -16,25 +16,23 @@ use crate::wire::parse::{LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
 use crate::wire::segment::flags;
 
 /// What a plain packet says of itself.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Plain {
     /// Source and destination address, as the first word of a flow key.
     pub addresses: u64,
     /// Source port (high 16 bits), destination port (16), realm (16), protocol (8), nothing (8): the
     /// second word of a flow key.
     rest: u64,
-    /// The 802.1Q VLAN identifier; zero for an untagged or priority-tagged frame.
-    pub vlan: u16,
     /// Where the IPv4 header begins, in bytes from the start of the frame.
     pub network: u16,
     /// The length of the IPv4 packet, in bytes.
     pub length: u16,
 }
 
-/// An IPv4 header without options and the first eight bytes behind it.
+/// An IPv4 header without options and the first eight bytes behind it, in words as they are read.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
-struct PlainHeader {
+struct Words {
     /// Version and header length (8 bits), type of service (8), total length (16), identification
     /// (16), flags and fragment offset (16).
     start: U64,
@@ -48,23 +46,71 @@ struct PlainHeader {
     udp: U32,
 }
 
+/// The same in parts as they are written.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Parts {
+    start: U64,
+    time_to_live: u8,
+    protocol: u8,
+    checksum: U16,
+    addresses: U64,
+    ports: U32,
+    udp_length: U16,
+    udp_checksum: U16,
+}
+
+/// An untagged frame with such a packet.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Untagged<P> {
+    /// The destination (48 bits), and the source's first 16 bits.
+    stations: U64,
+    /// The source's other 32 bits.
+    source_end: U32,
+    ether_type: U16,
+    packet: P,
+}
+
 impl Plain {
-    /// Reads `frame` if it is a plain packet whose checksum its sender has finished. TCP segments
-    /// that open or end a connection are none.
+    /// No packet: nothing has no length.
+    pub const NONE: Self = Self { addresses: 0, rest: 0, network: 0, length: 0 };
+
+    /// Reads `frame` if it is an untagged plain packet whose checksum its sender has finished. TCP
+    /// segments that open or end a connection are none.
     #[inline(always)]
     #[must_use]
     pub fn read(frame: &[u8]) -> Option<Self> {
-        let (network, vlan) = link(frame)?;
-        let header: &PlainHeader = view(frame, network)?;
+        let untagged: &Untagged<Words> = view(frame, 0)?;
+        if untagged.ether_type.get() != ether_type::IPV4 {
+            return None;
+        }
+        Self::read_words(&untagged.packet, frame, LINK_LENGTH)
+    }
+
+    /// The same of a frame under one tag, with its VLAN identifier; zero for a priority tag.
+    #[must_use]
+    pub fn read_tagged(frame: &[u8]) -> Option<(Self, u16)> {
+        let outer: &U16 = view(frame, LINK_LENGTH - 2)?;
+        let tag: &VlanTag = view(frame, LINK_LENGTH)?;
+        if outer.get() != ether_type::VLAN || tag.ether_type.get() != ether_type::IPV4 {
+            return None;
+        }
+        let words = view(frame, LINK_LENGTH_TAGGED)?;
+        let packet = Self::read_words(words, frame, LINK_LENGTH_TAGGED)?;
+        Some((packet, tag.control.get() & VLAN_MASK))
+    }
+
+    /// Reads the packet that begins with `header`, at `network` of `frame`.
+    #[inline(always)]
+    fn read_words(header: &Words, frame: &[u8], network: u16) -> Option<Self> {
         let (start, life) = (header.start.get(), header.life.get());
         let (addresses, ports) = (header.addresses.get(), header.ports.get());
         let length = (start >> 32) as u16;
-        let address_sum = halves(addresses);
-        let header_sum = halves(start).wrapping_add(address_sum).wrapping_add(u64::from(life));
         let is_plain = start & SHAPE_MASK == SHAPE
             && life >= TTL_MIN
             && usize::from(network) + usize::from(length) <= frame.len()
-            && fold_halves(header_sum) == 0xffff
+            && fold(plus(plus(start, addresses), life.into())) == 0xffff
             && ports >> 16 != 0
             && ports & 0xffff != 0;
         if !is_plain {
@@ -75,7 +121,7 @@ impl Plain {
         let checksum = match Protocol(protocol) {
             Protocol::UDP if length >= UDP_LENGTH_MIN => {
                 let udp = header.udp.get();
-                if udp >> 16 != u32::from(transport_length) {
+                if (udp >> 16) as u16 != transport_length {
                     return None;
                 }
                 udp as u16
@@ -93,13 +139,12 @@ impl Plain {
         };
         // What the field holds while the sending kernel leaves the rest to its device
         // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1).
-        let pseudo_header =
-            address_sum.wrapping_add(u64::from(protocol)).wrapping_add(transport_length.into());
-        if checksum == fold_halves(pseudo_header) {
+        let rest = u64::from(protocol).wrapping_add(transport_length.into());
+        if checksum == fold(plus(addresses, rest)) {
             return None;
         }
         let rest = u64::from(ports) << 32 | u64::from(protocol) << 8;
-        Some(Self { addresses, rest, vlan, network, length })
+        Some(Self { addresses, rest, network, length })
     }
 
     /// Gives the packet that was read from `frame` new addresses and ports, and takes one off its
@@ -109,29 +154,68 @@ impl Plain {
     /// is what folding after each change comes to.
     #[inline(always)]
     pub fn rewrite(&self, frame: &mut [u8], addresses: u64, ports: u32) {
-        let Some(header) = view_mut::<PlainHeader>(frame, self.network) else { return };
-        let change = halves(!self.addresses).wrapping_add(halves(addresses));
-        let life = header.life.get();
-        let checksum = updated(life as u16, change.wrapping_add(TTL_CHANGE));
-        let life = life.wrapping_sub(TTL_ONE) & 0xffff_0000 | u32::from(checksum);
-        header.life.set(life);
+        let Some(parts) = view_mut::<Parts>(frame, self.network) else { return };
+        let changes = self.rewrite_parts(parts, addresses, ports);
+        self.rewrite_tcp(frame, changes);
+    }
+
+    /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them, if
+    /// the frame is untagged. Returns whether it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn rewrite_untagged(
+        &self,
+        frame: &mut [u8],
+        [destination, source]: [u64; 2],
+        addresses: u64,
+        ports: u32,
+    ) -> bool {
+        if self.network != LINK_LENGTH {
+            return false;
+        }
+        let Some(untagged) = view_mut::<Untagged<Parts>>(frame, 0) else { return false };
+        untagged.stations.set(destination << 16 | source >> 32);
+        untagged.source_end.set(source as u32);
+        let changes = self.rewrite_parts(&mut untagged.packet, addresses, ports);
+        self.rewrite_tcp(frame, changes);
+        true
+    }
+
+    /// All but TCP's checksum. Returns what the changes of addresses and ports add to a checksum.
+    #[inline(always)]
+    fn rewrite_parts(&self, header: &mut Parts, addresses: u64, ports: u32) -> [u64; 2] {
+        let change = plus(!self.addresses, addresses);
+        header.time_to_live = header.time_to_live.wrapping_sub(1);
+        header.checksum.set(updated(header.checksum.get(), change, TTL_CHANGE));
         let old_ports = (self.rest >> 32) as u32;
-        let change = change.wrapping_add((!old_ports).into()).wrapping_add(ports.into());
+        let port_change = u64::from(!old_ports).wrapping_add(ports.into());
         header.addresses.set(addresses);
         header.ports.set(ports);
-        if self.protocol() == Protocol::UDP {
-            let udp = header.udp.get();
-            // Zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
-            if udp as u16 != 0 {
-                let checksum = updated(udp as u16, change);
-                let checksum = if checksum == 0 { u16::MAX } else { checksum };
-                header.udp.set(udp & 0xffff_0000 | u32::from(checksum));
-            }
-            return;
+        let checksum = header.udp_checksum.get();
+        // Zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
+        if self.protocol() == Protocol::UDP && checksum != 0 {
+            let checksum = updated(checksum, change, port_change);
+            header.udp_checksum.set(if checksum == 0 { u16::MAX } else { checksum });
         }
-        if let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport()) {
-            tcp.checksum.set(updated(tcp.checksum.get(), change));
+        [change, port_change]
+    }
+
+    #[inline(always)]
+    fn rewrite_tcp(&self, frame: &mut [u8], [change, port_change]: [u64; 2]) {
+        if self.protocol() == Protocol::TCP
+            && let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport())
+        {
+            tcp.checksum.set(updated(tcp.checksum.get(), change, port_change));
         }
+    }
+
+    /// Becomes `other`, word by word: what lies between them need not be kept.
+    #[inline(always)]
+    pub const fn become_other(&mut self, other: Self) {
+        self.addresses = other.addresses;
+        self.rest = other.rest;
+        self.network = other.network;
+        self.length = other.length;
     }
 
     /// One past the last sequence number of a TCP segment that was read from `frame`.
@@ -186,27 +270,16 @@ impl Plain {
     }
 }
 
-/// Where the IPv4 header of a frame begins, and its VLAN.
-#[inline]
-fn link(frame: &[u8]) -> Option<(u16, u16)> {
-    let outer: &U16 = view(frame, LINK_LENGTH - 2)?;
-    if outer.get() == ether_type::IPV4 {
-        return Some((LINK_LENGTH, 0));
-    }
-    let tag: &VlanTag = view(frame, LINK_LENGTH)?;
-    (outer.get() == ether_type::VLAN && tag.ether_type.get() == ether_type::IPV4)
-        .then(|| (LINK_LENGTH_TAGGED, tag.control.get() & VLAN_MASK))
+/// The one's complement sum of both, each taken as four numbers of sixteen bits (RFC 1071, section 2).
+#[inline(always)]
+const fn plus(one: u64, other: u64) -> u64 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum.wrapping_add(carry as u64)
 }
 
-/// The sum of both halves of a word.
-#[inline]
-const fn halves(word: u64) -> u64 {
-    (word >> 32).wrapping_add(word & 0xffff_ffff)
-}
-
-/// Sixteen bits of a sum of fewer than 65,536 halves.
-#[inline]
-const fn fold_halves(sum: u64) -> u16 {
+/// Such a sum as one number of sixteen bits.
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
     // Both halves added with the carry, thirty-two bits and then sixteen: turned by half its length,
     // a sum has each half above the other's carry.
     let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
@@ -214,18 +287,17 @@ const fn fold_halves(sum: u64) -> u16 {
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
-/// `checksum` after a change that adds `change` to its complement.
-#[inline]
-const fn updated(checksum: u16, change: u64) -> u16 {
-    !fold_halves(change.wrapping_add(!checksum as u64))
+/// `checksum` after changes that add `change` and `more`, of fewer than 63 bits, to its complement.
+#[inline(always)]
+const fn updated(checksum: u16, change: u64, more: u64) -> u16 {
+    !fold(plus(change, more.wrapping_add(!checksum as u64)))
 }
 
 /// Version 4, five words of header; neither more fragments nor a fragment's offset.
 const SHAPE: u64 = 0x45 << 56;
 const SHAPE_MASK: u64 = 0xff << 56 | 0x3fff;
 /// Two hops to live.
-const TTL_MIN: u32 = 2 * TTL_ONE;
-const TTL_ONE: u32 = 1 << 24;
+const TTL_MIN: u32 = 2 << 24;
 /// Without options, in bytes.
 const HEADER_LENGTH: u16 = 20;
 const TCP_HEADER_MIN: u16 = 20;
@@ -254,7 +326,10 @@ mod tests {
             Packet::tcp(one, two, flags::ACK | flags::PSH, &[1, 1, 1, 1], b""),
             Packet { tag: Some(100), ..Packet::udp(one, two, b"x") },
         ] {
-            assert!(Plain::read(&packet.frame()).is_some());
+            let frame = packet.frame();
+            let tagged = Plain::read_tagged(&frame);
+            assert_eq!(tagged.map(|(_, vlan)| vlan), packet.tag);
+            assert!(tagged.is_some() != Plain::read(&frame).is_some());
         }
     }
 }

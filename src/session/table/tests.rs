@@ -224,6 +224,34 @@ fn a_hundred_thousand_sessions_fit_and_come_and_go() {
 }
 
 #[test]
+fn a_walk_passes_by_what_is_settled() {
+    let (table, mut expected) = (table(200), HashSet::new());
+    let since = Tick::from_ms(100_000).coarse();
+    for number in 0..200_u32 {
+        let kind = [SessionKind::SourceNat, SessionKind::Routed, SessionKind::Inbound];
+        let new = NewSession {
+            generation: Generation(7 + u16::from(number % 4 == 0)),
+            kind: kind[number as usize % 3],
+            ..session(number, Protocol::UDP)
+        };
+        let late = number % 5 == 0;
+        let seen = Tick::from_ms(if late { 99_000 } else { 100_000 });
+        table.insert(&new, seen).expect("there is room");
+        // What was seen too long ago, was decided by other rules, or may be kept alive by its other
+        // direction alone, is to be looked at.
+        if late || new.generation != Generation(7) || new.kind == SessionKind::Inbound {
+            expected.insert(new.initiator);
+        }
+    }
+    let (mut seen, passes) =
+        (HashSet::new(), |entry: &Entry| entry.is_settled(Generation(7), since));
+    table.walk_unless(passes, &mut 0, table.slots(), |view| {
+        assert!(seen.insert(view.session.initiator), "once");
+    });
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn a_walk_looks_at_no_more_than_it_may() {
     let table = table(64);
     for number in 0..64 {
