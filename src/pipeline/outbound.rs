@@ -9,7 +9,6 @@ use crate::pipeline::decide::{
 };
 use crate::policy::Network;
 use crate::policy::ways::Way;
-use crate::rules::set::Action;
 use crate::session::entry::SessionKind;
 use crate::verdict::{DropReason, HostReason};
 
@@ -63,7 +62,7 @@ impl<'p> Decider<'p, '_> {
             network: Some(id),
             decided: egress,
         });
-        if egress.action == Action::Deny {
+        if self.stops(egress) {
             return Decision::Refuse(Refusal {
                 reason: DropReason::EgressDenied,
                 rule: egress.rule,

@@ -36,11 +36,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Err(Verdict::Drop(DropReason::TcpNoSession));
         }
         let question = question(frame.bytes(), ready, key);
-        let decider = Decider {
-            policy: context.policy,
-            mappings: &shared.mappings,
-            contacts: &shared.contacts,
-        };
+        let decider = Decider::new(context.policy, shared);
         match decider.decide(&question, &mut ()) {
             Decision::Open(plan) => match self.open(ready, key, &plan, context) {
                 Ok(()) => {
