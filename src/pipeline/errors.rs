@@ -52,9 +52,10 @@ impl<F: FrameBuffer> Pipeline<F> {
             destination: quote.source,
         };
         let hash = context.shared.sessions.hash(&key);
-        let Some(found) = self.living(&key, hash, context) else {
-            return self.unmatched_error(ready, context);
-        };
+        // An error goes to whoever sent what it quotes; one that does not is made up.
+        let is_plausible = quote.source.address == packet.destination.address;
+        let found = self.living(&key, hash, context).filter(|_| is_plausible);
+        let Some(found) = found else { return self.unmatched_error(ready, context) };
         if let Some(sequence) = quote.tcp_sequence
             && !tcp::plausible_quote(sequence, found.peer_tcp())
         {

@@ -203,3 +203,23 @@ fn rfc5508_req_3_wrong_checksums_of_the_error_and_the_quoted_header_drop_it_othe
     assert_eq!(verdict(&flipped(10), 0), Verdict::Drop(DropReason::BadIcmpQuote));
     assert!(matches!(verdict(&flipped(26), 0), Verdict::Forward(_)));
 }
+
+/// Without the check an error to any public address of ours reached the guest that another one stands for.
+///
+/// Shows R-082.
+#[test]
+fn rfc5508_req_4_an_error_goes_to_who_sent_what_it_quotes() {
+    let mut net = Net::new();
+    net.guest(ASK);
+    let about = "about [udp 203.0.113.10:4000 > 198.51.100.9:53 data=question]";
+    for stray in ["203.0.113.11", "203.0.113.13"] {
+        let heard = net.public(&format!("icmp 192.0.2.50 > {stray} time-exceeded {about}"));
+        assert_eq!(heard, "host router_own_traffic", "{stray}");
+    }
+    net.public("udp 198.51.100.9:5000 > 203.0.113.11:5003");
+    let about = "about [udp 198.51.100.9:5000 > 10.1.1.5:53]";
+    let told = net.guest(&format!("icmp 10.1.1.5 > 198.51.100.8 unreachable code=3 {about}"));
+    assert_eq!(told, "drop icmp_error_unmatched");
+    let told = net.guest(&format!("icmp 10.1.1.5 > 198.51.100.9 unreachable code=3 {about}"));
+    assert!(told.starts_with("public: icmp 203.0.113.11 > 198.51.100.9 unreachable"), "{told}");
+}
