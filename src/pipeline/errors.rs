@@ -65,6 +65,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             // No error about an error (RFC 1812, section 4.3.2.7).
             return Verdict::Drop(DropReason::TtlExpired);
         }
+        if ready.realm == Realm::External
+            && let Some(mtu) = wire::icmp::told_mtu(frame.bytes(), packet)
+        {
+            let (public, remote) = (packet.destination.address, quote.destination.address);
+            context.shared.path_mtus.tell(public, remote, mtu, context.now);
+        }
         let outer_source = self.outer_source(ready, &quote, found.kind(), &found.rewrite);
         let link = context.shared.next_hops.link(found.next_hop);
         let Resolution::Reachable(destination) = link.destination else {
