@@ -61,7 +61,10 @@ impl<F: FrameBuffer> Pipeline<F> {
                     let tell = matches!(ready.attachment, Attachment::Guest(_))
                         && matches!(
                             reason,
-                            DropReason::NoPort | DropReason::PortLimit | DropReason::SessionLimit
+                            DropReason::NoPort
+                                | DropReason::PortLimit
+                                | DropReason::SessionLimit
+                                | DropReason::SessionTableFull
                         );
                     let refusal = Refusal { reason, rule: plan.rule, tell };
                     Err(self.refuse(frame, port, ready, refusal, context))

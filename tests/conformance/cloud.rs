@@ -271,7 +271,7 @@ fn what_is_denied_takes_no_session_and_no_quota() {
     assert_eq!(net.sessions(), 0);
 }
 
-/// Shows R-144.
+/// Shows R-144 R-145.
 #[test]
 fn a_full_table_refuses_the_new_and_keeps_the_old() {
     let mut net = Net::new();
@@ -282,7 +282,12 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
         );
     }
     let refused = net.guest("udp 10.1.1.8:4000 > 198.51.100.9:53");
-    assert!(refused.starts_with("drop session_table_full"), "{refused}");
+    assert!(
+        refused.starts_with("drop session_table_full + guest: icmp 10.1.1.1 > 10.1.1.8"),
+        "{refused}"
+    );
+    let stranger = net.public("tcp 198.51.100.9:5000 > 203.0.113.11:2222");
+    assert_eq!(stranger, "drop session_table_full");
     for port in 4000..4050 {
         let back = net.public(&format!("udp 198.51.100.9:53 > 203.0.113.10:{port}"));
         assert!(back.starts_with("guest: "), "{back}");
