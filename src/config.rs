@@ -205,4 +205,7 @@ pub enum OnRuleRemoval {
     End,
     /// They live until they are idle (CloudStack's habit).
     Keep,
+    /// They live on if only filters would refuse them: a firewall, an ACL, egress rules. Those whose
+    /// forward, static NAT or balancer is gone end.
+    KeepFiltered,
 }

@@ -121,7 +121,7 @@ pub fn icmp(frame: &[u8], packet: &Parsed) -> (u8, u8) {
 
 fn decide(before: &mut Before, shared: &Shared, policy: &Policy, question: Question) {
     let mut witness: Vec<Step<'_>> = Vec::new();
-    let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
+    let decider = Decider::new(policy, shared);
     let decision = decider.decide(&question, &mut witness);
     before.decision.extend(witness.iter().map(|step| sentence(step, policy)));
     match decision {

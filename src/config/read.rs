@@ -207,7 +207,11 @@ fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
 
 fn sessions(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Sessions {
     let default = Sessions::default();
-    let meanings = [("end", OnRuleRemoval::End), ("keep", OnRuleRemoval::Keep)];
+    let meanings = [
+        ("end", OnRuleRemoval::End),
+        ("keep", OnRuleRemoval::Keep),
+        ("keep-filtered", OnRuleRemoval::KeepFiltered),
+    ];
     Sessions {
         max: fields.integer("max", faults).unwrap_or(default.max),
         max_ipv6: fields.integer("max_ipv6", faults).unwrap_or(default.max_ipv6),

@@ -36,6 +36,7 @@ pub fn json(config: &Config) -> Value {
             "on_rule_removal": match config.sessions.on_rule_removal {
                 OnRuleRemoval::End => "end",
                 OnRuleRemoval::Keep => "keep",
+                OnRuleRemoval::KeepFiltered => "keep-filtered",
             },
         },
         "timeouts": timeouts(&config.timeouts),

@@ -72,7 +72,7 @@ fn port(question: &LiveQuestion, engine: &EngineHandle) -> Result<PortId, Refusa
 
 /// Where a new session would go, if the rules let it be opened and do not choose among members first.
 fn next_hop(question: &Question, shared: &Shared, policy: &Policy) -> Option<Neighbor> {
-    let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
+    let decider = Decider::new(policy, shared);
     let Decision::Open(plan) = decider.decide(question, &mut ()) else { return None };
     if let Some(way) = plan.way {
         return plan::neighbor(way, policy);

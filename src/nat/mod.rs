@@ -8,3 +8,4 @@ pub mod health;
 pub mod identifications;
 pub mod limits;
 pub mod mappings;
+pub mod path_mtus;

@@ -38,6 +38,8 @@ pub fn admit(
     };
     // Realms overlap: what is a broadcast address in one may be a guest in another.
     let martian = never_forwarded(source)
+        // RFC 3927, section 2.7. As destinations they may be the kernel's.
+        || source.is_link_local()
         || never_forwarded(destination)
         || source == destination
         || policy.is_broadcast_in(realm, source)

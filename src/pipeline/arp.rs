@@ -32,8 +32,10 @@ impl<F: FrameBuffer> Pipeline<F> {
                 let own = context.policy.guest_network(port, arp.vlan, arp.sender);
                 let network = context.policy.network(own.unwrap_or(first));
                 // Nobody else is the gateway, and nobody speaks from outside the network
-                // (RFC 5227; ARP claims).
-                if !network.cidr.contains(arp.sender) || arp.sender == network.gateway {
+                // (ARP claims); who has no address yet may ask whether one is free (RFC 5227,
+                // section 2.1.1).
+                let is_inside = network.cidr.contains(arp.sender) || arp.is_probe();
+                if !is_inside || arp.sender == network.gateway {
                     return Verdict::Drop(DropReason::SourceSpoofed);
                 }
                 self.learn(port, &arp, context);

@@ -8,8 +8,9 @@ use crate::nat::mappings::Mappings;
 use crate::pipeline::contacts::Contacts;
 pub use crate::pipeline::plan::{Plan, Source, Target};
 use crate::pipeline::queries::{self, ECHO_REQUEST};
+use crate::pipeline::shared::Shared;
 pub use crate::pipeline::witness::{FilterName, Step, Witness};
-use crate::policy::filter::Probe;
+use crate::policy::filter::{Decided, Probe};
 use crate::policy::{Policy, PublicAddress, Service};
 use crate::rules::set::{Action, Cidr, FilteringBehavior};
 use crate::session::entry::SessionKind;
@@ -58,9 +59,34 @@ pub struct Decider<'p, 'm> {
     pub mappings: &'m Mappings,
     /// Who guests have sent to.
     pub contacts: &'m Contacts,
+    /// Whether what filters deny is refused.
+    pub filters: Filters,
+}
+
+/// What filters have to say.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Filters {
+    /// They are for first packets, and this one belongs to a session that one of them once let in.
+    Ignored,
+    /// What they deny is refused.
+    Obeyed,
+}
+
+impl<'p, 'm> Decider<'p, 'm> {
+    /// One for first packets.
+    #[must_use]
+    pub const fn new(policy: &'p Policy, shared: &'m Shared) -> Self {
+        let (mappings, contacts) = (&shared.mappings, &shared.contacts);
+        Self { policy, mappings, contacts, filters: Filters::Obeyed }
+    }
 }
 
 impl<'p> Decider<'p, '_> {
+    /// Whether what a filter decided stops the packet.
+    pub(super) fn stops(&self, decided: Decided) -> bool {
+        decided.action == Action::Deny && self.filters == Filters::Obeyed
+    }
+
     /// What the rules say of `question`.
     pub fn decide(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
         let is_query = question.key.protocol == Protocol::ICMP;
@@ -117,7 +143,7 @@ impl<'p> Decider<'p, '_> {
                 let decided = network.egress.decide(&probe(question));
                 let filter = FilterName::Egress;
                 witness.saw(Step::Filter { filter, network: Some(id), decided });
-                if decided.action == Action::Deny {
+                if self.stops(decided) {
                     return refuse(DropReason::AclDenied, decided.rule);
                 }
             }
@@ -160,7 +186,7 @@ impl<'p> Decider<'p, '_> {
             network: Some(from),
             decided: egress,
         });
-        if egress.action == Action::Deny {
+        if self.stops(egress) {
             return refuse(DropReason::AclDenied, egress.rule);
         }
         let mut rule = egress.rule;
@@ -171,7 +197,7 @@ impl<'p> Decider<'p, '_> {
                 network: Some(to),
                 decided: ingress,
             });
-            if ingress.action == Action::Deny {
+            if self.stops(ingress) {
                 return refuse(DropReason::AclDenied, ingress.rule);
             }
             rule = ingress.rule;
@@ -212,7 +238,7 @@ impl<'p> Decider<'p, '_> {
         };
         let decided = acl.decide(&probe(question));
         witness.saw(Step::Filter { filter: FilterName::AclIngress, network: Some(id), decided });
-        if decided.action == Action::Deny {
+        if self.stops(decided) {
             return refuse(DropReason::AclDenied, decided.rule);
         }
         routed(decided.rule, decided.rule, Target::Guest { network: id, guest: destination })
@@ -290,7 +316,7 @@ impl<'p> Decider<'p, '_> {
         {
             let decided = firewall.decide(&probe(question));
             witness.saw(Step::Filter { filter: FilterName::Firewall, network: None, decided });
-            if decided.action == Action::Deny {
+            if self.stops(decided) {
                 return Err(refusal(DropReason::FirewallDenied, decided.rule));
             }
         }
@@ -311,10 +337,7 @@ impl<'p> Decider<'p, '_> {
         };
         let decided = filter.decide(&probe);
         witness.saw(Step::Filter { filter: name, network: tier.map(|_| network), decided });
-        match decided.action {
-            Action::Allow => Ok(decided.rule),
-            Action::Deny => Err(refusal(reason, decided.rule)),
-        }
+        if self.stops(decided) { Err(refusal(reason, decided.rule)) } else { Ok(decided.rule) }
     }
 
     /// A public endpoint that no rule serves: a mapping, an echo request, or nothing.

@@ -52,9 +52,10 @@ impl<F: FrameBuffer> Pipeline<F> {
             destination: quote.source,
         };
         let hash = context.shared.sessions.hash(&key);
-        let Some(found) = self.living(&key, hash, context) else {
-            return self.unmatched_error(ready, context);
-        };
+        // An error goes to whoever sent what it quotes; one that does not is made up.
+        let is_plausible = quote.source.address == packet.destination.address;
+        let found = self.living(&key, hash, context).filter(|_| is_plausible);
+        let Some(found) = found else { return self.unmatched_error(ready, context) };
         if let Some(sequence) = quote.tcp_sequence
             && !tcp::plausible_quote(sequence, found.peer_tcp())
         {
@@ -63,6 +64,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         if packet.ttl <= 1 {
             // No error about an error (RFC 1812, section 4.3.2.7).
             return Verdict::Drop(DropReason::TtlExpired);
+        }
+        if ready.realm == Realm::External
+            && let Some(mtu) = wire::icmp::told_mtu(frame.bytes(), packet)
+        {
+            let (public, remote) = (packet.destination.address, quote.destination.address);
+            context.shared.path_mtus.tell(public, remote, mtu, context.now);
         }
         let outer_source = self.outer_source(ready, &quote, found.kind(), &found.rewrite);
         let link = context.shared.next_hops.link(found.next_hop);

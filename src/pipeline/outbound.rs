@@ -9,7 +9,6 @@ use crate::pipeline::decide::{
 };
 use crate::policy::Network;
 use crate::policy::ways::Way;
-use crate::rules::set::Action;
 use crate::session::entry::SessionKind;
 use crate::verdict::{DropReason, HostReason};
 
@@ -52,8 +51,11 @@ impl<'p> Decider<'p, '_> {
         let network = self.policy.network(id);
         let destination = question.key.destination;
         let is_kernels = network.kernel.iter().any(|cidr| cidr.contains(destination.address));
-        if !is_kernels && !self.policy.may_come_from_outside(destination.address) {
-            // Another realm's network: nothing addressed to it leaves by the public side.
+        // Neither link-local addresses (RFC 3927, section 7) nor those of another realm's network leave by
+        // the public side.
+        let may_leave = !destination.address.is_link_local()
+            && self.policy.may_come_from_outside(destination.address);
+        if !is_kernels && !may_leave {
             return refuse(DropReason::NoRoute, RuleId::DEFAULT);
         }
         witness.saw(Step::Outside);
@@ -63,7 +65,7 @@ impl<'p> Decider<'p, '_> {
             network: Some(id),
             decided: egress,
         });
-        if egress.action == Action::Deny {
+        if self.stops(egress) {
             return Decision::Refuse(Refusal {
                 reason: DropReason::EgressDenied,
                 rule: egress.rule,

@@ -9,7 +9,6 @@ use crate::pipeline::decide::{
 use crate::policy::InterfacePass;
 use crate::policy::filter::Probe;
 use crate::policy::ways::Way;
-use crate::rules::set::Action;
 use crate::verdict::DropReason;
 
 impl<'p> Decider<'p, '_> {
@@ -45,7 +44,7 @@ impl<'p> Decider<'p, '_> {
                 InterfacePass::Out => FilterName::InterfaceOut,
             };
             witness.saw(Step::Filter { filter, network: None, decided });
-            if decided.action == Action::Deny {
+            if self.stops(decided) {
                 return Decision::Refuse(Refusal {
                     reason: DropReason::FirewallDenied,
                     rule: decided.rule,

@@ -163,7 +163,7 @@ fn session_of<F, S>(
         network: Some(network),
         icmp: (0, 0),
     };
-    let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
+    let decider = Decider::new(policy, shared);
     let Decision::Open(plan) = decider.decide(&question, &mut ()) else { return None };
     (plan.kind == SessionKind::SourceNat).then(|| NewSession {
         initiator: key(realm, guest, Endpoint::new(server, call.server)),

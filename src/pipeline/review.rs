@@ -8,7 +8,7 @@ use crate::frame::FrameBuffer;
 use crate::nat::mappings::Pool;
 use crate::next_hop::NextHopId;
 use crate::pipeline::admit::{admit, network_of};
-use crate::pipeline::decide::{Decider, Decision, Plan, Question, Source, Target};
+use crate::pipeline::decide::{Decider, Decision, Filters, Plan, Question, Source, Target};
 use crate::pipeline::open::{next_hop, public_side};
 use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
@@ -82,10 +82,13 @@ pub struct Renewal {
 #[must_use]
 pub fn renewed(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<Renewal> {
     let session = &view.session;
-    let (rule, way) = match same_decision(view, shared, policy) {
-        Some(found) => found,
-        None if shared.settings.on_rule_removal == OnRuleRemoval::Keep => (session.rule, None),
-        None => return None,
+    let obeying = |filters| same_decision(view, shared, policy, filters);
+    let (rule, way) = match (obeying(Filters::Obeyed), shared.settings.on_rule_removal) {
+        (Some(found), _) => found,
+        (None, OnRuleRemoval::End) => return None,
+        (None, OnRuleRemoval::Keep) => (session.rule, None),
+        // The rule that would let it in now is none that counts it.
+        (None, OnRuleRemoval::KeepFiltered) => (session.rule, obeying(Filters::Ignored)?.1),
     };
     let (initiator, responder) = (&session.initiator, &session.responder);
     let public = public_side(session.kind, initiator, responder.destination);
@@ -107,6 +110,7 @@ fn same_decision<'p>(
     view: &SessionView,
     shared: &Shared,
     policy: &'p Policy,
+    filters: Filters,
 ) -> Option<(RuleId, Option<&'p Way>)> {
     let session = &view.session;
     let key = &session.initiator;
@@ -117,7 +121,7 @@ fn same_decision<'p>(
     };
     admit(attachment, key.source.address, key.destination.address, policy).ok()?;
     let question = Question { key: *key, network, icmp: queries::question(view) };
-    let decider = Decider { policy, mappings: &shared.mappings, contacts: &shared.contacts };
+    let decider = Decider { filters, ..Decider::new(policy, shared) };
     match decider.decide(&question, &mut ()) {
         Decision::Open(plan) if same_plan(session, &plan, policy) => Some((plan.rule, plan.way)),
         Decision::EchoReply | Decision::Host(_) | Decision::Open(_) | Decision::Refuse(_) => None,

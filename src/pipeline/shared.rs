@@ -13,6 +13,7 @@ use crate::nat::guests::{GuestLimits, Guests};
 use crate::nat::health::Health;
 use crate::nat::identifications::Identifications;
 use crate::nat::mappings::Mappings;
+use crate::nat::path_mtus::PathMtus;
 use crate::next_hop::NextHops;
 use crate::pipeline::contacts::Contacts;
 use crate::policy::publish::Published;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub mappings: Mappings,
     /// Identifications of datagrams in fragments.
     pub(super) identifications: Identifications,
+    /// What public addresses were told of paths.
+    pub(super) path_mtus: PathMtus,
     /// What guests use.
     pub guests: Guests,
     /// Where frames go next.
@@ -108,6 +111,7 @@ impl Shared {
         Self {
             mappings: Mappings::new(capacity, settings.seed),
             identifications: Identifications::new(settings.seed),
+            path_mtus: PathMtus::new(settings.seed),
             guests: Guests::new(settings.seed),
             sessions,
             sessions_ipv6,

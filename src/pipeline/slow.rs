@@ -2,6 +2,7 @@
 
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
+use crate::next_hop::{Link, Resolution};
 use crate::pipeline::decide::{Decider, Decision, Question, Refusal};
 use crate::pipeline::{Context, Pipeline, Ready, queries};
 use crate::policy::Attachment;
@@ -36,11 +37,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Err(Verdict::Drop(DropReason::TcpNoSession));
         }
         let question = question(frame.bytes(), ready, key);
-        let decider = Decider {
-            policy: context.policy,
-            mappings: &shared.mappings,
-            contacts: &shared.contacts,
-        };
+        let decider = Decider::new(context.policy, shared);
         match decider.decide(&question, &mut ()) {
             Decision::Open(plan) => match self.open(ready, key, &plan, context) {
                 Ok(()) => {
@@ -64,7 +61,10 @@ impl<F: FrameBuffer> Pipeline<F> {
                     let tell = matches!(ready.attachment, Attachment::Guest(_))
                         && matches!(
                             reason,
-                            DropReason::NoPort | DropReason::PortLimit | DropReason::SessionLimit
+                            DropReason::NoPort
+                                | DropReason::PortLimit
+                                | DropReason::SessionLimit
+                                | DropReason::SessionTableFull
                         );
                     let refusal = Refusal { reason, rule: plan.rule, tell };
                     Err(self.refuse(frame, port, ready, refusal, context))
@@ -72,11 +72,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             },
             Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
             Decision::Host(reason) => Err(Verdict::Host(reason)),
-            // Who answers a datagram in fragments must put it together first: the kernel can.
-            Decision::EchoReply if packet.fragment != Fragment::Whole => {
-                Err(Verdict::Host(HostReason::EchoForRouter))
-            }
-            Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet)),
+            Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet, context)),
         }
     }
 
@@ -143,13 +139,54 @@ impl<F: FrameBuffer> Pipeline<F> {
         Verdict::Drop(refusal.reason)
     }
 
-    fn reply_to_echo(&self, frame: &mut F, port: PortId, packet: &Parsed) -> Verdict {
+    fn reply_to_echo<S: FrameSource<Frame = F>>(
+        &self,
+        frame: &mut F,
+        port: PortId,
+        packet: &Parsed,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let (ours, remote) = (packet.destination.address, packet.source.address);
+        let path = context.shared.path_mtus.of(ours, remote, context.now);
+        if packet.fragment != Fragment::Whole {
+            // Who answers a datagram in fragments must put it together first: the kernel can. It has
+            // not heard how narrow the path is.
+            return match path {
+                None => Verdict::Host(HostReason::EchoForRouter),
+                Some(_) => Verdict::Drop(DropReason::MtuExceeded),
+            };
+        }
         wire::icmp::turn_into_echo_reply(frame.bytes_mut(), packet);
+        if let Some(mtu) = path.filter(|mtu| packet.packet_length() > *mtu) {
+            return self.reply_in_pieces(frame, port, packet, mtu, context);
+        }
         if !frame.set_length(usize::from(packet.end)) {
             return Verdict::Drop(DropReason::Truncated);
         }
         self.counters.forwarded(port, frame.bytes().len());
         Verdict::Forward(port)
+    }
+
+    /// Sends an echo reply over a path that takes no more than `mtu` at once (RFC 1191).
+    #[cold]
+    fn reply_in_pieces<S: FrameSource<Frame = F>>(
+        &self,
+        frame: &mut F,
+        port: PortId,
+        packet: &Parsed,
+        mtu: u16,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let Some((destination, source)) = wire::parse::macs(frame.bytes()) else {
+            return Verdict::Drop(DropReason::Truncated);
+        };
+        let (ours, remote) = (packet.destination.address, packet.source.address);
+        let own = context.shared.identifications.next(ours, remote, Protocol::ICMP);
+        wire::fragment::clear_dont_fragment(frame.bytes_mut(), packet);
+        wire::fragment::set_identification(frame.bytes_mut(), packet, own);
+        let station = Resolution::Reachable(destination);
+        let link = Link { port, vlan: packet.vlan, mtu, source, destination: station };
+        self.cut(frame, packet, &link, destination, context)
     }
 }
 

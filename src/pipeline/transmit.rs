@@ -45,7 +45,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     /// Cuts a packet that is too long for the link into fragments (RFC 791, section 3.2): the first
     /// stays in its frame, the others get frames of their own, in order.
     #[cold]
-    fn cut<S: FrameSource<Frame = F>>(
+    pub(super) fn cut<S: FrameSource<Frame = F>>(
         &self,
         frame: &mut F,
         packet: &Parsed,

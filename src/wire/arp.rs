@@ -27,6 +27,14 @@ pub struct Arp {
     pub target: Ipv4Addr,
 }
 
+impl Arp {
+    /// Whether somebody without an address asks if one is free (RFC 5227, section 2.1.1).
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        matches!(self.operation, ArpOperation::Request) && self.sender.is_unspecified()
+    }
+}
+
 /// What an ARP message does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ArpOperation {

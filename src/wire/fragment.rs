@@ -31,6 +31,15 @@ pub fn set_identification(frame: &mut [u8], parsed: &Parsed, identification: u16
     header.checksum.set(delta.apply(header.checksum.get()));
 }
 
+/// Lets a packet be cut, whatever its sender thought of that.
+pub fn clear_dont_fragment(frame: &mut [u8], parsed: &Parsed) {
+    let Some(header) = view_mut::<Ipv4Header>(frame, parsed.network) else { return };
+    let old = header.flags_offset.get();
+    let new = old & !Ipv4Header::DONT_FRAGMENT;
+    header.flags_offset.set(new);
+    header.checksum.set(ChecksumDelta::between([old], [new]).apply(header.checksum.get()));
+}
+
 /// Cuts an IPv4 packet (from its header on, as `parse` judged it; may be a fragment itself) into
 /// pieces of at most `mtu` bytes, in order. `emit` gets header and payload of each, which together
 /// are the piece, and says whether to go on. The first piece keeps all options, the others those to

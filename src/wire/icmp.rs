@@ -89,6 +89,13 @@ fn read_quote(frame: &[u8], parsed: &Parsed) -> Option<Quote> {
     })
 }
 
+/// The MTU of the next link in "fragmentation needed" (RFC 1191, section 4); none of other errors.
+#[must_use]
+pub fn told_mtu(frame: &[u8], parsed: &Parsed) -> Option<u16> {
+    let icmp: &IcmpHeader = view(frame, parsed.transport)?;
+    ((icmp.icmp_type, icmp.code) == FRAGMENTATION_NEEDED).then(|| icmp.sequence.get())
+}
+
 /// Where extensions of an ICMP error begin at the earliest; past its end if it has none. They are
 /// announced by the quote's length in words, which the types that may have them carry in the second
 /// byte of their second word (RFC 4884, section 4).
@@ -252,6 +259,8 @@ struct TcpStart {
     sequence: U32,
 }
 
+/// Type and code of "fragmentation needed and DF set".
+const FRAGMENTATION_NEEDED: (u8, u8) = (3, 4);
 /// Echo reply.
 const ECHO_REPLY: u8 = 0;
 /// Echo.

@@ -196,6 +196,50 @@ fn a_withdrawn_firewall_rule_refuses_new_clients() {
     assert_eq!(net.public("tcp 198.51.100.9:5001 > 203.0.113.11:2222"), "drop firewall_denied");
 }
 
+/// A forward lets its sessions go with it all the same; so do a static NAT and a balancer.
+///
+/// Shows R-132 R-137.
+#[test]
+fn withdrawn_filters_may_leave_what_they_let_in() {
+    let mut net = Net::new();
+    net.lab = natwerk::testing::lab::Lab::with(crate::RULES, |config| {
+        config.sessions.on_rule_removal = natwerk::config::OnRuleRemoval::KeepFiltered;
+    });
+    let (inbound, balanced) = ("198.51.100.9:5000 > 203.0.113.11:", "198.51.100.9:5002 > ");
+    assert!(net.public(&format!("tcp {inbound}2222")).starts_with("guest: "));
+    assert!(net.public(&format!("tcp {balanced}203.0.113.11:443")).starts_with("guest: "));
+    assert!(net.guest("tcp 10.1.3.5:4000 > 198.51.100.9:443 vlan=200").starts_with("public: "));
+    assert!(net.guest("tcp 10.2.1.5:4000 > 10.2.2.5:3306 vlan=501").starts_with("guest: "));
+    net.change(r#""ports": "2222-2230", "sources""#, r#""ports": "1", "sources""#);
+    net.change(
+        r#""protocol": "tcp", "ports": "443", "sources": ["0.0.0.0/0"]"#,
+        r#""protocol": "esp""#,
+    );
+    net.change(
+        r#""action": "allow", "protocol": "tcp", "ports": "443", "destinations""#,
+        r#""action": "deny", "protocol": "tcp", "ports": "443", "destinations""#,
+    );
+    net.change(r#""ports": "3306", "cidr""#, r#""ports": "1", "cidr""#);
+    assert_eq!(net.public("tcp 198.51.100.9:5001 > 203.0.113.11:2222"), "drop firewall_denied");
+    assert_eq!(net.guest("tcp 10.2.1.5:4001 > 10.2.2.5:3306 vlan=501"), "drop acl_denied");
+    assert!(
+        net.guest("tcp 10.1.3.5:4001 > 198.51.100.9:443 vlan=200")
+            .starts_with("drop egress_denied")
+    );
+    assert!(net.public(&format!("tcp {inbound}2222")).starts_with("guest: "));
+    assert!(net.public(&format!("tcp {balanced}203.0.113.11:443")).starts_with("guest: "));
+    assert!(net.guest("tcp 10.1.3.5:4000 > 198.51.100.9:443 vlan=200").starts_with("public: "));
+    assert!(net.guest("tcp 10.2.1.5:4000 > 10.2.2.5:3306 vlan=501").starts_with("guest: "));
+    // The forward is bound to another guest, the balancer has other members.
+    net.change(
+        r#""guest_ip": "10.1.1.5", "guest_ports": "22-30""#,
+        r#""guest_ip": "10.1.1.8", "guest_ports": "22-30""#,
+    );
+    net.change(r#"{"guest_ip": "10.1.1.8", "guest_port": 8443}, {"guest_ip": "10.1.1.9", "guest_port": 8443}"#, r#"{"guest_ip": "10.1.1.7", "guest_port": 8443}"#);
+    assert_eq!(net.public(&format!("tcp {inbound}2222")), "drop firewall_denied");
+    assert_eq!(net.public(&format!("tcp {balanced}203.0.113.11:443")), "drop firewall_denied");
+}
+
 /// Shows R-138 R-140.
 #[test]
 fn the_first_egress_rule_that_matches_decides() {
@@ -227,7 +271,7 @@ fn what_is_denied_takes_no_session_and_no_quota() {
     assert_eq!(net.sessions(), 0);
 }
 
-/// Shows R-144.
+/// Shows R-144 R-145.
 #[test]
 fn a_full_table_refuses_the_new_and_keeps_the_old() {
     let mut net = Net::new();
@@ -238,7 +282,12 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
         );
     }
     let refused = net.guest("udp 10.1.1.8:4000 > 198.51.100.9:53");
-    assert!(refused.starts_with("drop session_table_full"), "{refused}");
+    assert!(
+        refused.starts_with("drop session_table_full + guest: icmp 10.1.1.1 > 10.1.1.8"),
+        "{refused}"
+    );
+    let stranger = net.public("tcp 198.51.100.9:5000 > 203.0.113.11:2222");
+    assert_eq!(stranger, "drop session_table_full");
     for port in 4000..4050 {
         let back = net.public(&format!("udp 198.51.100.9:53 > 203.0.113.10:{port}"));
         assert!(back.starts_with("guest: "), "{back}");

@@ -7,12 +7,14 @@
 mod text;
 
 mod cloud;
+mod packets;
 mod rfc1812;
 mod rfc4787;
 mod rfc5382;
 mod rfc5508;
 mod rfc6888;
 mod rfc7857;
+mod router;
 
 use std::time::Duration;
 

@@ -48,6 +48,18 @@ fn rfc1812_4_3_2_7_no_error_about_errors_and_later_fragments() {
     assert_eq!(error, "drop ttl_expired");
 }
 
+/// Shows R-114.
+#[test]
+fn rfc3927_7_link_local_addresses_do_not_pass_the_router() {
+    let unspoofed = r#""anti_spoofing": false, "nat": {"exempt"#;
+    let mut net = Net::new().changed(r#""nat": {"exempt"#, unspoofed);
+    let dropped = net.guest("udp 169.254.7.7:4000 > 198.51.100.9:53");
+    assert_eq!(dropped, "drop martian_address");
+    assert_eq!(net.guest("udp 10.1.1.5:4000 > 169.254.7.7:53"), "drop no_route");
+    let heard = net.public("udp 169.254.7.7:4000 > 203.0.113.13:53");
+    assert_eq!(heard, "drop martian_address");
+}
+
 /// Shows R-113.
 #[test]
 fn bcp38_guests_do_not_spoof_and_the_outside_has_no_inner_source() {

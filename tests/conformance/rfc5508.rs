@@ -203,3 +203,61 @@ fn rfc5508_req_3_wrong_checksums_of_the_error_and_the_quoted_header_drop_it_othe
     assert_eq!(verdict(&flipped(10), 0), Verdict::Drop(DropReason::BadIcmpQuote));
     assert!(matches!(verdict(&flipped(26), 0), Verdict::Forward(_)));
 }
+
+/// The first step of ReDAN (NDSS 2025): a NAT that keeps no path MTU for what it says itself is told from a host.
+///
+/// Shows R-036 R-105.
+#[test]
+fn rfc1191_what_the_router_says_itself_follows_the_paths_that_guests_were_told_of() {
+    let mut net = Net::new();
+    let long = "icmp 198.51.100.9 > 203.0.113.10 echo-request ident=7 len=1172";
+    assert!(
+        net.public(long).starts_with("public: icmp 203.0.113.10 > 198.51.100.9 echo-reply ident=7")
+    );
+    net.guest("udp 10.1.1.5:4000 > 198.51.100.9:53 len=1172");
+    let told = "icmp 198.51.100.1 > 203.0.113.10 unreachable code=4 mtu=800 about [udp 203.0.113.10:4000 > 198.51.100.9:53 len=1172 cut=28]";
+    assert!(net.public(told).starts_with("guest: icmp 198.51.100.1 > 10.1.1.5"));
+    // In pieces, with DF or without it, and under an identification of its own.
+    for dont_fragment in ["", " nodf"] {
+        let frame = crate::text::frame(&format!("{long}{dont_fragment}"));
+        let outcome = net.lab.send(PUBLIC, frame.clone());
+        let pieces: Vec<&[u8]> = outcome.sent.iter().map(|(_, piece)| &piece[14..]).collect();
+        assert_eq!(pieces.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [796, 424]);
+        let offsets = pieces.iter().map(|piece| u16::from_be_bytes([piece[6], piece[7]]));
+        assert_eq!(offsets.collect::<Vec<_>>(), [0x2000, 776 / 8]);
+        assert_eq!(pieces[0][4..6], pieces[1][4..6]);
+        let whole = [&pieces[0][20..], &pieces[1][20..]].concat();
+        assert_eq!((whole[0], natwerk::testing::packets::checksum(&whole)), (0, 0));
+        assert_eq!(whole[4..], frame[14 + 20 + 4..]);
+    }
+    // Short ones, and those of others, are answered in one piece; the kernel would not know.
+    let short = net.public("icmp 198.51.100.9 > 203.0.113.10 echo-request ident=7 data=short");
+    assert_eq!(short, "public: icmp 203.0.113.10 > 198.51.100.9 echo-reply ident=7 data=short");
+    let other = net.public(&long.replace("198.51.100.9", "198.51.100.8"));
+    assert!(other.starts_with("public: icmp 203.0.113.10 > 198.51.100.8 echo-reply"), "{other}");
+    let part = format!("{long} nodf id=9 part=0-800");
+    assert_eq!(net.public(&part), "drop mtu_exceeded");
+    assert_eq!(net.public(&part.replace("198.51.100.9", "198.51.100.8")), "host echo_for_router");
+    net.seconds(601);
+    assert!(net.public(long).starts_with("public: icmp 203.0.113.10 > 198.51.100.9 echo-reply"));
+}
+
+/// Without the check an error to any public address of ours reached the guest that another one stands for.
+///
+/// Shows R-082.
+#[test]
+fn rfc5508_req_4_an_error_goes_to_who_sent_what_it_quotes() {
+    let mut net = Net::new();
+    net.guest(ASK);
+    let about = "about [udp 203.0.113.10:4000 > 198.51.100.9:53 data=question]";
+    for stray in ["203.0.113.11", "203.0.113.13"] {
+        let heard = net.public(&format!("icmp 192.0.2.50 > {stray} time-exceeded {about}"));
+        assert_eq!(heard, "host router_own_traffic", "{stray}");
+    }
+    net.public("udp 198.51.100.9:5000 > 203.0.113.11:5003");
+    let about = "about [udp 198.51.100.9:5000 > 10.1.1.5:53]";
+    let told = net.guest(&format!("icmp 10.1.1.5 > 198.51.100.8 unreachable code=3 {about}"));
+    assert_eq!(told, "drop icmp_error_unmatched");
+    let told = net.guest(&format!("icmp 10.1.1.5 > 198.51.100.9 unreachable code=3 {about}"));
+    assert!(told.starts_with("public: icmp 203.0.113.11 > 198.51.100.9 unreachable"), "{told}");
+}

@@ -1,6 +1,6 @@
 //! The slow NAT: what it remembers, and how that begins and ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use natwerk::flow::{Endpoint, Protocol};
@@ -97,6 +97,8 @@ pub struct Nat {
     pub mappings: HashMap<(Protocol, Endpoint), Mapping>,
     pub rests: HashMap<(Protocol, Endpoint), Rest>,
     pub datagrams: Datagrams,
+    /// Public addresses and remotes that a path between was told to be narrow of.
+    pub narrow: HashSet<(Ipv4Addr, Ipv4Addr)>,
     sessions_made: u64,
 }
 
@@ -122,6 +124,7 @@ impl Nat {
             mappings: HashMap::new(),
             rests: HashMap::new(),
             datagrams: Datagrams::default(),
+            narrow: HashSet::new(),
             sessions_made: 0,
         }
     }

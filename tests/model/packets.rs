@@ -239,6 +239,9 @@ impl Nat {
             }
         }
         let (side, new_source, new_destination) = session.out(direction);
+        if arrival.side == Side::Outside && error.kind == (3, 4) {
+            self.narrow.insert((quoted.source, quoted.destination));
+        }
         // The quoted packet goes the other way.
         let inner = readdressed(quoted, new_destination, new_source);
         // A router of the guests' side has no name outside: the flow's public address stands for it.

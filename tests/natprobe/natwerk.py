@@ -21,6 +21,9 @@ from probe.net import in_ns, ns_exec, sh
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.environ.get("NATWERK", os.path.join(HERE, "..", "..", "target", "release", "natwerk"))
 INTERFACES = {"wan": "wan0", "lan": "lan0", "lan1": "lan1"}
+GUESTS = ("lan", "lan1")
+# The neutral configuration's names of protocols that are numbers here.
+PROTOCOLS = {"igmp": 2, "ipip": 4, "ipencap": 4, "ipv6": 41, "ipv6-icmp": "icmpv6", "icmp6": "icmpv6"}
 FILTERING = {"apdf": "address-and-port-dependent", "adf": "address-dependent", "eif": "endpoint-independent"}
 
 
@@ -39,7 +42,7 @@ class Natwerk(Driver):
             ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv6.conf.%s.accept_dad=0" % device])
             sh(["ip", "-n", self.rtr, "link", "set", device, "up"])
         # natwerk never gives out the ports that the router's own connections use.
-        ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv4.ip_local_port_range=61000 65535"])
+        ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv4.ip_local_port_range=61000 61099"])
 
     # ------------------------------------------------------------ configuration
     def configure(self, cfg, fresh):
@@ -54,6 +57,9 @@ class Natwerk(Driver):
             self.write("natwerk.toml", toml)
             self.toml = toml
             self.start_process(forget=fresh)
+            # The way of what the router itself says, as its operator would set it.
+            wan = cfg["interfaces"]["wan"]
+            sh(["ip", "-n", self.rtr, "route", "replace", "default", "via", wan["gw4"], "dev", wan["dev"], "onlink"], check=False)
         else:
             ns_exec(self.rtr, [PROGRAM, "reload", "--socket", self.path["control.sock"]])
 
@@ -70,7 +76,8 @@ class Natwerk(Driver):
         for side, device in INTERFACES.items():
             lines += ["[[interface]]", 'name = "%s"' % device, 'role = "%s"' % ("public" if side == "wan" else "guest")]
         lines += ["[sessions]", "max = %d" % (limits["max_sessions"] or 65536), "per_guest = %d" % (limits["per_host_sessions"] or 0),
-                  'on_rule_removal = "%s"' % ("end" if cfg["revoke"] == "kill" else "keep"),
+                  # "revoke" is about forwards and static NAT; what a filter let in lives on, as with conntrack.
+                  'on_rule_removal = "%s"' % ("keep-filtered" if cfg["revoke"] == "kill" else "keep"),
                   "[timeouts]", "udp = %s" % t["udp"], "udp_single_exchange = %s" % t["udp"], "tcp_established = %s" % t["tcp_est"],
                   "tcp_transitory = %s" % t["tcp_trans"], "icmp = %s" % t["icmp"], "fragment = %s" % t["frag"]]
         if cfg["icmp_error_rate"] != "default":
@@ -155,53 +162,60 @@ def rules(cfg):
     tiers = bool(fw["tier"])
     out = {"version": 1, "public_ips": [], "networks": [], "egress_rules": [], "firewall_rules": [], "port_forwards": [],
            "static_nats": [], "load_balancers": [], "network_acls": [], "local_services": []}
-    wan = interfaces["wan"]
+    wan, tag = interfaces["wan"], (cfg["vlan"] or {}).get("wan") or 0
     publics = [host_of(wan["addr4"])]
     for s in nat["snat"]:
         publics += s["pool"]
-    publics += [x["pub"] for x in nat["static"] + nat["forward"] + nat["lb"]]
+    publics += [x["pub"] for x in nat["static"] + nat["forward"] + nat["lb"] + fw["ingress"]]
     for address in dict.fromkeys(publics):
-        out["public_ips"].append({"address": address, "prefix_len": int(wan["addr4"].split("/")[1]), "interface": wan["dev"],
-                                  "gateway": wan["gw4"], "ingress_default": fw["ingress_default"],
+        out["public_ips"].append({"address": address, "prefix_len": int(wan["addr4"].split("/")[1]), "interface": wan["dev"], "vlan": tag,
+                                  "gateway": wan["gw4"], "ingress_default": fw["ingress_default"], "firewall_before_acl": tiers,
                                   "echo_reply": bool(cfg["icmp_echo_public"])})
     out["public_ipv6"] = [{"address": host_of(wan["addr6"]), "prefix_len": int(wan["addr6"].split("/")[1]), "interface": wan["dev"],
-                           "gateway": wan["gw6"]}]
-    out["ipv6_firewall_rules"] = ingress_ipv6(cfg)
-    for side in ("lan", "lan1"):
+                           "vlan": tag, "gateway": wan["gw6"]}]
+    for side in GUESTS:
         out["networks"].append(network(cfg, side, "np" if tiers else side))
     if tiers:
         out["network_acls"] = tier_acls(cfg)
     else:
         out["egress_rules"] = egress_rules(cfg)
+        out["ipv6_firewall_rules"] = ingress_ipv6(cfg)
     for k, r in enumerate(fw["ingress"]):
         out["firewall_rules"].append({"id": "f%d" % k, "public_ip": r["pub"], "action": r["action"], **transport(r),
                                       "sources": [r.get("src") or "0.0.0.0/0"]})
     for k, f in enumerate(nat["forward"]):
         out["port_forwards"].append({"id": "p-%s-%s-%d-%d" % (f["proto"], f["pub"], f["pub_ports"][0], k), "public_ip": f["pub"],
-                                     "protocol": f["proto"], "public_ports": span(f["pub_ports"]), "network": f["if"],
+                                     "protocol": f["proto"], "public_ports": span(f["pub_ports"]), "network": side_of(cfg, f, f["priv"]),
                                      "guest_ip": f["priv"], "guest_ports": span(f["priv_ports"]), "sources": f["allow"]})
     for s in nat["static"]:
-        out["static_nats"].append({"id": "s-%s" % s["pub"], "public_ip": s["pub"], "network": s["if"], "guest_ip": s["priv"]})
+        out["static_nats"].append({"id": "s-%s" % s["pub"], "public_ip": s["pub"], "network": side_of(cfg, s, s["priv"]), "guest_ip": s["priv"]})
     for b in nat["lb"]:
         out["load_balancers"].append({"id": "l-%s-%s-%d" % (b["proto"], b["pub"], b["port"]), "public_ip": b["pub"], "protocol": b["proto"],
-                                      "public_port": b["port"], "network": b.get("if", "lan"), "algorithm": {"roundrobin": "round-robin"}.get(b["algo"], b["algo"]),
+                                      "public_port": b["port"], "network": side_of(cfg, b, b["backends"][0][0] if b["backends"] else None),
+                                      "algorithm": {"roundrobin": "round-robin"}.get(b["algo"], b["algo"]),
                                       "members": [{"guest_ip": ip, "guest_port": port, "weight": 1} for ip, port in b["backends"]]})
     for proto, port in cfg["services"]:
         out["local_services"].append({"address": host_of(wan["addr4"]), "protocol": proto, "ports": str(port)})
     return out
 
 
+def side_of(cfg, service, guest):
+    """The network of a service: the one it names, else the one that its guest is in."""
+    holds = [side for side in GUESTS if guest and ipaddress.ip_address(guest) in ipaddress.ip_interface(cfg["interfaces"][side]["addr4"]).network]
+    return service.get("if") or (holds or ["lan"])[0]
+
+
 def network(cfg, side, domain):
     nat, interface = cfg["nat"], cfg["interfaces"][side]
-    snat = next((s for s in nat["snat"] if s["if"] == side), None)
+    snat = [s for s in nat["snat"] if s["if"] == side]
     options = {"filtering_type": FILTERING[nat["filter"]], "mapping_type": "endpoint-independent", "overload": nat["mode"] == "ed",
-               "hairpinning": nat["hairpin"], "hold_down_timeout": nat.get("port_hold", 0),
+               "hairpinning": nat["hairpin"], "hold_down_timeout": nat.get("port_hold") or 0,
                "exempt_destinations": [x["dst"] for x in nat["no_nat"]]}
-    if snat and snat["ports"]:
-        options["port_range"] = span(snat["ports"])
+    if snat and snat[0]["ports"]:
+        options["port_range"] = span(snat[0]["ports"])
     out = {"name": side, "interface": interface["dev"], "cidr": network_of(interface["addr4"]), "gateway": host_of(interface["addr4"]),
            "ipv6": {"cidr": network_of(interface["addr6"]), "gateway": host_of(interface["addr6"])},
-           "mtu": interface["mtu"], "domain": domain, "source_nat": snat["pool"] if snat else [],
+           "mtu": interface["mtu"], "domain": domain, "source_nat": list(dict.fromkeys(a for s in snat for a in s["pool"])),
            "egress_default": cfg["firewall"]["egress_default"], "egress_reject": cfg["firewall"]["egress_reject"],
            "anti_spoofing": cfg["antispoof"], "nat": options}
     if (cfg["vlan"] or {}).get(side):
@@ -216,7 +230,8 @@ def span(ports):
 
 
 def transport(rule):
-    out = {"protocol": rule.get("proto") or "all"}
+    protocol = rule.get("proto") or "all"
+    out = {"protocol": PROTOCOLS.get(protocol, protocol)}
     if rule.get("ports"):
         out["ports"] = span(rule["ports"])
     if rule.get("icmp"):
@@ -225,43 +240,56 @@ def transport(rule):
 
 
 def egress_rules(cfg):
-    out = []
-    for k, r in enumerate(cfg["firewall"]["egress"]):
-        for side in [r["if"]] if r.get("if") else ["lan", "lan1"]:
+    """The rules of the outside are IPv4's; IPv6 may leave."""
+    fw, out = cfg["firewall"], []
+    if fw["egress"] or fw["egress_default"] == "deny":
+        out = [{"id": "six-%s" % side, "network": side, "action": "allow", "destinations": ["::/0"]} for side in GUESTS]
+    for k, r in enumerate(fw["egress"]):
+        for side in [r["if"]] if r.get("if") else GUESTS:
             out.append({"id": "e%d-%s" % (k, side), "network": side, "action": r["action"], **transport(r),
-                        "sources": [r["src"]] if r.get("src") else [], "destinations": [r["dst"]] if r.get("dst") else []})
+                        "sources": [r["src"]] if r.get("src") else [], "destinations": [r.get("dst") or "0.0.0.0/0"]})
     return out
+
+
+def entering_ipv6(cfg, side):
+    """The rules of IPv6 that are about a network, and what of it each is about."""
+    inside = ipaddress.ip_interface(cfg["interfaces"][side]["addr6"]).network
+    for k, r in enumerate(cfg["firewall"]["ingress6"]):
+        destination = ipaddress.ip_network(r.get("dst") or "::/0")
+        if destination.overlaps(inside):
+            yield k, r, str(destination if destination.subnet_of(inside) else inside)
 
 
 def ingress_ipv6(cfg):
     """Each rule for the networks that its destination is in."""
-    out = []
-    for k, r in enumerate(cfg["firewall"]["ingress6"]):
-        for side in ("lan", "lan1"):
-            destination = ipaddress.ip_network(r["dst"])
-            if destination.overlaps(ipaddress.ip_interface(cfg["interfaces"][side]["addr6"]).network):
-                out.append({"id": "i%d-%s" % (k, side), "network": side, "action": r["action"], **transport(r),
-                            "destinations": [str(destination)]})
-    return out
+    return [{"id": "i%d-%s" % (k, side), "network": side, "action": r["action"], **transport(r), "destinations": [inside]}
+            for side in GUESTS for k, r, inside in entering_ipv6(cfg, side)]
 
 
 def tier_acls(cfg):
-    """Tier rules as ACLs of both networks; behind them what the egress rules say of the outside."""
-    fw = cfg["firewall"]
-    cidr = {side: network_of(cfg["interfaces"][side]["addr4"]) for side in ("lan", "lan1")}
-    out = []
+    """Tier rules as ACLs of both networks; behind them what the egress rules and those of IPv6 say of the outside.
+
+    What comes from outside passed the public address's firewall before."""
+    fw, out = cfg["firewall"], []
     for side, other in (("lan", "lan1"), ("lan1", "lan")):
-        sending = [dict(transport(r), action=r["action"], cidr=r.get("dst") or cidr[r["to"]]) for r in fw["tier"] if r["from"] == side]
-        sending.append({"action": "deny", "protocol": "all", "cidr": cidr[other]})
-        sending += [dict(transport(r), action=r["action"], cidr=r.get("dst") or "0.0.0.0/0") for r in fw["egress"] if r.get("if") in (None, side)]
-        sending.append({"action": fw["egress_default"], "protocol": "all", "cidr": "0.0.0.0/0"})
-        receiving = [dict(transport(r), action=r["action"], cidr=r.get("src") or cidr[r["from"]]) for r in fw["tier"] if r["to"] == side]
-        receiving.append({"action": "deny", "protocol": "all", "cidr": cidr[other]})
-        receiving.append({"action": fw["ingress_default"], "protocol": "all", "cidr": "0.0.0.0/0"})
+        there = [network_of(cfg["interfaces"][other][family]) for family in ("addr4", "addr6")]
+        apart = {"action": "deny", "cidr": there}
+        sending = [entry(r, r.get("src"), r.get("dst") or there[0]) for r in fw["tier"] if r["from"] == side]
+        sending += [apart, {"action": "allow", "cidr": "::/0"}]
+        sending += [entry(r, r.get("src"), r.get("dst") or "0.0.0.0/0") for r in fw["egress"] if r.get("if") in (None, side)]
+        sending.append({"action": fw["egress_default"]})
+        receiving = [entry(r, r.get("dst"), r.get("src") or there[0]) for r in fw["tier"] if r["to"] == side]
+        receiving.append(apart)
+        receiving += [entry(r, inside, "::/0") for _, r, inside in entering_ipv6(cfg, side)]
+        receiving.append({"action": "allow", "cidr": "0.0.0.0/0"})
         for direction, entries in (("egress", sending), ("ingress", receiving)):
             out.append({"network": side, "direction": direction,
                         "entries": [dict(e, number=k + 1) for k, e in enumerate(entries)]})
     return out
+
+
+def entry(rule, guests, far):
+    return {"action": rule["action"], **transport(rule), "guests": [guests] if guests else [], "cidr": far}
 
 
 DRIVERS = {"natwerk": Natwerk}

@@ -58,7 +58,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                     return found.ok_or(Verdict::Drop(DropReason::SessionTableFull));
                 }
                 Err(reason) => {
-                    let tell = reason == DropReason::SessionLimit;
+                    let tell =
+                        matches!(reason, DropReason::SessionLimit | DropReason::SessionTableFull);
                     Refusal { reason, rule: plan.rule, tell }
                 }
             },

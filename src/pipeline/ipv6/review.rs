@@ -6,6 +6,7 @@ use crate::config::OnRuleRemoval;
 use crate::flow::{Protocol, Realm, RuleId};
 use crate::frame::FrameBuffer;
 use crate::pipeline::Pipeline;
+use crate::pipeline::decide::Refusal;
 use crate::pipeline::ipv6::admit::admit;
 use crate::pipeline::ipv6::decide::{Decision, Question, decide};
 use crate::pipeline::ipv6::open::next_hop;
@@ -17,6 +18,7 @@ use crate::session::table::SessionView;
 use crate::session::timeout;
 use crate::telemetry::counters::Ended;
 use crate::time::Tick;
+use crate::verdict::DropReason;
 use crate::wire::ipv6::ECHO_REQUEST;
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -64,10 +66,12 @@ pub fn renewed(
     shared: &Shared,
     policy: &Policy,
 ) -> Option<Renewal> {
-    let rule = match same_decision(session, policy) {
-        Some(rule) => rule,
-        None if shared.settings.on_rule_removal == OnRuleRemoval::Keep => session.rule,
-        None => return None,
+    let rule = match (same_decision(session, policy), shared.settings.on_rule_removal) {
+        (Same::Yes(rule), _) => rule,
+        (Same::No | Same::Filtered, OnRuleRemoval::Keep)
+        | (Same::Filtered, OnRuleRemoval::KeepFiltered) => session.rule,
+        (Same::No, OnRuleRemoval::End | OnRuleRemoval::KeepFiltered)
+        | (Same::Filtered, OnRuleRemoval::End) => return None,
     };
     let hop = |realm, address| next_hop(shared, policy, realm, address).ok();
     let (initiator, responder) = (&session.initiator, &session.responder);
@@ -78,17 +82,28 @@ pub fn renewed(
     Some(Renewal { rule, next_hops })
 }
 
-/// The rule that would open the session as it is, if any does.
-fn same_decision(session: &NewSession<Ipv6Addr>, policy: &Policy) -> Option<RuleId> {
+/// Whether the rules in force would open a session as it is.
+enum Same {
+    /// All but a filter would.
+    Filtered,
+    /// They would open another one or none.
+    No,
+    /// This rule would.
+    Yes(RuleId),
+}
+
+fn same_decision(session: &NewSession<Ipv6Addr>, policy: &Policy) -> Same {
     let key = &session.initiator;
     let (attachment, network) = match key.realm {
         Realm::External => (Attachment::Public, None),
-        Realm::Internal(_) => {
-            let id = policy.ipv6().network(key.source.address)?;
-            (Attachment::Guest(id), Some(id))
-        }
+        Realm::Internal(_) => match policy.ipv6().network(key.source.address) {
+            Some(id) => (Attachment::Guest(id), Some(id)),
+            None => return Same::No,
+        },
     };
-    admit(attachment, key.source.address, key.destination.address, policy).ok()?;
+    if admit(attachment, key.source.address, key.destination.address, policy).is_err() {
+        return Same::No;
+    }
     let icmp = if key.protocol == Protocol::ICMPV6 { (ECHO_REQUEST, 0) } else { (0, 0) };
     match decide(policy, &Question { key: *key, network, icmp }, &mut ()) {
         Decision::Open(plan) => {
@@ -96,8 +111,19 @@ fn same_decision(session: &NewSession<Ipv6Addr>, policy: &Policy) -> Option<Rule
                 None => Realm::External,
                 Some(network) => Realm::Internal(policy.network(network).realm),
             };
-            (target == session.responder.realm).then_some(plan.rule)
+            if target == session.responder.realm { Same::Yes(plan.rule) } else { Same::No }
         }
-        Decision::Host(_) | Decision::Refuse(_) => None,
+        // Nothing is translated, so that who it is for cannot have changed without its realm.
+        Decision::Refuse(Refusal {
+            reason: DropReason::AclDenied | DropReason::EgressDenied | DropReason::FirewallDenied,
+            ..
+        }) if realm_of(policy, session) == session.responder.realm => Same::Filtered,
+        Decision::Host(_) | Decision::Refuse(_) => Same::No,
     }
+}
+
+/// The realm that the session's responder is in now.
+fn realm_of(policy: &Policy, session: &NewSession<Ipv6Addr>) -> Realm {
+    let network = policy.ipv6().network(session.responder.source.address);
+    network.map_or(Realm::External, |id| Realm::Internal(policy.network(id).realm))
 }
