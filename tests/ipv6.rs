@@ -108,6 +108,24 @@ fn a_guest_gets_out_untranslated_and_only_its_replies_come_in() {
 }
 
 #[test]
+fn what_crosses_the_router_is_counted_as_crossing() {
+    const LENGTH: u64 = 40 + 8 + 7;
+    let mut lab = Lab::new(RULES);
+    lab.send(GUEST, udp((GUEST_ADDRESS, 4000), (REMOTE, 53)).frame());
+    for _ in 0..2 {
+        lab.send(PUBLIC, udp((REMOTE, 53), (GUEST_ADDRESS, 4000)).frame());
+    }
+    // What the firewall stops does not cross.
+    lab.send(PUBLIC, udp((REMOTE, 54), (GUEST_ADDRESS, 4000)).frame());
+    let ports = lab.counters.totals().ports;
+    let crossed = [GUEST, PUBLIC].map(|port| {
+        let port = &ports[port.index()];
+        (port.crossed_in_bytes, port.crossed_out_bytes)
+    });
+    assert_eq!(crossed, [(LENGTH, 2 * LENGTH), (2 * LENGTH, LENGTH)]);
+}
+
+#[test]
 fn link_padding_and_tags_end_at_the_router() {
     let mut lab = Lab::new(RULES);
     let tagged = Packet { tag: Some(100), ..udp(("2001:db8:2::7", 1), (REMOTE, 53)) };

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use natwerk::config::{ChecksumMode, Config, Interface, Role};
+use natwerk::control::pools;
 use natwerk::flow::{Endpoint, PortId};
 use natwerk::testing::lab::{Lab, Outcome};
 use natwerk::testing::packets::{Packet, wrong_checksums};
@@ -154,6 +155,17 @@ fn static_nat_serves_a_way_on_its_own_side_and_nobody_leaves_untranslated() {
     assert_eq!(asked.verdict, Verdict::Forward(WEB));
     let answer = left(&lab.send(WEB, udp(("10.1.1.6", 53), (REMOTE, 7000))));
     assert_eq!(answer, (MAIN, station(GATEWAY), at("203.0.113.12", 53)));
+}
+
+#[test]
+fn the_addresses_of_policy_routes_are_shown_among_the_pools() {
+    let mut lab = lab(HTTPS);
+    lab.send(WEB, syn(("10.1.1.5", 4000), (REMOTE, 443)));
+    let rows = pools::rows(&lab.shared.policy.load(), &lab.shared.mappings);
+    let row = rows.iter().find(|row| (&*row.public_ip, &*row.protocol) == ("198.51.100.10", "tcp"));
+    let row = row.expect("the address of the policy route");
+    assert_eq!((&row.networks[..], row.live), (&["web".to_owned()][..], 1));
+    assert!(row.capacity > 60_000, "{row:?}");
 }
 
 #[test]

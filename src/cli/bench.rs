@@ -39,6 +39,10 @@ pub struct Arguments {
     /// Egress rules that a new session is held against; none of them matches.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     acl_rules: u32,
+    /// Guest networks, each under a tag and in a realm of its own, all with the same addresses; guests, public addresses and egress
+    /// rules are shared out among them. Without it there is one, without a tag.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4094))]
+    networks: Option<u16>,
     /// Seconds of measured work; the whole run takes several times as long.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
@@ -75,6 +79,8 @@ pub struct Report {
     pub workers: u16,
     /// Egress rules.
     pub acl_rules: u32,
+    /// Guest networks under tags; none if there is one without a tag.
+    pub networks: Option<u16>,
     /// Nanoseconds of a worker per packet of an established session.
     pub ns_per_packet: f64,
     /// The best round.
@@ -136,6 +142,7 @@ fn measure(arguments: &Arguments) -> Result<Report, Failure> {
         protocol: arguments.protocol,
         workers: arguments.workers,
         acl_rules: arguments.acl_rules,
+        networks: arguments.networks,
         ns_per_packet,
         ns_per_packet_min: all.iter().copied().fold(f64::INFINITY, f64::min),
         ns_per_packet_max: all.iter().copied().fold(0.0, f64::max),
@@ -239,12 +246,15 @@ mod tests {
 
     #[test]
     fn a_small_run_translates_and_measures_everything() {
-        for (workers, protocol) in [(1, Carried::Udp), (2, Carried::Udp), (2, Carried::Tcp)] {
+        for (workers, protocol, networks) in
+            [(1, Carried::Udp, None), (2, Carried::Udp, Some(1)), (2, Carried::Tcp, Some(5))]
+        {
             let arguments = Arguments {
                 sessions: 500,
                 size: 64,
                 workers,
                 acl_rules: 10,
+                networks,
                 seconds: 0.0,
                 protocol,
                 repeatable: workers == 1,

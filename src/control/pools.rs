@@ -19,18 +19,21 @@ pub const PROTOCOLS: [Protocol; 6] = [
     Protocol::UDP_LITE,
 ];
 
-/// Every source-NAT address with every protocol. Networks that share an address may have other
-/// ranges on it: its capacity is that of the widest.
+/// Every source-NAT address with every protocol, those of policy routes too. Networks that share an
+/// address may have other ranges on it: its capacity is that of the widest.
 #[must_use]
 pub fn rows(policy: &Policy, mappings: &Mappings) -> Vec<PoolRow> {
     let mut addresses: BTreeMap<Ipv4Addr, (Vec<String>, [u32; PROTOCOLS.len()])> = BTreeMap::new();
-    for network in policy.networks() {
+    let of_networks = policy.networks().iter().flat_map(|network| {
         let pools = network.pool.iter().chain(&network.gateway_pool);
-        for (pool, address) in
-            pools.flat_map(|pool| pool.addresses.iter().map(move |at| (pool, at)))
-        {
+        pools.map(move |pool| (network, pool))
+    });
+    for (network, pool) in of_networks.chain(policy.way_pools()) {
+        for address in &pool.addresses {
             let (networks, capacities) = addresses.entry(address.address).or_default();
-            networks.push(network.name.clone());
+            if !networks.contains(&network.name) {
+                networks.push(network.name.clone());
+            }
             for (capacity, protocol) in capacities.iter_mut().zip(PROTOCOLS) {
                 *capacity = (*capacity).max(free_ports(&pool.ports, address, protocol));
             }

@@ -98,9 +98,11 @@ impl Watch {
         watch.list_all()?;
         // Not before: an empty plan would take away the addresses of the process before us.
         watch.take_plan(options.plan);
-        while !watch.address_changes.is_empty() && watch.started.elapsed() < SETTLE_MAX {
-            watch.change_some_addresses();
-            watch.take_events();
+        if watch.address_changes.len() <= SETTLE_COUNT_MAX {
+            while !watch.address_changes.is_empty() && watch.started.elapsed() < SETTLE_MAX {
+                watch.change_some_addresses();
+                watch.take_events();
+            }
         }
         Ok(watch)
     }
@@ -470,9 +472,10 @@ const FRESHEN_INTERVAL: Duration = Duration::from_secs(2);
 /// Datagrams of events taken before something else has its turn: more than what a share of address
 /// changes makes.
 const EVENT_COUNT_MAX: usize = 4096;
-/// How long a start waits for the kernel to take all addresses. It looks at all that it has for each
-/// new one, so ten thousand take it a second, and forwarding need not wait for them.
+/// How long a start waits for the kernel to take all addresses, and up to how many. It looks at all that
+/// it has for each new one, so ten thousand take it a second: forwarding does not wait for them.
 const SETTLE_MAX: Duration = Duration::from_millis(300);
+const SETTLE_COUNT_MAX: usize = 2048;
 /// Claims on our addresses that are remembered: enough to find a mistake, too few to fill memory.
 const CONFLICT_COUNT_MAX: usize = 64;
 const CONFLICT_LASTS: Duration = Duration::from_secs(300);

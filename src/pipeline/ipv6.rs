@@ -155,7 +155,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         } else {
             found.touch(packet.packet_length(), context.now.coarse());
         }
-        self.transmit_ipv6(frame, packet, &link)
+        self.transmit_ipv6(port, frame, packet, &link)
     }
 
     /// The link that a session's packets leave on, if this one may and the neighbour is known
@@ -194,11 +194,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         Ok(link)
     }
 
-    /// Sends a packet over `link`, one hop older.
-    fn transmit_ipv6(&self, frame: &mut F, packet: &Parsed, link: &Link) -> Verdict {
+    /// Sends a packet, which came in on `from`, over `link`, one hop older.
+    fn transmit_ipv6(&self, from: PortId, frame: &mut F, packet: &Parsed, link: &Link) -> Verdict {
         let Resolution::Reachable(destination) = link.destination else {
             return Verdict::Drop(DropReason::NeighborUnreachable);
         };
+        self.counters.crossed(from, link.port, packet.packet_length());
         wire::ipv6::lower_hop_limit(frame.bytes_mut(), packet);
         // Ethernet padding ends here: it is no part of the packet.
         if !frame.set_length(usize::from(packet.end)) {

@@ -31,6 +31,11 @@ impl<V, A: Family> PrefixMap<V, A> {
     pub fn find(&self, address: A) -> Option<&V> {
         self.values.get(self.intervals.find(self.span, address.number()) as usize)
     }
+
+    /// Every value.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.values.iter()
+    }
 }
 
 impl<V, A: Family> Default for PrefixMap<V, A> {

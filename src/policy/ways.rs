@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{NetworkId, PortId, RealmId, RuleId};
 use crate::nat::mappings::Pool;
-use crate::policy::Policy;
 use crate::policy::filter::Probe;
 use crate::policy::prefixes::PrefixMap;
+use crate::policy::{Network, Policy};
 use crate::rules::set::{Cidr, Match, PolicyRoute, PortRange};
 
 /// Where a policy route sends what it takes.
@@ -82,6 +82,21 @@ impl Steering {
 }
 
 impl Policy {
+    /// What guests leave with who go the way of a policy route, with their networks.
+    pub fn way_pools(&self) -> impl Iterator<Item = (&Network, &Pool)> {
+        let networks = (0..).map(NetworkId).zip(&self.networks);
+        let steered = networks.flat_map(|(id, network)| {
+            let routes = self.steering.get(&id).map_or(&[][..], Vec::as_slice);
+            routes.iter().map(move |route| (network, route))
+        });
+        let ways = steered
+            .flat_map(|(network, route)| route.ways.values().map(move |(_, way)| (network, way)));
+        ways.filter_map(|(network, way)| match way {
+            Way::Outside { pool, .. } => Some((network, pool.as_ref()?)),
+            Way::Blackhole | Way::Guest { .. } => None,
+        })
+    }
+
     /// The way that a policy route of `network` gives a session from `source_port`, and the policy
     /// route: the first one that matches and has a route to the destination, unless the realm has a
     /// longer one. They are asked one after the other: there are few, and only new sessions ask.

@@ -6,6 +6,7 @@
 
 mod found;
 mod oracle;
+mod wire;
 mod world;
 
 use std::cell::RefCell;
@@ -129,6 +130,7 @@ impl Trial<'_> {
         let source = match (&ends.source, network) {
             (Some(any), _) => *any.get(&ADDRESSES),
             (None, Some(network)) => network.guest(ends.guest),
+            (None, None) if place.0 == GUEST => ADDRESSES[if ends.guest == 5 { 1 } else { 2 }],
             (None, None) => ADDRESSES[if ends.guest == 5 { 18 } else { 17 }],
         };
         let destination = *ends.destination.get(&ADDRESSES);
@@ -247,9 +249,8 @@ impl Trial<'_> {
         self.send(seen.place, packet)
     }
 
-    fn send(&mut self, (port, vlan): (PortId, u16), packet: Packet) -> Result<(), String> {
-        let tag = (vlan != 0).then_some(vlan);
-        let outcome = self.lab.send(port, Packet { tag, ..packet }.frame());
+    fn send(&mut self, place: (PortId, u16), packet: Packet) -> Result<(), String> {
+        let outcome = self.lab.send_raw(place.0, &wire::wrap(self.world, &packet, place));
         self.judge(&outcome)
     }
 
@@ -258,7 +259,7 @@ impl Trial<'_> {
             self.count("spoofed");
         }
         for (_, frame) in &outcome.host {
-            let (_, sent) = self.cause(frame)?;
+            let (_, sent, _) = self.cause(PUBLIC, frame)?;
             let said = match sent {
                 Sent::Packet { seen, icmp_type } => {
                     self.count("to the router");
@@ -271,28 +272,33 @@ impl Trial<'_> {
             said.map_err(|why| format!("{why}: {sent:?}"))?;
         }
         for (port, frame) in &outcome.sent {
-            let (out, sent) = self.cause(frame)?;
-            let out = Seen { place: (*port, out.place.1), ..out };
-            self.judge_one(frame, out, sent)
+            let (out, sent, frame) = self.cause(*port, frame)?;
+            match out.place.1 {
+                ..world::TWO_TAGS => {}
+                world::TWO_TAGS..world::VXLAN => self.count("under two tags"),
+                _ => self.count("inside VXLAN"),
+            }
+            self.judge_one(&frame, out, sent)
                 .map_err(|why| format!("{why}: {sent:?} as {out:?}"))?;
         }
         Ok(())
     }
 
     /// What a frame is, and what was sent in because of which it is here.
-    fn cause(&self, frame: &[u8]) -> Result<(Seen, Sent), String> {
-        let parsed = parse(frame).map_err(|reason| format!("{reason:?}: {frame:?}"))?;
+    fn cause(&self, port: PortId, frame: &[u8]) -> Result<(Seen, Sent, Vec<u8>), String> {
+        let (place, frame) = wire::unwrap(self.world, port, frame)?;
+        let parsed = parse(&frame).map_err(|reason| format!("{reason:?}: {frame:?}"))?;
         let end = usize::from(parsed.end);
         let number = frame[end - 4..end].try_into().expect("four bytes");
         let number = u32::from_be_bytes(number) as usize;
         let sent = *self.sent.get(number).ok_or("a frame without a cause")?;
         let seen = Seen {
-            place: (PUBLIC, parsed.vlan),
+            place,
             protocol: parsed.protocol,
             source: parsed.source,
             destination: parsed.destination,
         };
-        Ok((seen, sent))
+        Ok((seen, sent, frame))
     }
 
     fn judge_one(&mut self, frame: &[u8], out: Seen, sent: Sent) -> Result<(), &'static str> {
@@ -398,17 +404,19 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 /// Every kind of passage, and how often it must have been seen at least.
-const KINDS: [(&str, u32); 11] = [
+const KINDS: [(&str, u32); 13] = [
     ("behind a guest", 10),
     ("between domains", 20),
     ("echo answered", 20),
     ("error passed", 20),
     ("first fragment", 20),
     ("in", 50),
+    ("inside VXLAN", 50),
     ("later fragment", 20),
     ("out", 200),
     ("spoofed", 100),
     ("to the router", 20),
+    ("under two tags", 50),
     ("within a domain", 50),
 ];
 

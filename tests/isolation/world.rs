@@ -8,6 +8,8 @@ use natwerk::flow::{PortId, Protocol};
 use natwerk::testing::lab::{GUEST, PUBLIC};
 use proptest::prelude::*;
 
+use crate::wire;
+
 /// A prefix: address and length.
 pub type Prefix = (Ipv4Addr, u8);
 
@@ -19,10 +21,23 @@ pub enum Opening {
     Udp,
 }
 
+/// What a network's frames have around them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Around {
+    /// A tag, or none in the first network.
+    Tag,
+    /// Two tags.
+    TwoTags,
+    /// VXLAN; whether only the listed VTEP takes part.
+    Vxlan { is_closed: bool },
+}
+
 /// A guest network.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub domain: usize,
+    pub around: Around,
+    /// Its tag, or a number above all tags that says where it is: see [`crate::wire`].
     pub vlan: u16,
     pub cidr: Prefix,
     /// Its source-NAT address, by its place in [`PUBLICS`].
@@ -87,6 +102,12 @@ const CIDRS: [Prefix; 4] =
 const TAGS: [u16; 8] = [0, 100, 101, 102, 103, 104, 105, 106];
 /// A tag that nothing hangs on.
 pub const STRAY_TAG: u16 = 999;
+/// Where this and the places behind it are, nothing hangs on this one: what is under two tags, inside
+/// VXLAN from the listed VTEP, the same from another one, and under a tag inside VXLAN.
+pub const TWO_TAGS: u16 = 5000;
+pub const VXLAN: u16 = 6000;
+pub const STRANGERS_VXLAN: u16 = 7000;
+pub const TAG_IN_VXLAN: u16 = 8000;
 
 /// Every address that somebody might write into a packet.
 pub const ADDRESSES: [Ipv4Addr; 20] = [
@@ -144,7 +165,25 @@ impl World {
     pub fn places(&self) -> Vec<(PortId, u16)> {
         let guests = self.networks.iter().map(|network| (GUEST, network.vlan));
         let others = [(GUEST, STRAY_TAG), (PUBLIC, 0), (PUBLIC, 77), (PUBLIC, STRAY_TAG)];
-        guests.chain(others).collect()
+        guests.chain(others).chain(self.strays()).collect()
+    }
+
+    /// Where something only might hang: two tags, identifiers, VTEPs and tags inside VXLAN that no network has,
+    /// one tag of those who have two, and the tags that stand in for others within natwerk.
+    fn strays(&self) -> impl Iterator<Item = (PortId, u16)> {
+        let around = |kind: fn(Around) -> bool| {
+            self.networks.iter().filter(move |network| kind(network.around))
+        };
+        let double = around(|around| around == Around::TwoTags);
+        let double = double.flat_map(|network| {
+            let (_, outer, inner) = wire::two_tags(network.vlan);
+            [TWO_TAGS, outer, inner, 1]
+        });
+        let inside = around(|around| matches!(around, Around::Vxlan { .. }));
+        let inside = inside.flat_map(|network| [VXLAN, TAG_IN_VXLAN + (network.vlan - VXLAN), 1]);
+        let closed = around(|around| around == Around::Vxlan { is_closed: true });
+        let strangers = closed.map(|network| STRANGERS_VXLAN + (network.vlan - VXLAN));
+        double.chain(inside).chain(strangers).map(|number| (GUEST, number))
     }
 
     /// The rule file.
@@ -231,10 +270,10 @@ fn network_json(index: usize, network: &Network) -> String {
     let filtering =
         if network.open_mappings { "endpoint-independent" } else { "address-and-port-dependent" };
     let mut text = format!(
-        r#"{{"name": "n{index}", "interface": "eth0", "vlan": {}, "domain": "d{}",
+        r#"{{"name": "n{index}", "interface": "eth0", {}, "domain": "d{}",
             "cidr": "{}/{}", "gateway": "{}", "source_nat": [{pool}], "egress_default": "{}",
             "nat": {{"hairpinning": {}, "filtering_type": "{filtering}""#,
-        network.vlan,
+        wire::json(network),
         network.domain,
         network.cidr.0,
         network.cidr.1,
@@ -253,14 +292,20 @@ fn opening() -> impl Strategy<Value = Opening> {
     prop_oneof![Just(Opening::Everything), Just(Opening::Nothing), Just(Opening::Udp)]
 }
 
-/// A network; its domain and prefix are given later.
+fn around() -> impl Strategy<Value = Around> {
+    let vxlan = any::<bool>().prop_map(|is_closed| Around::Vxlan { is_closed });
+    prop_oneof![4 => Just(Around::Tag), 1 => Just(Around::TwoTags), 1 => vxlan]
+}
+
+/// A network; its domain, place and prefix are given later.
 fn network() -> impl Strategy<Value = Network> {
     let pool = prop_oneof![4 => (0_usize..2).prop_map(Some), 1 => Just(Some(4)), 1 => Just(None)];
     let acl = prop::option::weighted(0.3, [opening(), opening()]);
     let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), any::<bool>());
-    (pool, acl, flags, prop::bool::weighted(0.3)).prop_map(
-        |(pool, acl, (egress, hairpinning, open_mappings), exempt)| Network {
+    (pool, acl, flags, prop::bool::weighted(0.3), around()).prop_map(
+        |(pool, acl, (egress, hairpinning, open_mappings), exempt, around)| Network {
             domain: 0,
+            around,
             vlan: 0,
             cidr: CIDRS[0],
             pool,
@@ -290,7 +335,13 @@ pub fn world() -> impl Strategy<Value = World> {
             for (domain, (members, wide)) in domains.into_iter().enumerate() {
                 let wide = wide && members.len() == 1;
                 for (place, member) in members.into_iter().enumerate() {
-                    let vlan = TAGS[networks.len()];
+                    let number = networks.len();
+                    let above = u16::try_from(number).expect("few networks") + 1;
+                    let vlan = match member.around {
+                        Around::Tag => TAGS[number],
+                        Around::TwoTags => TWO_TAGS + above,
+                        Around::Vxlan { .. } => VXLAN + above,
+                    };
                     let cidr = CIDRS[if wide { 3 } else { place }];
                     networks.push(Network { domain, vlan, cidr, ..member });
                 }

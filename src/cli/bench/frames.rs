@@ -16,6 +16,8 @@ pub struct Frame {
     pub from: Mac,
     /// The station that shall receive it.
     pub to: Mac,
+    /// Its tag; zero for none.
+    pub vlan: u16,
     /// Where the packet comes from.
     pub source: Endpoint,
     /// Where it goes.
@@ -36,9 +38,22 @@ pub struct Segment {
     pub acknowledgement: u32,
 }
 
+/// Bytes of a tag.
+pub const TAG: usize = 4;
+
 impl Frame {
     /// Writes the frame over the whole of `frame`.
     pub fn write(&self, frame: &mut [u8]) {
+        if self.vlan == 0 {
+            return self.write_untagged(frame);
+        }
+        self.write_untagged(&mut frame[TAG..]);
+        frame.copy_within(TAG..TAG + 12, 0);
+        let [high, low] = self.vlan.to_be_bytes();
+        frame[12..12 + TAG].copy_from_slice(&[0x81, 0, high, low]);
+    }
+
+    fn write_untagged(&self, frame: &mut [u8]) {
         let packet_length = u16::try_from(frame.len() - 14).unwrap_or(u16::MAX);
         let Some((headers, payload)) = frame.split_first_chunk_mut::<HEADERS>() else { return };
         payload.fill(0);

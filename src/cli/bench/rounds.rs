@@ -312,6 +312,8 @@ impl<'w> Worker<'w> {
 
     fn write(&mut self, traffic: &Traffic) {
         for (packet, frame) in self.packets.iter().zip(&mut self.frames) {
+            let fits = frame.set_length(traffic.length_of(*packet));
+            assert!(fits, "a frame has room for 1,518 bytes and a tag");
             traffic.write(*packet, frame.bytes_mut());
         }
     }
@@ -378,6 +380,10 @@ impl<'w> Worker<'w> {
     /// The frames that were processed are free again; lost ones are made anew.
     fn take_back(&mut self) {
         self.verdicts.clear();
+        // Where a tag was pushed or popped, the frame begins elsewhere.
+        if self.world.traffic.is_tagged() {
+            self.done.clear();
+        }
         self.frames.append(&mut self.done);
         let length = self.world.traffic.length();
         while self.frames.len() < FRAMES {

@@ -4,8 +4,9 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cli::bench::frames::{Ends, Frame, Segment, TCP_HEADERS};
+use crate::cli::bench::frames::{Ends, Frame, Segment, TAG, TCP_HEADERS};
 use crate::cli::bench::world::{GUEST, PUBLIC, neighbor_mac, router_mac};
+use crate::cli::bench::{Arguments, Carried};
 use crate::flow::{Endpoint, Mac, PortId};
 use crate::wire::segment::flags;
 
@@ -33,6 +34,8 @@ pub struct Traffic {
     workers: u32,
     length: usize,
     is_tcp: bool,
+    /// How many networks the guests are dealt to, if those are under tags.
+    networks: Option<u16>,
     /// The external endpoint of each session once it is known: address and port.
     external: Vec<AtomicU64>,
 }
@@ -70,15 +73,16 @@ impl Packet {
 }
 
 impl Traffic {
-    /// `sessions` sessions of frames that are `size` bytes long, for so many workers.
-    pub fn new(sessions: u32, size: u16, workers: u16, is_tcp: bool) -> Self {
+    /// The sessions that `arguments` asks for.
+    pub fn new(arguments: &Arguments) -> Self {
         Self {
-            sessions,
-            is_tcp,
-            workers: u32::from(workers),
+            sessions: arguments.sessions,
+            is_tcp: arguments.protocol == Carried::Tcp,
+            workers: u32::from(arguments.workers),
             // What RFC 2544 counts, less the checksum sequence that no program sees.
-            length: usize::from(size) - 4,
-            external: (0..sessions).map(|_| AtomicU64::new(0)).collect(),
+            length: usize::from(arguments.size) - 4,
+            networks: arguments.networks,
+            external: (0..arguments.sessions).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -92,14 +96,31 @@ impl Traffic {
         self.sessions.div_ceil(SESSIONS_PER_GUEST)
     }
 
-    /// A guest's address.
-    pub fn guest(&self, number: u32) -> Ipv4Addr {
-        Ipv4Addr::from_bits(FIRST_GUEST.to_bits() + number)
+    /// The tag of a guest's network, and the guest's address in it.
+    pub fn guest(&self, number: u32) -> (u16, Ipv4Addr) {
+        let networks = u32::from(self.networks.unwrap_or(1));
+        let place = u16::try_from(number % networks).unwrap_or(0);
+        let vlan = self.networks.map_or(0, |_| tag(place));
+        (vlan, Ipv4Addr::from_bits(FIRST_GUEST.to_bits() + number / networks))
     }
 
-    /// Bytes of a frame.
+    /// Bytes of a frame without a tag.
     pub const fn length(&self) -> usize {
         self.length
+    }
+
+    /// Whether frames get or lose a tag on their way.
+    pub const fn is_tagged(&self) -> bool {
+        self.networks.is_some()
+    }
+
+    /// Bytes of the frame of `packet` as it comes in.
+    pub const fn length_of(&self, packet: Packet) -> usize {
+        self.length_among(packet.outbound)
+    }
+
+    const fn length_among(&self, are_guests: bool) -> usize {
+        if are_guests && self.is_tagged() { self.length + TAG } else { self.length }
     }
 
     /// The sessions whose first packets `worker` gets.
@@ -136,13 +157,13 @@ impl Traffic {
         if packet.outbound { GUEST } else { PUBLIC }
     }
 
-    /// Writes the frame of `packet` as it comes in. `frame` is [`Self::length`] bytes long.
+    /// Writes the frame of `packet` as it comes in. `frame` is [`Self::length_of`] it bytes long.
     pub fn write(&self, packet: Packet, frame: &mut [u8]) {
         let (source, destination) = self.before(packet);
         let port = Self::port(packet);
         let from = if packet.outbound { source.address } else { GATEWAY };
-        self.frame(packet, neighbor_mac(from), router_mac(port), (source, destination), 64)
-            .write(frame);
+        let stations = (neighbor_mac(from), router_mac(port));
+        self.frame(packet, packet.outbound, stations, (source, destination), 64).write(frame);
     }
 
     /// Remembers the external endpoint that a session's first packet left with.
@@ -170,16 +191,17 @@ impl Traffic {
             true => ((external, remote), GATEWAY, PUBLIC),
             false => ((remote, guest), guest.address, GUEST),
         };
-        let mut expected = vec![0; self.length];
-        self.frame(packet, router_mac(port), neighbor_mac(to), ends, 63).write(&mut expected);
+        let mut expected = vec![0; self.length_among(!packet.outbound)];
+        let stations = (router_mac(port), neighbor_mac(to));
+        self.frame(packet, !packet.outbound, stations, ends, 63).write(&mut expected);
         expected == frame
     }
 
     fn frame(
         &self,
         packet: Packet,
-        from: Mac,
-        to: Mac,
+        is_among_guests: bool,
+        (from, to): (Mac, Mac),
         (source, destination): Ends,
         ttl: u8,
     ) -> Frame {
@@ -200,7 +222,9 @@ impl Traffic {
                 Some(Segment { flags: flags::ACK, sequence, acknowledgement: goes })
             }
         };
-        Frame { from, to, source, destination, ttl, segment }
+        let (guests_tag, _) = self.guest(packet.session / SESSIONS_PER_GUEST);
+        let vlan = if is_among_guests { guests_tag } else { 0 };
+        Frame { from, to, vlan, source, destination, ttl, segment }
     }
 
     fn before(&self, packet: Packet) -> (Endpoint, Endpoint) {
@@ -216,7 +240,7 @@ impl Traffic {
         // Where an operating system begins to give out ports differs from guest to guest.
         let first = 20_000 + guest.wrapping_mul(2_654_435_761) % 40_000;
         let port = first + session % SESSIONS_PER_GUEST;
-        Endpoint::new(self.guest(guest), u16::try_from(port).unwrap_or(u16::MAX))
+        Endpoint::new(self.guest(guest).1, u16::try_from(port).unwrap_or(u16::MAX))
     }
 
     fn external(&self, session: u32) -> Endpoint {
@@ -225,6 +249,11 @@ impl Traffic {
         let [_, _, a, b, c, d, e, f] = words.to_be_bytes();
         Endpoint::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([e, f]))
     }
+}
+
+/// The tag of the network at `place`.
+pub const fn tag(place: u16) -> u16 {
+    place + 1
 }
 
 fn remote(session: u32) -> Endpoint {
@@ -262,23 +291,49 @@ mod tests {
     use super::*;
     use crate::testing::packets::wrong_checksums;
 
+    fn traffic(protocol: Carried, workers: u16, networks: Option<u16>) -> Traffic {
+        let (sessions, size, acl_rules, seconds, repeatable) = (1000, 80, 0, 0.0, false);
+        Traffic::new(&Arguments {
+            sessions,
+            size,
+            workers,
+            acl_rules,
+            networks,
+            seconds,
+            protocol,
+            repeatable,
+        })
+    }
+
     #[test]
     fn a_frame_has_right_checksums() {
-        for is_tcp in [false, true] {
-            let traffic = Traffic::new(1000, 80, 1, is_tcp);
-            let mut frame = vec![0xff; traffic.length()];
+        for (protocol, networks) in
+            [(Carried::Udp, None), (Carried::Tcp, None), (Carried::Udp, Some(3))]
+        {
+            let traffic = traffic(protocol, 1, networks);
+            let network = if traffic.is_tagged() { 18 } else { 14 };
             for session in [0, 62, 63, 999] {
                 let packet = Packet { session, outbound: true, stage: Stage::Opens };
+                let mut frame = vec![0xff; traffic.length_of(packet)];
                 traffic.write(packet, &mut frame);
-                assert_eq!(wrong_checksums(&frame[14..]), Vec::<&str>::new());
+                assert_eq!(frame.len() - network, 80 - 4 - 14);
+                assert_eq!(wrong_checksums(&frame[network..]), Vec::<&str>::new());
                 assert!(!traffic.is_translated(packet, &frame));
             }
         }
     }
 
     #[test]
+    fn guests_are_dealt_to_networks_with_the_same_addresses() {
+        let traffic = traffic(Carried::Udp, 1, Some(3));
+        let guests = [0, 1, 2, 3, 4].map(|number| traffic.guest(number));
+        let [first, second] = [FIRST_GUEST, Ipv4Addr::from_bits(FIRST_GUEST.to_bits() + 1)];
+        assert_eq!(guests, [(1, first), (2, first), (3, first), (1, second), (2, second)]);
+    }
+
+    #[test]
     fn every_direction_of_every_session_has_one_worker() {
-        let traffic = Traffic::new(1000, 64, 3, false);
+        let traffic = traffic(Carried::Udp, 3, None);
         let all: std::collections::HashSet<_> =
             (0..3).flat_map(|worker| traffic.created_by(worker)).map(|it| it.session).collect();
         assert_eq!(all.len(), 1000);

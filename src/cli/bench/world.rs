@@ -1,12 +1,12 @@
-//! The router that is measured: one network of many guests, enough public addresses, and rules
-//! that new sessions are held against.
+//! The router that is measured: one network of many guests or many networks of few, enough public
+//! addresses, and rules that new sessions are held against.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::bench::traffic::{FIRST_GUEST, FIRST_PUBLIC, GATEWAY, GUEST_GATEWAY, Traffic};
-use crate::cli::bench::{Arguments, Carried};
+use crate::cli::bench::Arguments;
+use crate::cli::bench::traffic::{FIRST_GUEST, FIRST_PUBLIC, GATEWAY, GUEST_GATEWAY, Traffic, tag};
 use crate::cli::output::Failure;
 use crate::config::{ChecksumMode, Config, Interface, Role};
 use crate::flow::{Mac, PortId, Protocol};
@@ -49,12 +49,7 @@ impl World {
     /// # Errors
     /// When there are more than addresses for them.
     pub fn new(arguments: &Arguments) -> Result<Self, Failure> {
-        let traffic = Traffic::new(
-            arguments.sessions,
-            arguments.size,
-            arguments.workers,
-            arguments.protocol == Carried::Tcp,
-        );
+        let traffic = Traffic::new(arguments);
         let config = config(arguments.sessions);
         let rules = rules(arguments)?;
         let next_hops = Arc::new(next_hops(&traffic));
@@ -94,7 +89,9 @@ fn config(sessions: u32) -> Config {
 }
 
 fn rules(arguments: &Arguments) -> Result<RuleSet, Failure> {
-    let count = arguments.sessions.div_ceil(SESSIONS_PER_ADDRESS);
+    let networks = arguments.networks.unwrap_or(1);
+    let sessions = arguments.sessions.div_ceil(networks.into());
+    let each = sessions.div_ceil(SESSIONS_PER_ADDRESS);
     let place = Place { file: Arc::from("bench"), line: 1, column: 1 };
     let address = |number| Ipv4Addr::from_bits(FIRST_PUBLIC.to_bits() + number);
     let public_ip = |number| PublicIp {
@@ -108,19 +105,38 @@ fn rules(arguments: &Arguments) -> Result<RuleSet, Failure> {
         echo_reply: None,
         place: place.clone(),
     };
-    let cidr = Cidr::containing(FIRST_GUEST, 8);
-    let network = Network {
-        name: "guests".to_owned(),
+    let own = |number: u16| u32::from(number) * each..(u32::from(number) + 1) * each;
+    let network = |number| Network {
+        vlan: arguments.networks.map_or(0, |_| tag(number)),
+        source_nat: own(number).map(address).collect(),
+        ..network(number, &place)
+    };
+    let egress_rules = (0..arguments.acl_rules).map(|number| {
+        let network = u64::from(number) * u64::from(networks) / u64::from(arguments.acl_rules);
+        egress_rule(number, network, &place)
+    });
+    Ok(RuleSet {
+        public_ips: (0..u32::from(networks) * each).map(public_ip).collect(),
+        networks: (0..networks).map(network).collect(),
+        egress_rules: egress_rules.collect::<Result<_, _>>()?,
+        ..RuleSet::default()
+    })
+}
+
+/// A network without a tag or public addresses.
+fn network(number: u16, place: &Place) -> Network {
+    Network {
+        name: format!("guests{number}"),
         interface: "guest".to_owned(),
         vlan: 0,
         outer_tag: None,
         vxlan: None,
-        cidr,
+        cidr: Cidr::containing(FIRST_GUEST, 8),
         ipv6: None,
         gateway: GUEST_GATEWAY,
         mtu: None,
         domain: None,
-        source_nat: (0..count).map(address).collect(),
+        source_nat: Vec::new(),
         egress_default: Action::Allow,
         egress_reject: false,
         nat: NatOptions::default(),
@@ -128,18 +144,11 @@ fn rules(arguments: &Arguments) -> Result<RuleSet, Failure> {
         mss_clamp: None,
         anti_spoofing: true,
         place: place.clone(),
-    };
-    let egress_rules = (0..arguments.acl_rules).map(|number| egress_rule(number, &place));
-    Ok(RuleSet {
-        public_ips: (0..count).map(public_ip).collect(),
-        networks: vec![network],
-        egress_rules: egress_rules.collect::<Result<_, _>>()?,
-        ..RuleSet::default()
-    })
+    }
 }
 
 /// Rules of several shapes, as they come in practice; none matches what the bench sends.
-fn egress_rule(number: u32, place: &Place) -> Result<EgressRule, Failure> {
+fn egress_rule(number: u32, network: u64, place: &Place) -> Result<EgressRule, Failure> {
     let address = Ipv4Addr::from_bits(0x5000_0000 + number.wrapping_mul(0x0001_3579) % 0x1000_0000);
     let first = u16::try_from(number % 60_000 + 1).unwrap_or(1);
     let (protocol, ports, length) = match number % 4 {
@@ -152,7 +161,7 @@ fn egress_rule(number: u32, place: &Place) -> Result<EgressRule, Failure> {
     let ports = ports.map_err(|error| Failure::failed(error.to_string()))?;
     Ok(EgressRule {
         id: format!("e{number}"),
-        network: "guests".to_owned(),
+        network: format!("guests{network}"),
         action: Action::Deny,
         matches: Match { protocol, ports, icmp_type: None, icmp_code: None },
         sources: Prefixes::default(),
@@ -169,7 +178,10 @@ fn next_hops(traffic: &Traffic) -> NextHops {
         hops.set_interface(port, router_mac(port), 1500);
     }
     let gateway = Neighbor { port: PUBLIC, vlan: 0, address: GATEWAY.into() };
-    let guest = |number| Neighbor { port: GUEST, vlan: 0, address: traffic.guest(number).into() };
+    let guest = |number| {
+        let (vlan, address) = traffic.guest(number);
+        Neighbor { port: GUEST, vlan, address: address.into() }
+    };
     for neighbor in std::iter::once(gateway).chain((0..guests).map(guest)) {
         hops.id(neighbor);
         if let IpAddr::V4(address) = neighbor.address {

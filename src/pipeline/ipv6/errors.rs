@@ -59,7 +59,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         match self.link_ipv6(slot, port, ready, &found, Fate::Anew, context) {
             Ok(link) => match slot.as_mut() {
-                Some(frame) => self.transmit_ipv6(frame, packet, &link),
+                Some(frame) => self.transmit_ipv6(port, frame, packet, &link),
                 None => Verdict::Hold,
             },
             Err(verdict) => verdict,

@@ -132,6 +132,6 @@ impl<F: FrameBuffer> Pipeline<F> {
         } else {
             found.touch(packet.packet_length(), context.now.coarse());
         }
-        self.transmit_ipv6(frame, packet, &link)
+        self.transmit_ipv6(port, frame, packet, &link)
     }
 }
