@@ -23,6 +23,7 @@ pub mod packet_text;
 mod place;
 pub mod reload;
 pub mod replay;
+mod reply;
 pub mod run;
 pub mod schema;
 pub mod sessions;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::config::{Config, Role, XdpMode};
+use crate::engine::files::Sign;
 use crate::flow::{Generation, PortId};
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::set::RuleSet;
@@ -131,7 +132,7 @@ pub enum ReloadError {
 /// What the engine can be asked.
 pub enum Command {
     /// Rule files may have changed, at this time.
-    FilesChanged(Instant),
+    FilesChanged(Sign, Instant),
     /// Read the rules again, and answer.
     Reload(Sender<Result<ReloadReport, ReloadError>>),
     /// Stop.
@@ -172,9 +173,9 @@ impl EngineHandle {
     }
 
     /// Says that rule files may have changed; returns at once.
-    pub fn files_changed(&self) {
+    pub fn files_changed(&self, sign: Sign) {
         // An engine that hears nothing any more needs no rules.
-        let _ = self.state.commands.send(Command::FilesChanged(Instant::now()));
+        let _ = self.state.commands.send(Command::FilesChanged(sign, Instant::now()));
     }
 
     /// Asks the engine to stop; returns at once.

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use ahash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::flow::{RealmId, RuleId};
 use crate::nat::limits::{EndpointLimit, GuestCount, NetworkLimits, Rate, Rates};
@@ -203,8 +203,8 @@ impl Registry {
     /// Every number in use or at rest, as text for [`Self::restore`].
     #[must_use]
     pub fn save(&self) -> String {
-        let saved = Saved { rules: self.rules.save(), realms: self.realms.save() };
-        serde_json::to_string(&saved).unwrap_or_default()
+        let saving = Saving { rules: &self.rules, realms: &self.realms };
+        serde_json::to_string(&saving).unwrap_or_default()
     }
 
     /// Begins a new policy: what is not asked for from now on was taken away.
@@ -243,11 +243,18 @@ impl Registry {
 }
 
 /// A registry as it is kept.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     rules: HashMap<String, u32>,
     realms: HashMap<String, u32>,
+}
+
+/// The same as it is written: a hundred thousand names are not copied for it.
+#[derive(Serialize)]
+struct Saving<'a> {
+    rules: &'a Numbers,
+    realms: &'a Numbers,
 }
 
 /// Numbers from one to `max` for names.
@@ -284,10 +291,6 @@ impl Numbers {
         Ok(numbers)
     }
 
-    fn save(&self) -> HashMap<String, u32> {
-        self.known.iter().map(|(name, known)| (name.clone(), known.number)).collect()
-    }
-
     fn number(&mut self, name: &str, round: u64) -> Option<u32> {
         if let Some(known) = self.known.get_mut(name) {
             known.last_round = round;
@@ -319,6 +322,12 @@ impl Numbers {
             }
             stays
         });
+    }
+}
+
+impl Serialize for Numbers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.known.iter().map(|(name, known)| (name, known.number)))
     }
 }
 

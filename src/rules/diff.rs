@@ -1,5 +1,6 @@
 //! What a reload changes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::Serialize;
@@ -35,86 +36,86 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
     diff.compare(
         Kind::PublicIp,
         (&old.public_ips, &new.public_ips),
-        |ip| ip.address.to_string(),
+        |ip| ip.address.to_string().into(),
         |ip, other| ip.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::PublicIpv6,
         (&old.public_ipv6, &new.public_ipv6),
-        |ip| ip.address.to_string(),
+        |ip| ip.address.to_string().into(),
         |ip, other| ip.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::AddressLimit,
         (&old.address_limits, &new.address_limits),
-        |limit| limit.id.clone(),
+        |limit| Cow::from(&limit.id),
         |limit, other| limit.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::Network,
         (&old.networks, &new.networks),
-        |network| network.name.clone(),
+        |network| Cow::from(&network.name),
         |network, other| network.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::EgressRule,
         (&old.egress_rules, &new.egress_rules),
-        |rule| rule.id.clone(),
+        |rule| Cow::from(&rule.id),
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::FirewallRule,
         (&old.firewall_rules, &new.firewall_rules),
-        |rule| rule.id.clone(),
+        |rule| Cow::from(&rule.id),
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::Ipv6FirewallRule,
         (&old.ipv6_firewall_rules, &new.ipv6_firewall_rules),
-        |rule| rule.id.clone(),
+        |rule| Cow::from(&rule.id),
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::Ipv6Route,
         (&old.ipv6_routes, &new.ipv6_routes),
-        |route| route.destination.to_string(),
+        |route| route.destination.to_string().into(),
         |route, other| route.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::InterfaceFilter,
         (&old.interface_filters, &new.interface_filters),
-        InterfaceFilter::name,
+        |filter| filter.name().into(),
         move_filter,
     );
     diff.compare(
         Kind::PortForward,
         (&old.port_forwards, &new.port_forwards),
-        |rule| rule.id.clone(),
+        |rule| Cow::from(&rule.id),
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::StaticNat,
         (&old.static_nats, &new.static_nats),
-        |rule| rule.id.clone(),
+        |rule| Cow::from(&rule.id),
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::LoadBalancer,
         (&old.load_balancers, &new.load_balancers),
-        |rule| rule.id.clone(),
+        |rule| Cow::from(&rule.id),
         |rule, other| rule.place.clone_from(&other.place),
     );
     diff.compare(Kind::NetworkAcl, (&old.network_acls, &new.network_acls), acl_id, move_acl);
     diff.compare(
         Kind::Route,
         (&old.routes, &new.routes),
-        |route| format!("{} {}", route.domain, route.destination),
+        |route| format!("{} {}", route.domain, route.destination).into(),
         |route, other| route.place.clone_from(&other.place),
     );
     diff.compare(
         Kind::PolicyRoute,
         (&old.policy_routes, &new.policy_routes),
-        |route| route.id.clone(),
+        |route| Cow::from(&route.id),
         |route, other| route.place.clone_from(&other.place),
     );
     diff.compare(
@@ -128,29 +129,28 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Diff {
 
 impl Diff {
     /// Compares one list. `id` tells rules apart, `settle` gives the first rule the second's places.
-    fn compare<R: Clone + PartialEq>(
+    fn compare<'r, R: Clone + PartialEq>(
         &mut self,
         kind: RuleKind,
-        (old, new): (&[R], &[R]),
-        id: impl Fn(&R) -> String,
+        (old, new): (&'r [R], &'r [R]),
+        id: impl Fn(&'r R) -> Cow<'r, str>,
         settle: impl Fn(&mut R, &R),
     ) {
-        let name = |id: &String| RuleName { kind, id: id.clone() };
-        let old: Vec<(String, &R)> = old.iter().map(|rule| (id(rule), rule)).collect();
-        let new: Vec<(String, &R)> = new.iter().map(|rule| (id(rule), rule)).collect();
-        let by_id = |rules: &[(String, &R)]| -> HashMap<String, usize, ahash::RandomState> {
-            rules.iter().zip(0..).map(|((id, _), index)| (id.clone(), index)).collect()
-        };
+        if old == new {
+            return;
+        }
+        let name = |id: &Cow<'_, str>| RuleName { kind, id: id.to_string() };
+        let old: Vec<_> = old.iter().map(|rule| (id(rule), rule)).collect();
+        let new: Vec<_> = new.iter().map(|rule| (id(rule), rule)).collect();
         let (old_ids, new_ids) = (by_id(&old), by_id(&new));
-        let stays = |ids: &HashMap<_, usize, _>, id: &String| ids.contains_key(id);
+        let stays = |ids: &HashMap<&str, _, _>, id: &str| ids.contains_key(id);
         self.removed
             .extend(old.iter().filter(|(id, _)| !stays(&new_ids, id)).map(|(id, _)| name(id)));
         // The rules that stay, in the old order: where the first match decides, one that stands
         // elsewhere among them decides otherwise.
         let mut stayed = old.iter().filter(|(id, _)| stays(&new_ids, id));
         for (id, rule) in &new {
-            let before = old_ids.get(id).and_then(|&index| old.get(index));
-            let Some((_, before)) = before else {
+            let Some(&before) = old_ids.get(&**id) else {
                 self.added.push(name(id));
                 continue;
             };
@@ -159,21 +159,32 @@ impl Diff {
                     kind,
                     RuleKind::EgressRule | RuleKind::FirewallRule | RuleKind::PolicyRoute
                 );
-            let mut before: R = (*before).clone();
-            settle(&mut before, rule);
-            if moved || before != **rule {
+            if moved || !is_same(before, rule, &settle) {
                 self.changed.push(name(id));
             }
         }
     }
 }
 
-fn acl_id(acl: &NetworkAcl) -> String {
+fn by_id<'r, R>(rules: &'r [(Cow<'_, str>, &'r R)]) -> HashMap<&'r str, &'r R, ahash::RandomState> {
+    rules.iter().map(|(id, rule)| (&**id, *rule)).collect()
+}
+
+/// Whether rules are alike but for their places. Most stand where they stood, and are not copied to find out.
+fn is_same<R: Clone + PartialEq>(before: &R, rule: &R, settle: &impl Fn(&mut R, &R)) -> bool {
+    before == rule || {
+        let mut before = before.clone();
+        settle(&mut before, rule);
+        before == *rule
+    }
+}
+
+fn acl_id(acl: &NetworkAcl) -> Cow<'_, str> {
     let direction = match acl.direction {
         AclDirection::Egress => "egress",
         AclDirection::Ingress => "ingress",
     };
-    format!("{} {direction}", acl.network)
+    format!("{} {direction}", acl.network).into()
 }
 
 fn move_acl(acl: &mut NetworkAcl, other: &NetworkAcl) {
@@ -190,10 +201,10 @@ fn move_filter(filter: &mut InterfaceFilter, other: &InterfaceFilter) {
     }
 }
 
-fn local_service_id(service: &LocalService) -> String {
+fn local_service_id(service: &LocalService) -> Cow<'_, str> {
     match service.ports {
-        None => format!("{} {}", service.address, service.protocol),
-        Some(ports) => format!("{} {} {ports}", service.address, service.protocol),
+        None => format!("{} {}", service.address, service.protocol).into(),
+        Some(ports) => format!("{} {} {ports}", service.address, service.protocol).into(),
     }
 }
 

@@ -11,6 +11,7 @@ use jsonc_parser::common::{Range, Ranged};
 use jsonc_parser::errors::{ParseError, ParseErrorKind};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
+use super::plain_json;
 use super::tree::{Entry, Node, Parsed, SyntaxFault, Value, offset};
 
 /// More faults of syntax than this are not worth a reader's while.
@@ -19,6 +20,9 @@ const MENDS_MAX: usize = 32;
 /// The tree of `text` and everything wrong with the text.
 #[must_use]
 pub fn parse(text: &str) -> Parsed<'_> {
+    if let Some(root) = plain_json::parse(text) {
+        return Parsed { root: Some(root), faults: Vec::new(), whole: true };
+    }
     let mut faults = Vec::new();
     let error = match parse_strict(text, &mut faults) {
         Ok(root) => return Parsed { root, faults, whole: true },
@@ -41,6 +45,7 @@ pub fn parse(text: &str) -> Parsed<'_> {
     Parsed { root: None, faults, whole: false }
 }
 
+/// The tree of `text` up to the first fault that ends it; the others are noted.
 fn parse_strict<'t>(
     text: &'t str,
     faults: &mut Vec<SyntaxFault>,
@@ -173,4 +178,131 @@ fn fault(text: &[u8], error: &ParseError) -> SyntaxFault {
         _ => "compare with the example in `natwerk schema` and the README",
     };
     SyntaxFault { at: offset(error.range().start), what, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What both parsers make of `text`, if the plain one makes anything of it: the same.
+    fn agreed(text: &str) -> Result<bool, TestCaseError> {
+        let Some(plain) = plain_json::parse(text) else { return Ok(false) };
+        let mut faults = Vec::new();
+        let strict = parse_strict(text, &mut faults);
+        prop_assert_eq!(strict.map_err(|error| error.to_string()), Ok(Some(plain)));
+        prop_assert_eq!(faults, []);
+        Ok(true)
+    }
+
+    /// Any value, four levels deep.
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        let number =
+            prop_oneof![any::<i64>().prop_map(Into::into), any::<f64>().prop_map(Into::into)];
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            number,
+            ".{0,8}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::hash_map("\\PC{0,8}", inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Text of the pieces that JSON is made of, and of some that it is not.
+    fn pieces() -> impl Strategy<Value = String> {
+        let pieces: Vec<&'static str> = vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\"a\"",
+            "\"é\"",
+            "\\",
+            "\\n",
+            "\\u00e9",
+            "\\ud83d\\ude00",
+            "\\ud83d",
+            "\\u12",
+            "\\x",
+            "0",
+            "-0",
+            "01",
+            "-",
+            "1",
+            "12",
+            ".5",
+            "e",
+            "E+1",
+            "e-",
+            "true",
+            "falsey",
+            "null",
+            "word",
+            " ",
+            "\n",
+            "\t",
+            "\u{b}",
+            "\u{a0}",
+            "\u{1}",
+            "//",
+            "/**/",
+            "'",
+            "é",
+            "\u{1f600}",
+            "9223372036854775807",
+            "-9223372036854775809",
+        ];
+        prop::collection::vec(prop::sample::select(pieces), 0..12)
+            .prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_well_formed_is_read_without_the_parser_that_finds_faults(value in value(), pretty: bool) {
+            let text = match pretty {
+                true => serde_json::to_string_pretty(&value),
+                false => serde_json::to_string(&value),
+            };
+            prop_assert!(agreed(&text.expect("text"))?);
+        }
+
+        #[test]
+        fn the_parsers_agree_on_all_that_both_read(text in pieces()) {
+            agreed(&text)?;
+            agreed(&format!("[{text}]"))?;
+            agreed(&format!("\"{text}\""))?;
+        }
+    }
+
+    #[test]
+    fn what_is_unusual_is_left_to_the_parser_that_finds_faults() {
+        let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        for text in [
+            "",
+            " ",
+            "{",
+            "{\"a\"}",
+            "[1,]",
+            "[01]",
+            "[1.]",
+            "\"\\ud83d\\ude00\"",
+            "1 2",
+            "\u{a0}1",
+            &deep,
+        ] {
+            assert_eq!(plain_json::parse(text), None, "{text}");
+        }
+        assert!(parse(&deep).faults.is_empty());
+        assert_eq!(parse("[1,]").faults.len(), 1);
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +30,6 @@ pub struct Loaded {
     pub is_torn: bool,
     /// The files they came from, in order.
     pub files: Vec<PathBuf>,
-    /// A digest of the files' contents: the same files give the same digest.
-    pub digest: u64,
 }
 
 /// Reads and checks the rules in `paths`: files, or folders whose files are merged in name order.
@@ -132,20 +129,8 @@ fn load_sources(
     }
     faults.append(&mut tolerated);
     sort(&mut faults, &sources);
-    let mut digest = DefaultHasher::new();
-    for source in &sources {
-        digest.write_usize(source.text().len());
-        digest.write(source.text().as_bytes());
-    }
     let files = sources.iter().map(|source| PathBuf::from(&**source.file())).collect();
-    Ok(Loaded {
-        rules: draft.set,
-        warnings: faults,
-        pending,
-        is_torn,
-        files,
-        digest: digest.finish(),
-    })
+    Ok(Loaded { rules: draft.set, warnings: faults, pending, is_torn, files })
 }
 
 fn has_errors(faults: &[Diagnostic]) -> bool {
@@ -367,15 +352,6 @@ mod tests {
         let paths = [path(&folder, "a.json"), path(&folder, "gone.json")];
         let faults = load(&paths, None).unwrap_err();
         assert_eq!(faults.len(), 1, "{faults:?}");
-    }
-
-    #[test]
-    fn the_digest_is_of_the_contents() {
-        let folder = folder(&[("a.json", NETWORK)]);
-        let before = load_folder(&folder).unwrap().digest;
-        assert_eq!(load_folder(&folder).unwrap().digest, before);
-        fs::write(folder.path().join("a.json"), format!("{NETWORK}\n")).unwrap();
-        assert_ne!(load_folder(&folder).unwrap().digest, before);
     }
 
     #[test]

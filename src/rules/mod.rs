@@ -22,6 +22,7 @@ pub(crate) mod load;
 mod names;
 mod nat;
 pub(crate) mod native;
+mod plain_json;
 mod policy_routes;
 pub(crate) mod reader;
 pub(crate) mod scalars;

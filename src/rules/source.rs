@@ -29,7 +29,8 @@ impl Source {
     #[must_use]
     pub fn new(file: &str, text: String) -> Self {
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        let breaks = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+        // Searching for text is several times as fast as looking at each byte.
+        let breaks = text.match_indices('\n');
         let lines =
             std::iter::once(0).chain(breaks.map(|(at, _)| offset(at.saturating_add(1)))).collect();
         let mut marks = Vec::new();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// A value and the offset of its first byte.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node<'t> {
     /// Where it starts.
     pub at: u32,
@@ -12,7 +12,7 @@ pub struct Node<'t> {
 }
 
 /// What a node is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value<'t> {
     /// True or false.
     Boolean(bool),
@@ -33,7 +33,7 @@ pub enum Value<'t> {
 }
 
 /// A key of a table with its value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry<'t> {
     /// The key.
     pub key: Cow<'t, str>,

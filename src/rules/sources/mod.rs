@@ -31,7 +31,7 @@ pub struct Translation {
     pub faults: Vec<Diagnostic>,
     /// Rules that wait for an address, NIC or network that has not come yet: what, where, for what.
     pub pending: Vec<Pending>,
-    /// Every file read (to watch and to digest).
+    /// Every file read, to be watched.
     pub sources: Vec<Source>,
     /// Whether a file that holds state cannot be read, so that rules may be missing that were there.
     pub is_torn: bool,

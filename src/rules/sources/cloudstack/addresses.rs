@@ -1,6 +1,7 @@
 //! Addresses (`ip_associations.json`, `ip_aliases.json`, bag `ips`) and the tiers of a VPC
 //! (`guest_network.json`, bag `guestnetwork`).
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::bags::Bags;
@@ -150,8 +151,8 @@ impl Address {
     ) -> Read<Self> {
         let address = record.address("public_ip")?;
         let number = record.integer("nic_dev_id", 0, 4095)?;
-        let device = number.map(|number| format!("eth{number}"));
-        let device = device.or_else(|| bag_device.map(str::to_owned)).or(record.text("device")?);
+        let device = number.map(|number| Cow::from(format!("eth{number}")));
+        let device = device.or_else(|| bag_device.map(Cow::from)).or(record.text("device")?);
         let side = match record.text("nw_type")?.unwrap_or_default().to_lowercase().as_str() {
             "" | "public" => Side::Public,
             "guest" => Side::Guest,

@@ -20,10 +20,10 @@ pub struct Bags {
     pub addresses: BTreeMap<String, Vec<Address>>,
     /// `guestnetwork`: the tiers of a VPC by device.
     pub tiers: BTreeMap<String, Tier>,
-    /// `firewallrules` by the text of their id.
-    pub firewall: BTreeMap<String, FirewallEntry>,
-    /// `ipv6firewallrules` by the text of their id.
-    pub ipv6_firewall: BTreeMap<String, FirewallEntry>,
+    /// `firewallrules` by id: in the bag they stand by its text, which means nothing.
+    pub firewall: BTreeMap<i64, FirewallEntry>,
+    /// `ipv6firewallrules` by id.
+    pub ipv6_firewall: BTreeMap<i64, FirewallEntry>,
     /// `forwardingrules` by public address.
     pub forwarding: BTreeMap<String, Vec<Forwarding>>,
     /// `networkacl` by device.

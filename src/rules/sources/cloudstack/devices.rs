@@ -1,5 +1,7 @@
 //! Which interface an entry is about: by MAC where the machine has it, else by device.
 
+use std::borrow::Cow;
+
 use super::record::{Read, Record};
 use crate::rules::sources::Nics;
 use crate::rules::sources::nics::parse_mac;
@@ -40,7 +42,12 @@ impl<'a> Devices<'a> {
     ///
     /// # Errors
     /// When the MAC is none, or there is neither.
-    pub fn find(&self, record: &Record<'_, '_>, mac: &str, device: Option<String>) -> Read<Device> {
+    pub fn find(
+        &self,
+        record: &Record<'_, '_>,
+        mac: &str,
+        device: Option<Cow<'_, str>>,
+    ) -> Read<Device> {
         let text = record.text(mac)?;
         let parsed = match &text {
             None => None,
@@ -60,10 +67,10 @@ impl<'a> Devices<'a> {
         };
         match (&device, &text) {
             (Some(name), _) if !self.is_complete || self.nics.has(name) => {
-                Ok(Device { name: name.clone(), waits_for: None })
+                Ok(Device { name: name.to_string(), waits_for: None })
             }
-            (Some(name), _) => Ok(Device { name: name.clone(), waits_for: Some(waits_for()) }),
-            (None, Some(mac)) => Ok(Device { name: mac.clone(), waits_for: Some(waits_for()) }),
+            (Some(name), _) => Ok(Device { name: name.to_string(), waits_for: Some(waits_for()) }),
+            (None, Some(mac)) => Ok(Device { name: mac.to_string(), waits_for: Some(waits_for()) }),
             (None, None) => {
                 Err(record.wrong(mac, "neither a MAC nor a device number says which NIC it is on"))
             }

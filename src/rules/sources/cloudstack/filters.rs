@@ -21,8 +21,7 @@ impl Translator<'_> {
         for (device, acl) in &bags.acls {
             self.wait_for_network(&format!("{device} of a VPC"), acl);
         }
-        let mut entries: Vec<&FirewallEntry> = self.bags.firewall.values().collect();
-        entries.sort_by_key(|entry| entry.id);
+        let entries: Vec<&FirewallEntry> = self.bags.firewall.values().collect();
         let policy =
             entries.iter().find(|entry| entry.is_default()).map(|entry| entry.egress_policy);
         if self.is_routed() {
@@ -144,8 +143,7 @@ impl Translator<'_> {
     /// The firewall of a VPC's public addresses (4.23): one that a rule names is closed to everything else, before
     /// the tiers' ACLs are asked. What guests send is for these alone.
     pub fn vpc_firewall(&mut self) {
-        let mut entries: Vec<&FirewallEntry> = self.bags.firewall.values().collect();
-        entries.sort_by_key(|entry| entry.id);
+        let entries: Vec<&FirewallEntry> = self.bags.firewall.values().collect();
         for entry in entries.into_iter().filter(|entry| !entry.is_default()) {
             if entry.is_egress {
                 let what = format!("firewall rule {} is about what guests send", entry.id);
@@ -155,9 +153,10 @@ impl Translator<'_> {
             }
             self.firewall_rule(entry);
         }
-        let rules = &self.set.firewall_rules;
+        let rules = self.set.firewall_rules.iter();
+        let guarded: ahash::HashSet<_> = rules.map(|rule| rule.public_ip).collect();
         for public in &mut self.set.public_ips {
-            if rules.iter().any(|rule| rule.public_ip == public.address) {
+            if guarded.contains(&public.address) {
                 public.firewall_before_acl = true;
                 public.echo_reply = None;
             }

@@ -34,10 +34,10 @@ pub struct FirewallEntry {
 /// A firewall rule, or the end of one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FirewallChange {
-    /// The rule with this id is as it is now.
-    Put(String, Box<FirewallEntry>),
+    /// The rule is as it is now.
+    Put(Box<FirewallEntry>),
     /// The rule with this id is no more.
-    Revoke(String),
+    Revoke(i64),
 }
 
 /// The fields of a firewall rule.
@@ -74,9 +74,9 @@ impl FirewallChange {
         let id = record.must("id", id)?;
         let revoked = record.boolean("revoked")?;
         if record.must("revoked", revoked)? {
-            return Ok(Self::Revoke(id.to_string()));
+            return Ok(Self::Revoke(id));
         }
-        Ok(Self::Put(id.to_string(), Box::new(FirewallEntry::read(record, id)?)))
+        Ok(Self::Put(Box::new(FirewallEntry::read(record, id)?)))
     }
 }
 

@@ -107,7 +107,7 @@ impl Key {
         let sources = record.text("source_cidr_list")?.unwrap_or_default();
         let words = sources.split(',').map(str::trim).filter(|word| !word.is_empty());
         Ok(Self {
-            ports: record.text(names.public)?.unwrap_or_default(),
+            ports: record.text(names.public)?.unwrap_or_default().into_owned(),
             protocol: record.text("protocol")?.unwrap_or_default().to_lowercase(),
             sources: words.map(str::to_owned).collect(),
         })
@@ -133,7 +133,8 @@ impl ForwardingChange {
         if record.must("revoke", revoke)? {
             let address = record.text(COMMAND.public_ip)?;
             let address = record.must(COMMAND.public_ip, address)?;
-            return Ok(Self::RevokeForward(address, Key::read(record, &COMMAND)?));
+            let key = Key::read(record, &COMMAND)?;
+            return Ok(Self::RevokeForward(address.into_owned(), key));
         }
         Ok(Self::Put(Box::new(Forwarding::read(record, &COMMAND, false)?)))
     }
@@ -146,7 +147,8 @@ impl ForwardingChange {
         let revoke = record.boolean("revoke")?;
         if record.must("revoke", revoke)? {
             let address = record.text(COMMAND.public_ip)?;
-            return Ok(Self::RevokeStaticNat(record.must(COMMAND.public_ip, address)?));
+            let address = record.must(COMMAND.public_ip, address)?;
+            return Ok(Self::RevokeStaticNat(address.into_owned()));
         }
         Ok(Self::Put(Box::new(Forwarding::read(record, &COMMAND, true)?)))
     }

@@ -85,8 +85,7 @@ impl Translator<'_> {
 
     /// The IPv6 firewall of an isolated network: ingress rules, and egress rules that end in its own policy.
     pub fn ipv6_firewall(&mut self) {
-        let mut entries: Vec<&FirewallEntry> = self.bags.ipv6_firewall.values().collect();
-        entries.sort_by_key(|entry| entry.id);
+        let entries: Vec<&FirewallEntry> = self.bags.ipv6_firewall.values().collect();
         let dual = self.set.networks.iter().find(|network| network.ipv6.is_some());
         let Some((name, place)) = dual.map(|network| (network.name.clone(), network.place.clone()))
         else {

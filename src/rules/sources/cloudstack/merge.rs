@@ -10,7 +10,7 @@ use super::balancer::{self, BALANCER_FIELDS};
 use super::command_line::CommandLine;
 use super::devices::Devices;
 use super::files::{Input, Role};
-use super::firewall::{FIREWALL_FIELDS, FirewallChange, FirewallEntry};
+use super::firewall::{FIREWALL_FIELDS, FirewallChange};
 use super::forwarding::{BAG_FIELDS, FORWARD_FIELDS, Forwarding, ForwardingChange};
 use super::record::{Notes, Read, Record, Text, fault};
 use super::routes::{ROUTE_FIELDS, RouteEntry};
@@ -112,7 +112,7 @@ impl<'a> Merger<'a> {
 
     fn merge_command_object(&mut self, file: &Record<'_, '_>) -> Read<()> {
         let kind = file.text("type")?;
-        match file.must("type", kind)?.as_str() {
+        match &*file.must("type", kind)? {
             "cmdline" => {
                 let node = file.must("cmd_line", file.field("cmd_line"))?;
                 let line = CommandLine::read(&Record::open(node, "cmd_line", file.text_of())?);
@@ -356,9 +356,8 @@ impl Bags {
     pub fn merge_firewall(&mut self, change: FirewallChange, is_ipv6: bool) {
         let bag = if is_ipv6 { &mut self.ipv6_firewall } else { &mut self.firewall };
         match change {
-            FirewallChange::Put(id, entry) => {
-                let entry: FirewallEntry = *entry;
-                bag.insert(id, entry);
+            FirewallChange::Put(entry) => {
+                bag.insert(entry.id, *entry);
             }
             FirewallChange::Revoke(id) => {
                 bag.remove(&id);

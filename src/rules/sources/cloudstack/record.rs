@@ -3,6 +3,7 @@
 //!
 //! Absent, null and empty text mean the same: nothing was said.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
@@ -152,11 +153,11 @@ impl<'a, 't> Record<'a, 't> {
     ///
     /// # Errors
     /// When it is neither.
-    pub fn text(&self, name: &str) -> Read<Option<String>> {
+    pub fn text(&self, name: &str) -> Read<Option<Cow<'a, str>>> {
         match self.field(name).map(|node| (node, &node.value)) {
             None => Ok(None),
-            Some((_, Value::Text(text))) => Ok(Some(text.trim().to_owned())),
-            Some((_, Value::Integer(number))) => Ok(Some(number.to_string())),
+            Some((_, Value::Text(text))) => Ok(Some(text.trim().into())),
+            Some((_, Value::Integer(number))) => Ok(Some(number.to_string().into())),
             Some((node, _)) => self.wrong_type(name, node, "a string"),
         }
     }

@@ -43,6 +43,6 @@ impl RouteEntry {
             revoked: record.must("revoke", revoke)?,
             place: record.place(),
         };
-        Ok((network, route))
+        Ok((network.into_owned(), route))
     }
 }

@@ -26,6 +26,8 @@ pub struct Translator<'a> {
     pub domain: String,
     /// The rules so far.
     pub set: RuleSet,
+    /// The public addresses among them, which every rule asks for.
+    in_force: ahash::HashSet<Ipv4Addr>,
     /// What waits.
     pub pending: Vec<Pending>,
     /// What is to be said.
@@ -42,6 +44,7 @@ pub fn translate(bags: &Bags, options: &Options, notes: &mut Notes) -> (RuleSet,
         // Always one: a second network must not move the first into another realm.
         domain: line.value("name").unwrap_or("router").to_owned(),
         set: RuleSet::default(),
+        in_force: ahash::HashSet::default(),
         pending: Vec::new(),
         notes,
     };
@@ -97,6 +100,7 @@ impl<'a> Translator<'a> {
                 self.wait(format!("public address {}", address.address), &address.place, waits_for);
                 continue;
             }
+            self.in_force.insert(address.address);
             self.set.public_ips.push(PublicIp {
                 address: address.address,
                 prefix_len: address.length,
@@ -152,7 +156,7 @@ impl<'a> Translator<'a> {
 
     /// Whether `address` is a public address in force.
     pub fn has_public_ip(&self, address: Ipv4Addr) -> bool {
-        self.set.public_ips.iter().any(|public| public.address == address)
+        self.in_force.contains(&address)
     }
 
     /// The name of the network that `guest` is in.

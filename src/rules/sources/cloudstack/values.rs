@@ -22,24 +22,25 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// The prefixes in `words`: of no words, anything.
-    fn of<'w>(words: impl Iterator<Item = &'w str>) -> Result<Self, String> {
-        let mut ends = Self::default();
-        for word in words.map(str::trim).filter(|word| !word.is_empty()) {
-            if let Some(cidr) = ipv6_prefix(word) {
-                ends.has_v6 = true;
-                ends.v6.push(cidr);
-            } else {
-                ends.has_v4 = true;
-                ends.v4.push(cidr(word)?);
+    /// Adds the prefixes in `text`, with commas between them.
+    fn add(&mut self, text: &str) -> Result<(), String> {
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match word.contains(':').then(|| ipv6_prefix(word)).flatten() {
+                Some(cidr) => self.v6.push(cidr),
+                None => self.v4.push(cidr(word)?),
             }
         }
-        if !ends.has_v4 && !ends.has_v6 {
-            return Ok(Self { has_v4: true, has_v6: true, ..ends });
-        }
-        settle(&mut ends.v4);
-        settle(&mut ends.v6);
-        Ok(ends)
+        Ok(())
+    }
+
+    /// What was added is all there is: nothing is anything.
+    fn settled(mut self) -> Self {
+        let is_any = self.v4.is_empty() && self.v6.is_empty();
+        self.has_v4 = is_any || !self.v4.is_empty();
+        self.has_v6 = is_any || !self.v6.is_empty();
+        settle(&mut self.v4);
+        settle(&mut self.v6);
+        self
     }
 
     /// What a rule says of them in a network: of a network of IPv4 alone, any is nothing; in one of both
@@ -66,18 +67,20 @@ impl Ends {
     /// # Errors
     /// When one of them is none.
     pub fn read(record: &Record<'_, '_>, name: &str) -> Read<Self> {
-        let words: Vec<String> = match record.field(name).map(|node| &node.value) {
+        let mut ends = Self::default();
+        let wrong = |what| record.wrong(name, what);
+        match record.field(name).map(|node| &node.value) {
             Some(Value::List(nodes)) => {
-                let words = nodes.iter().map(|node| match &node.value {
-                    Value::Text(text) => Ok(text.to_string()),
-                    _ => Err(record.wrong(name, format!("{} is no prefix", node.description()))),
-                });
-                words.collect::<Read<_>>()?
+                for node in nodes {
+                    let Value::Text(text) = &node.value else {
+                        return Err(wrong(format!("{} is no prefix", node.description())));
+                    };
+                    ends.add(text).map_err(wrong)?;
+                }
             }
-            _ => record.text(name)?.into_iter().collect(),
-        };
-        Self::of(words.iter().flat_map(|word| word.split(',')))
-            .map_err(|what| record.wrong(name, what))
+            _ => ends.add(&record.text(name)?.unwrap_or_default()).map_err(wrong)?,
+        }
+        Ok(ends.settled())
     }
 }
 
@@ -99,12 +102,10 @@ fn settle<A: Family>(prefixes: &mut Vec<Cidr<A>>) {
     if prefixes.contains(&Cidr::ANY) {
         prefixes.clear();
     }
-    let mut seen = Vec::new();
-    prefixes.retain(|cidr| {
-        let is_new = !seen.contains(cidr);
-        seen.push(*cidr);
-        is_new
-    });
+    if prefixes.len() > 1 {
+        let mut seen = ahash::HashSet::default();
+        prefixes.retain(|cidr| seen.insert(*cidr));
+    }
 }
 
 /// The IPv4 prefix `text`; bits behind its length are dropped, as the kernel does.
@@ -230,28 +231,34 @@ pub fn protocol(record: &Record<'_, '_>, name: &str) -> Read<Option<Protocol>> {
 mod tests {
     use super::*;
 
+    fn ends(text: &str) -> Result<Ends, String> {
+        let mut ends = Ends::default();
+        ends.add(text)?;
+        Ok(ends.settled())
+    }
+
     #[test]
     fn a_list_without_prefixes_is_anything_and_one_of_the_other_family_is_nothing() {
-        let any = Ends::of([].into_iter()).unwrap();
+        let any = ends("").unwrap();
         assert!(any.v4.is_empty() && any.has_v4 && any.has_v6);
-        let v6 = Ends::of(["2001:db8::/32"].into_iter()).unwrap();
+        let v6 = ends("2001:db8::/32").unwrap();
         assert!(!v6.has_v4 && v6.has_v6);
-        let both = Ends::of(["0.0.0.0/0", "::/0"].into_iter()).unwrap();
+        let both = ends("0.0.0.0/0, ::/0").unwrap();
         assert!(both.v4.is_empty() && both.has_v4 && both.has_v6);
-        let one = Ends::of(["10.1.1.5/24", "10.1.1.7/24"].into_iter()).unwrap();
+        let one = ends("10.1.1.5/24,,10.1.1.7/24").unwrap();
         assert_eq!(one.v4, ["10.1.1.0/24".parse().unwrap()]);
-        assert!(Ends::of(["not-a-cidr"].into_iter()).is_err());
-        assert!(Ends::of(["10.0.0.0/33"].into_iter()).is_err());
+        assert!(ends("not-a-cidr").is_err());
+        assert!(ends("10.0.0.0/33").is_err());
     }
 
     #[test]
     fn in_a_network_of_both_families_any_is_told_apart() {
-        let any = Ends::of([].into_iter()).unwrap();
+        let any = ends("").unwrap();
         assert_eq!(any.prefixes(Families::Ipv4), Some(Prefixes::default()));
         assert_eq!(any.prefixes(Families::Both), Some(Prefixes::default()));
         let everything: Prefixes = vec![Cidr::ANY].into();
         assert_eq!(any.prefixes(Families::Ipv4OfBoth), Some(everything.clone()));
-        let v4 = Ends::of(["0.0.0.0/0"].into_iter()).unwrap();
+        let v4 = ends("0.0.0.0/0").unwrap();
         assert_eq!(v4.prefixes(Families::Both), Some(everything));
         assert_eq!(v4.prefixes(Families::Ipv6OfBoth), None);
     }

@@ -90,7 +90,7 @@ impl SiteToSite {
         let peer = record.text("peer_gateway_ip")?;
         let peer = record.must("peer_gateway_ip", peer)?;
         if record.boolean("create")? == Some(false) {
-            return Ok((peer, None));
+            return Ok((peer.into_owned(), None));
         }
         let local = record.address("local_public_ip")?;
         record.must("peer_guest_cidr_list", record.field("peer_guest_cidr_list"))?;
@@ -100,7 +100,7 @@ impl SiteToSite {
             peer_networks: Ends::read(record, "peer_guest_cidr_list")?.v4,
             place: record.place(),
         };
-        Ok((peer, Some(tunnel)))
+        Ok((peer.into_owned(), Some(tunnel)))
     }
 }
 
@@ -113,7 +113,7 @@ impl RemoteAccess {
         let key = record.text("vpn_server_ip")?;
         let key = record.must("vpn_server_ip", key)?;
         if record.boolean("create")? == Some(false) {
-            return Ok((key, None));
+            return Ok((key.into_owned(), None));
         }
         let server = record.address("vpn_server_ip")?;
         let range = record.text("ip_range")?;
@@ -128,7 +128,7 @@ impl RemoteAccess {
             users: prefixes_of_range(first, last),
             place: record.place(),
         };
-        Ok((key, Some(way_in)))
+        Ok((key.into_owned(), Some(way_in)))
     }
 }
 
