@@ -14,16 +14,8 @@ use notify::event::{ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::config::Config;
+use crate::engine::handle::Sign;
 use crate::rules::sources::ControlPlane;
-
-/// A sign that rule files may have changed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Sign {
-    /// Something whole was put in its place by a new name.
-    Renamed,
-    /// Anything else: more may follow.
-    Written,
-}
 
 /// Changes that were noticed and not looked at yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

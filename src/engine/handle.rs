@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::config::{Config, Role, XdpMode};
-use crate::engine::files::Sign;
 use crate::flow::{Generation, PortId};
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::set::RuleSet;
@@ -127,6 +126,15 @@ pub enum ReloadError {
     /// The engine is stopping.
     #[error("the engine is stopping")]
     Stopping,
+}
+
+/// A sign that rule files may have changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sign {
+    /// Something whole was put in its place by a new name.
+    Renamed,
+    /// Anything else: more may follow.
+    Written,
 }
 
 /// What the engine can be asked.
