@@ -16,9 +16,13 @@ use memmap2::MmapMut;
 
 use crate::frame::{FrameBuffer, FrameSource};
 
-/// Bytes in front of a frame's usual start. It is what the kernel keeps in front of received
-/// frames, and room for tags and ICMP headers.
-pub const HEADROOM: usize = 256;
+/// Bytes in front of a frame's usual start: what the kernel keeps in front of received frames, and as
+/// much as two tags take. A frame then has its headers in one cache line up to TCP's checksum, with a
+/// tag too, and gets its tags within it: a line before, which nobody asked for, would have to come from
+/// memory.
+pub const HEADROOM: usize = KERNEL_HEADROOM + 8;
+/// What the kernel keeps in front of received frames (`XDP_PACKET_HEADROOM`).
+pub const KERNEL_HEADROOM: usize = 256;
 
 /// What keeps frame memory mapped. Held, never looked at.
 pub(super) enum Memory {

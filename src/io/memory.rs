@@ -84,6 +84,7 @@ impl Port for MemoryPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::frame::HEADROOM;
 
     #[test]
     fn a_full_port_takes_what_fits_and_leaves_the_rest_in_order() {
@@ -102,8 +103,8 @@ mod tests {
     fn what_is_too_long_for_a_chunk_does_not_arrive_and_costs_nothing() {
         let pool = FramePool::in_memory(1, 2048).expect("memory");
         let mut port = MemoryPort::new(pool.clone(), 2);
-        assert!(!port.arrive(&[0; 1793]));
+        assert!(!port.arrive(&[0; 2048 - HEADROOM + 1]));
         assert_eq!(pool.whereabouts().free, 1);
-        assert!(port.arrive(&[0; 1792]));
+        assert!(port.arrive(&[0; 2048 - HEADROOM]));
     }
 }

@@ -16,7 +16,7 @@ use xsk_rs::{Socket, Umem};
 
 use crate::config::XdpMode;
 use crate::flow::PortId;
-use crate::io::frame::{FramePool, HEADROOM, Memory};
+use crate::io::frame::{FramePool, HEADROOM, KERNEL_HEADROOM, Memory};
 use crate::io::xdp::descriptor::Layout;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::program::{Program, ProgramFault};
@@ -275,6 +275,7 @@ fn bind(
     let memory_fault = |error| OpenError::Memory { frames: request.frames, error };
     let umem_config = UmemConfig::builder()
         .frame_size(FrameSize::new(chunk_size).map_err(io::Error::other).map_err(memory_fault)?)
+        .frame_headroom((HEADROOM - KERNEL_HEADROOM) as u32)
         .fill_queue_size(ring(fill_max).map_err(memory_fault)?)
         .comp_queue_size(ring(TRANSMIT_RING).map_err(memory_fault)?)
         .build()
@@ -495,6 +496,6 @@ mod tests {
         assert_eq!(sizes(&[device("a", 1500, 1)]), Ok(2048));
         assert_eq!(sizes(&[device("a", 1500, 1), device("b", 1800, 1)]), Ok(4096));
         let said = sizes(&[device("a", 9000, 1)]).expect_err("too large");
-        assert!(said.ends_with("ip link set dev a mtu 3818"), "{said}");
+        assert!(said.ends_with("ip link set dev a mtu 3810"), "{said}");
     }
 }
