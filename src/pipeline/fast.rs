@@ -8,8 +8,9 @@ use crate::flow::{PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::NextHops;
 use crate::pipeline::batch::Slot;
+use crate::pipeline::look::attached;
 use crate::pipeline::sweep::Shortest;
-use crate::pipeline::{Context, Pipeline};
+use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
 use crate::session::shape::PackedKey;
@@ -55,10 +56,32 @@ impl Glance {
         self.packet.length != 0
     }
 
+    /// What the general way would know of the packet; none if nothing hangs where it came in.
+    pub(super) fn ready(&self, frame: &[u8], port: PortId, policy: &Policy) -> Option<Ready> {
+        let packet = self.packet.parsed(frame)?;
+        let source = packet.source.address;
+        let (realm, attachment) = attached(policy, port, packet.vlan, source)?;
+        Some(Ready { packet, realm, attachment, hash: self.hash })
+    }
+
+    /// Whether there is a session for it, in force or not.
+    pub(super) fn has_session(&self, sessions: &Table) -> bool {
+        let key = PackedKey::from_words(self.packet.key_words());
+        sessions.entry_of(&key, self.hash, self.place).is_some()
+    }
+
+    /// The same with the place where its entry stands.
+    pub(super) const fn at(self, place: EntryIndex) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
     /// Second pass: finds the place of its entry and asks for that.
     #[inline]
     pub(super) fn find_place(&mut self, sessions: &Table) {
         self.place = sessions.prefetch_likely(self.hash);
+        if self.place.is_none() {
+            sessions.prefetch_vacant(self.hash);
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! The first two looks at a frame: what it is, and where its session would be.
 
+use std::net::Ipv4Addr;
+
+use crate::flow::{PortId, Realm};
 use crate::frame::FrameBuffer;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::fast::Glance;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Look, Pipeline};
-use crate::policy::Policy;
+use crate::policy::{Attachment, Policy};
 use crate::prefetch::prefetch;
 use crate::verdict::{DropReason, Verdict};
 
@@ -59,6 +62,22 @@ impl<F: FrameBuffer> Pipeline<F> {
             Err(reason) => Look::Nowhere(reason),
         })
     }
+}
+
+/// What hangs where a packet from `source` came in, and its realm; none where nothing does.
+#[inline]
+pub(super) fn attached(
+    policy: &Policy,
+    port: PortId,
+    vlan: u16,
+    source: Ipv4Addr,
+) -> Option<(Realm, Attachment)> {
+    let attachment = policy.attachment_of(port, vlan, source)?;
+    let realm = match attachment {
+        Attachment::Public => Realm::External,
+        Attachment::Guest(network) => Realm::Internal(policy.network(network).realm),
+    };
+    Some((realm, attachment))
 }
 
 /// Asks for the line of a frame's headers.

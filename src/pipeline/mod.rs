@@ -13,6 +13,7 @@ mod encapsulation;
 mod errors;
 mod events;
 mod fast;
+mod first;
 mod fragments;
 pub mod ipv6;
 mod look;
@@ -58,7 +59,7 @@ use encapsulation::Replicas;
 use errors::ErrorLimit;
 use fast::Glance;
 use fragments::{FragmentPlan, own_identification};
-use look::prefetch_header;
+use look::{attached, prefetch_header};
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
@@ -208,8 +209,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                 slot.verdict = verdict;
                 continue;
             }
-            let is_plain = glance.is_some();
-            slot.verdict = self.general(slot, is_plain, &mut next_look, &mut context);
+            let glance = glance.copied();
+            slot.verdict = self.general(slot, glance, &mut next_look, &mut context);
         }
         self.tally.settle(&self.counters);
         self.release_waiting(&mut context);
@@ -223,11 +224,15 @@ impl<F: FrameBuffer> Pipeline<F> {
     fn general<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
-        is_plain: bool,
+        glance: Option<Glance>,
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        let look = if is_plain {
+        let look = if let Some(glance) = glance {
+            if let Some(verdict) = self.first(slot, glance, context) {
+                self.count(verdict);
+                return verdict;
+            }
             self.look(slot, context.policy)
         } else {
             *next_look += 1;
@@ -254,15 +259,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         {
             packet.destination.port = wire::pptp::call_id(frame.bytes(), &packet).unwrap_or(0);
         }
-        let (realm, attachment) = match policy.attachment(port, packet.vlan) {
-            Some(Attachment::Public) => (Realm::External, Attachment::Public),
-            Some(Attachment::Guest(first)) => {
-                let source = packet.source.address;
-                let network = policy.guest_network(port, packet.vlan, source).unwrap_or(first);
-                (Realm::Internal(policy.network(network).realm), Attachment::Guest(network))
-            }
-            None => return Err(DropReason::UnknownVlan),
-        };
+        let (realm, attachment) = attached(policy, port, packet.vlan, packet.source.address)
+            .ok_or(DropReason::UnknownVlan)?;
         let hash = self.shared.sessions.hash(&packet.key(realm));
         Ok(Ready { packet, realm, attachment, hash })
     }
@@ -299,13 +297,14 @@ impl<F: FrameBuffer> Pipeline<F> {
             return self.forward_call(slot, port, ready, &key, context);
         }
         let found = match shared.sessions.find(&key, ready.hash) {
-            Some(found) if self.is_current(&found, key.protocol, context) => found,
-            Some(_) | None => match self.miss(frame, port, ready, &key, context) {
-                Ok(found) => found,
-                Err(verdict) => return verdict,
-            },
+            Some(found) if self.is_current(&found, key.protocol, context) => Ok(found),
+            Some(_) => self.miss(frame, port, ready, &key, context),
+            None => self.newcomer(frame, port, ready, &key, context),
         };
-        self.apply(slot, port, ready, &found, context)
+        match found {
+            Ok(found) => self.apply(slot, port, ready, &found, context),
+            Err(verdict) => verdict,
+        }
     }
 
     /// Whether a session can be followed without another look at it: decided under the rules in

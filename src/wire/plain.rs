@@ -10,9 +10,9 @@ use std::net::Ipv4Addr;
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::flow::{Protocol, Realm};
+use crate::flow::{Endpoint, Protocol, Realm};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
-use crate::wire::parse::{LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
+use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
 
 /// What a plain packet says of itself.
@@ -100,6 +100,32 @@ impl Plain {
         }
         let rest = u64::from(ports) << 32 | u64::from(protocol) << 8;
         Some(Self { addresses, rest, vlan, network, length })
+    }
+
+    /// The packet that was read from `frame` as [`super::parse`] reads it.
+    #[must_use]
+    pub fn parsed(&self, frame: &[u8]) -> Option<Parsed> {
+        let header: &PlainHeader = view(frame, self.network)?;
+        let protocol = self.protocol();
+        let tcp_flags = match protocol {
+            Protocol::TCP => view::<TcpHeader>(frame, self.transport())?.flags,
+            _ => 0,
+        };
+        let address = |half: u64| Ipv4Addr::from_bits(half as u32);
+        Some(Parsed {
+            vlan: self.vlan,
+            network: self.network,
+            transport: self.transport(),
+            end: self.end(),
+            protocol,
+            kind: Kind::Transport,
+            fragment: Fragment::Whole,
+            source: Endpoint::new(address(self.addresses >> 32), (self.rest >> 48) as u16),
+            destination: Endpoint::new(address(self.addresses), (self.rest >> 32) as u16),
+            tcp_flags,
+            ttl: (header.life.get() >> 24) as u8,
+            dont_fragment: header.start.get() & DONT_FRAGMENT != 0,
+        })
     }
 
     /// Gives the packet that was read from `frame` new addresses and ports, and takes one off its
@@ -223,6 +249,7 @@ const fn updated(checksum: u16, change: u64) -> u16 {
 /// Version 4, five words of header; neither more fragments nor a fragment's offset.
 const SHAPE: u64 = 0x45 << 56;
 const SHAPE_MASK: u64 = 0xff << 56 | 0x3fff;
+const DONT_FRAGMENT: u64 = 0x4000;
 /// Two hops to live.
 const TTL_MIN: u32 = 2 * TTL_ONE;
 const TTL_ONE: u32 = 1 << 24;
@@ -239,7 +266,6 @@ const TTL_CHANGE: u64 = 0xfeff;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Endpoint;
     use crate::testing::packets::Packet;
 
     #[test]
