@@ -349,17 +349,33 @@ impl NextHops {
     /// The id of `neighbor`, or the place in the index where it belongs (none if that is full).
     fn probe(&self, neighbor: Neighbor) -> Result<NextHopId, Option<usize>> {
         let mask = self.index.len() - 1;
-        let start = self.hasher.hash_one(neighbor) as usize;
+        let start = self.hash(neighbor);
         for step in 0..self.index.len() {
             let place = start.wrapping_add(step) & mask;
             // Pairs with the release in `make`: whoever sees the id sees the hop's words.
             let found = self.index.get(place).map_or(0, |entry| entry.load(Ordering::Acquire));
             let Some(id) = found.checked_sub(1).map(NextHopId) else { return Err(Some(place)) };
-            if self.neighbor(id) == neighbor {
+            let is_it = match neighbor.address {
+                IpAddr::V4(address) => {
+                    self.hop(id).is_some_and(|hop| hop.is_at(neighbor.port, neighbor.vlan, address))
+                }
+                IpAddr::V6(_) => self.neighbor(id) == neighbor,
+            };
+            if is_it {
                 return Ok(id);
             }
         }
         Err(None)
+    }
+
+    /// The hash of a neighbour. IPv4 ones, which every new session asks for, are one word.
+    fn hash(&self, neighbor: Neighbor) -> usize {
+        let link = u64::from(neighbor.port.0) << 16 | u64::from(neighbor.vlan);
+        let hash = match neighbor.address {
+            IpAddr::V4(address) => self.hasher.hash_one(u64::from(address.to_bits()) << 32 | link),
+            IpAddr::V6(address) => self.hasher.hash_one((address.to_bits(), link)),
+        };
+        hash as usize
     }
 
     fn make(&self, neighbor: Neighbor) -> Option<NextHopId> {

@@ -47,7 +47,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     // The host path builds its ARP with `wire` and reads segments off the policy.
     ("host", &["config", "io", "next_hop", "policy", "rules", "telemetry", "wire"]),
     ("io", &["config"]),
-    ("nat", &["policy::Balancer", "rules::set"]),
+    ("nat", &["policy::Balancer", "prefetch", "rules::set"]),
     ("next_hop", &[]),
     (
         "pipeline",

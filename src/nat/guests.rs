@@ -25,7 +25,6 @@ pub struct GuestLimits {
 /// Every guest's present use, shared by the workers.
 pub struct Guests {
     shards: Box<[Shard]>,
-    hasher: RandomState,
 }
 
 /// Its own cache line, so that workers with different guests do not disturb each other.
@@ -38,8 +37,39 @@ struct Uses {
     idle: VecDeque<GuestKey>,
 }
 
-/// A guest of either family.
-type GuestKey = (Realm, IpAddr);
+/// A guest of either family, in few words to hash and compare.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct GuestKey {
+    high: u64,
+    low: u64,
+    /// The realm's number, and [`IPV6`].
+    realm: u32,
+}
+
+/// Above the realm's number: the guest is of IPv6.
+const IPV6: u32 = 1 << 16;
+
+impl GuestKey {
+    fn new(realm: Realm, guest: IpAddr) -> Self {
+        let realm = u32::from(realm.as_raw());
+        match guest {
+            IpAddr::V4(guest) => Self { high: 0, low: guest.to_bits().into(), realm },
+            IpAddr::V6(guest) => {
+                let bits = guest.to_bits();
+                Self { high: (bits >> 64) as u64, low: bits as u64, realm: realm | IPV6 }
+            }
+        }
+    }
+
+    /// The shard it belongs to. It needs no secret: who shares a lock with whom is nothing to gain by.
+    const fn shard(self) -> usize {
+        let mixed = self.high ^ self.low ^ (self.realm as u64) << 40;
+        (mixed.wrapping_mul(GOLDEN) >> 56) as usize % SHARDS
+    }
+}
+
+/// 2^64 divided by the golden ratio: neighbouring numbers, multiplied with it, lie far apart.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct GuestUse {
@@ -60,7 +90,7 @@ impl Guests {
         let hasher = RandomState::with_seeds(a, b, c, d);
         let uses = || Uses { guests: HashMap::with_hasher(hasher.clone()), idle: VecDeque::new() };
         let shards = (0..SHARDS).map(|_| Shard(Mutex::new(uses()))).collect();
-        Self { shards, hasher }
+        Self { shards }
     }
 
     /// Counts one more session of a guest. Returns the pool address that its other sessions have.
@@ -74,7 +104,7 @@ impl Guests {
         limits: GuestLimits,
         now: Tick,
     ) -> Result<Option<Ipv4Addr>, DropReason> {
-        let key = (realm, guest.into());
+        let key = GuestKey::new(realm, guest.into());
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
         let mut uses = self.shard(key).lock();
         uses.forget_idle(now_ns);
@@ -89,7 +119,7 @@ impl Guests {
 
     /// Counts one session less.
     pub fn leave(&self, realm: Realm, guest: impl Into<IpAddr>) {
-        let key = (realm, guest.into());
+        let key = GuestKey::new(realm, guest.into());
         let mut uses = self.shard(key).lock();
         let uses = &mut *uses;
         let Some(guest) = uses.guests.get_mut(&key) else { return };
@@ -109,29 +139,27 @@ impl Guests {
     /// Sessions a guest has now.
     #[must_use]
     pub fn sessions(&self, realm: Realm, guest: impl Into<IpAddr>) -> u32 {
-        let key = (realm, guest.into());
+        let key = GuestKey::new(realm, guest.into());
         self.shard(key).lock().guests.get(&key).map_or(0, |guest| guest.sessions)
     }
 
     /// The pool address that a guest's sessions have, while it has some.
     #[must_use]
     pub fn paired(&self, realm: Realm, guest: Ipv4Addr) -> Option<Ipv4Addr> {
-        let key = (realm, guest.into());
+        let key = GuestKey::new(realm, guest.into());
         self.shard(key).lock().guests.get(&key)?.paired
     }
 
     /// Remembers the pool address of a guest's sessions for as long as it has some.
     pub fn pair(&self, realm: Realm, guest: Ipv4Addr, address: Ipv4Addr) {
-        let key = (realm, guest.into());
+        let key = GuestKey::new(realm, guest.into());
         if let Some(guest) = self.shard(key).lock().guests.get_mut(&key) {
             guest.paired = Some(address);
         }
     }
 
     fn shard(&self, key: GuestKey) -> &Mutex<Uses> {
-        let hash = self.hasher.hash_one(key) as usize;
-        // The map within uses other bits of the same hash.
-        &self.shards[(hash >> 20) % SHARDS].0
+        &self.shards[key.shard()].0
     }
 }
 

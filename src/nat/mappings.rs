@@ -430,9 +430,9 @@ impl Mappings {
         let addresses = &request.pool.addresses;
         let address = match addresses.as_slice() {
             [only] => only,
-            several => several
-                .iter()
-                .find(|pooled| request.paired == Some(pooled.address))
+            several => request
+                .paired
+                .and_then(|paired| several.iter().find(|pooled| pooled.address == paired))
                 .or_else(|| {
                     let by_hash = |pooled: &&PoolAddress| {
                         self.hasher.hash_one((guest, pooled.address.to_bits()))

@@ -29,6 +29,16 @@ impl Hop {
         }
     }
 
+    /// Whether this is the IPv4 neighbour `address` on `port` under `vlan`.
+    pub fn is_at(&self, port: PortId, vlan: u16, address: Ipv4Addr) -> bool {
+        let network = self.network.load(Ordering::Relaxed);
+        let source = self.source.load(Ordering::Relaxed);
+        network as u32 == address.to_bits()
+            && network_vlan(network) == vlan
+            && source_port(source) == port
+            && source & IPV6 == 0
+    }
+
     /// Who this is; `wide` has the address of an IPv6 one.
     pub fn neighbor(&self, wide: impl FnOnce() -> Ipv6Addr) -> Neighbor {
         let network = self.network.load(Ordering::Relaxed);

@@ -45,7 +45,8 @@ impl Contacts {
     /// endpoint alone. Returns whether it did.
     pub(super) fn enter_if_asked(&self, session: &NewSession, policy: &Policy) -> bool {
         let key = &session.initiator;
-        let is_asked = session.source_mapped
+        let is_asked = policy.filters_by_address()
+            && session.source_mapped
             && network_of(policy, key.realm, key.source.address).is_some_and(|network| {
                 policy.network(network).filtering == FilteringBehavior::AddressDependent
             });

@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use crate::flow::{Generation, Mac, PortId, Protocol};
 use crate::frame::FrameBuffer;
 use crate::next_hop::{NextHops, Way};
+use crate::pipeline::Ready;
 use crate::pipeline::batch::Slot;
+use crate::pipeline::look::attached;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::sweep::Shortest;
 use crate::policy::Policy;
@@ -19,7 +21,7 @@ use crate::session::shape::PackedKey;
 use crate::session::table::Table;
 use crate::telemetry::tally::Tally;
 use crate::time::{Coarse, Tick};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::Verdict;
 use crate::wire;
 use crate::wire::plain::Plain;
 
@@ -96,10 +98,30 @@ impl Glance {
         self.packet.length != 0
     }
 
-    /// Second look: finds the place of its entry and asks for that.
+    /// Second look: finds the place of its entry and asks for that, or for the one that a new session
+    /// would take.
     #[inline(always)]
     pub(super) fn find_place(&mut self, sessions: &Table) {
         self.likely = sessions.prefetch_likely(self.hash, self.home);
+    }
+
+    /// What the general way would know of the packet; none if nothing hangs where it came in.
+    pub(super) fn ready(&self, frame: &[u8], port: PortId, policy: &Policy) -> Option<Ready> {
+        let packet = self.packet.parsed(frame)?;
+        let source = packet.source.address;
+        let (realm, attachment) = attached(policy, port, packet.vlan, source)?;
+        Some(Ready { packet, realm, attachment, hash: self.hash })
+    }
+
+    /// Whether there is a session for it, in force or not.
+    pub(super) fn has_session(&self, sessions: &Table) -> bool {
+        let key = PackedKey::from_words(self.packet.key_words());
+        sessions.entry_of(key, self.hash, self.likely).is_some()
+    }
+
+    /// The same with the place where its entry stands.
+    pub(super) const fn at(self, place: EntryIndex) -> Self {
+        Self { likely: place, ..self }
     }
 }
 
@@ -156,19 +178,17 @@ pub(super) fn fast<F: FrameBuffer>(
     } else {
         entry.touch(packet.length, moment.now);
     }
-    let leaves_as = session.leaves_as();
+    if !rewrite(frame, packet, &way, session.leaves_as()) {
+        return false;
+    }
     tally.crossed(*port, way.port, packet.length);
-    *verdict = match rewrite(frame, packet, &way, leaves_as) {
-        true => {
-            tally.forwarded(way.port, frame.bytes().len());
-            Verdict::Forward(way.port)
-        }
-        false => Verdict::Drop(DropReason::OutOfFrames),
-    };
+    tally.forwarded(way.port, frame.bytes().len());
+    *verdict = Verdict::Forward(way.port);
     true
 }
 
-/// Makes the packet one that leaves so, this way. Returns false if the frame has no room for a tag.
+/// Makes the packet one that leaves so, this way. Returns false, and changes nothing of it, if the frame
+/// has no room for a tag.
 #[inline(always)]
 fn rewrite<F: FrameBuffer>(
     frame: &mut F,
@@ -190,7 +210,12 @@ fn rewrite_tagged<F: FrameBuffer>(
     way: &Way,
     (addresses, ports): (u64, u32),
 ) -> bool {
-    packet.rewrite(frame.bytes_mut(), addresses, ports);
     let [destination, source] = way.stations.map(Mac::from_bits);
-    wire::link::write_header(frame, packet.network, destination, source, way.vlan).is_some()
+    match wire::link::write_header(frame, packet.network, destination, source, way.vlan) {
+        Some(network) => {
+            packet.moved_to(network).rewrite(frame.bytes_mut(), addresses, ports);
+            true
+        }
+        None => false,
+    }
 }

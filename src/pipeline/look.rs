@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use std::net::Ipv4Addr;
+
+use crate::flow::{PortId, Realm};
 use crate::frame::FrameBuffer;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::fast::Glance;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Look, Pipeline};
-use crate::policy::Policy;
+use crate::policy::{Attachment, Policy};
 use crate::prefetch::prefetch_start;
 use crate::verdict::{DropReason, Verdict};
 
@@ -129,6 +132,22 @@ impl<F: FrameBuffer> Pipeline<F> {
             Err(reason) => Look::Nowhere(reason),
         })
     }
+}
+
+/// What hangs where a packet from `source` came in, and its realm; none where nothing does.
+#[inline]
+pub(super) fn attached(
+    policy: &Policy,
+    port: PortId,
+    vlan: u16,
+    source: Ipv4Addr,
+) -> Option<(Realm, Attachment)> {
+    let attachment = policy.attachment_of(port, vlan, source)?;
+    let realm = match attachment {
+        Attachment::Public => Realm::External,
+        Attachment::Guest(network) => Realm::Internal(policy.network(network).realm),
+    };
+    Some((realm, attachment))
 }
 
 /// The slots of the group with this number; none past the end.

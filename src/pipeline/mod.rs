@@ -13,6 +13,7 @@ mod encapsulation;
 mod errors;
 mod events;
 mod fast;
+mod first;
 mod fragments;
 pub mod ipv6;
 mod look;
@@ -56,9 +57,9 @@ use batch::{BATCH_MAX, Batch, Slot};
 use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
-use fast::{Moment, fast};
+use fast::{Glance, Moment, fast};
 use fragments::{FragmentPlan, own_identification};
-use look::{Group, group, group_mut, groups, prefetch_headers};
+use look::{Group, attached, group, group_mut, groups, prefetch_headers};
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
@@ -213,12 +214,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         loop {
             let (tally, shared) = (&mut self.tally, context.shared);
             let other = frames.find_map(|(slot, glance)| {
-                let is_plain = glance.is_plain();
-                let is_done = is_plain && fast(slot, glance, moment, tally, shared);
-                (!is_done).then_some((slot, is_plain))
+                let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
+                (!is_done).then_some((slot, glance))
             });
-            let Some((slot, is_plain)) = other else { return };
-            slot.verdict = self.general(slot, is_plain, next_look, context);
+            let Some((slot, glance)) = other else { return };
+            slot.verdict = self.general(slot, glance, moment, next_look, context);
         }
     }
 
@@ -228,11 +228,16 @@ impl<F: FrameBuffer> Pipeline<F> {
     fn general<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
-        is_plain: bool,
+        glance: &Glance,
+        moment: &Moment,
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        let look = if is_plain {
+        let look = if glance.is_plain() {
+            if let Some(verdict) = self.first(slot, *glance, moment, context) {
+                self.count(verdict);
+                return verdict;
+            }
             self.look(slot, context.policy)
         } else {
             *next_look += 1;
@@ -259,15 +264,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         {
             packet.destination.port = wire::pptp::call_id(frame.bytes(), &packet).unwrap_or(0);
         }
-        let (realm, attachment) = match policy.attachment(port, packet.vlan) {
-            Some(Attachment::Public) => (Realm::External, Attachment::Public),
-            Some(Attachment::Guest(first)) => {
-                let source = packet.source.address;
-                let network = policy.guest_network(port, packet.vlan, source).unwrap_or(first);
-                (Realm::Internal(policy.network(network).realm), Attachment::Guest(network))
-            }
-            None => return Err(DropReason::UnknownVlan),
-        };
+        let (realm, attachment) = attached(policy, port, packet.vlan, packet.source.address)
+            .ok_or(DropReason::UnknownVlan)?;
         let hash = self.shared.sessions.hash(&packet.key(realm));
         Ok(Ready { packet, realm, attachment, hash })
     }
@@ -304,13 +302,14 @@ impl<F: FrameBuffer> Pipeline<F> {
             return self.forward_call(slot, port, ready, &key, context);
         }
         let found = match shared.sessions.find(&key, ready.hash) {
-            Some(found) if self.is_current(&found, key.protocol, context) => found,
-            Some(_) | None => match self.miss(frame, port, ready, &key, context) {
-                Ok(found) => found,
-                Err(verdict) => return verdict,
-            },
+            Some(found) if self.is_current(&found, key.protocol, context) => Ok(found),
+            Some(_) => self.miss(frame, port, ready, &key, context),
+            None => self.newcomer(frame, port, ready, &key, context),
         };
-        self.apply(slot, port, ready, &found, context)
+        match found {
+            Ok(found) => self.apply(slot, port, ready, &found, context),
+            Err(verdict) => verdict,
+        }
     }
 
     /// Whether a session can be followed without another look at it: decided under the rules in

@@ -16,7 +16,7 @@ use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::ways::Way;
 use crate::policy::{Attachment, Policy};
-use crate::session::entry::{NewSession, SessionKind};
+use crate::session::entry::{EntryIndex, NewSession, SessionKind};
 use crate::session::table::InsertError;
 use crate::telemetry::events::Change;
 use crate::time::Tick;
@@ -49,31 +49,37 @@ impl Translated {
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// Opens the session that `plan` describes for packets of `key`.
+    /// Opens the session that `plan` describes for packets of `key`. Returns where it stands, unless
+    /// another worker has opened it meanwhile.
     pub(super) fn open<S>(
         &mut self,
         ready: &Ready,
         key: &FlowKey,
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<EntryIndex>, DropReason> {
         let (shared, now) = (context.shared, context.now);
         let target = choose_target(plan, key, shared, context.policy)?;
         // First of all, so that a guest over its limit leaves no ports resting for others.
         let limits = guest_limits(ready.attachment, context.policy);
         let paired = shared.enter_guest(key, limits, now)?;
-        let opened = self.open_entered(key, plan, target, paired, context);
-        match opened {
-            // Another side's address, which a policy route leads to, is none to stay with.
-            Ok(Opened::Here(public))
-                if plan.way.is_none() && public.is_some() && public != paired =>
-            {
-                shared.pair_guest(key, public);
+        match self.open_entered(key, plan, target, paired, context) {
+            Ok(Opened::Here(place, public)) => {
+                // Another side's address, which a policy route leads to, is none to stay with.
+                if plan.way.is_none() && public.is_some() && public != paired {
+                    shared.pair_guest(key, public);
+                }
+                Ok(Some(place))
             }
-            Ok(Opened::Here(_)) => {}
-            Ok(Opened::Elsewhere) | Err(_) => shared.leave_guest(key),
+            Ok(Opened::Elsewhere) => {
+                shared.leave_guest(key);
+                Ok(None)
+            }
+            Err(reason) => {
+                shared.leave_guest(key);
+                Err(reason)
+            }
         }
-        opened.map(|_| ())
     }
 
     /// Opens a session whose guest was counted.
@@ -92,9 +98,13 @@ impl<F: FrameBuffer> Pipeline<F> {
             let opened = self
                 .planned(key, plan, target, &translated, context)
                 .and_then(|session| self.remember(&session, plan, context));
-            let Err(reason) = opened else {
-                let pooled = matches!(plan.source, Source::Pool(_));
-                return Ok(Opened::Here(pooled.then_some(translated.endpoint.address)));
+            let reason = match opened {
+                Ok(place) => {
+                    let pooled = matches!(plan.source, Source::Pool(_));
+                    let public = pooled.then_some(translated.endpoint.address);
+                    return Ok(Opened::Here(place, public));
+                }
+                Err(reason) => reason,
             };
             translated.release(key.protocol, shared, now);
             match reason {
@@ -122,33 +132,33 @@ impl<F: FrameBuffer> Pipeline<F> {
         Err(DropReason::NoPort)
     }
 
-    /// Puts a session into the table and counts it.
+    /// Puts a session into the table and counts it. Returns its place there.
     fn remember<S>(
         &self,
         session: &NewSession,
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
-    ) -> Result<(), Refused> {
+    ) -> Result<EntryIndex, Refused> {
         let (shared, policy, now) = (context.shared, context.policy, context.now);
         let (protocol, public) = (session.initiator.protocol, session.initiator.destination);
         if plan.through_mapping && !shared.mappings.hold(protocol, public) {
             return Err(Refused::Because(DropReason::FirewallDenied));
         }
-        if let Err(error) = shared.sessions.insert(session, now) {
+        let place = shared.sessions.insert(session, now).map_err(|error| {
             if plan.through_mapping {
                 shared.release_mapping(protocol, public, now);
             }
-            return Err(match error {
+            match error {
                 InsertError::Exists => Refused::Taken,
                 InsertError::Full => Refused::Because(DropReason::SessionTableFull),
-            });
-        }
+            }
+        })?;
         if matches!(plan.target, Target::Balanced(_)) {
             shared.balance.enter(session);
         }
         shared.contacts.enter_if_asked(session, policy);
         shared.session_changed(session, Change::Created, now);
-        Ok(())
+        Ok(place)
     }
 
     /// What the source becomes.
@@ -217,21 +227,24 @@ impl<F: FrameBuffer> Pipeline<F> {
         translated: &Translated,
         context: &Context<'_, F, S>,
     ) -> Result<NewSession, Refused> {
+        let sessions = &context.shared.sessions;
+        let responder = responder(key, (realm, target), translated.endpoint);
+        // What the table needs of it comes near while next hops are looked up.
+        let hash = sessions.hash(&responder);
+        sessions.prefetch_index(hash);
         let public = public_side(plan.kind, key, translated.endpoint);
         let hop = |way, realm, address| {
             next_hop(context.shared, context.policy, way, (realm, address), public)
                 .map_err(Refused::Because)
         };
+        let initiator_next_hop = hop(plan.way, realm, target.address)?;
+        sessions.prefetch_vacant(hash);
+        let back = hop(None, key.realm, key.source.address)?;
         Ok(NewSession {
             initiator: *key,
-            responder: responder(key, (realm, target), translated.endpoint),
-            initiator_next_hop: hop(plan.way, realm, target.address)?,
-            responder_next_hop: answers_hop(
-                hop(None, key.realm, key.source.address)?,
-                plan.kind,
-                key,
-                context.policy,
-            ),
+            responder,
+            initiator_next_hop,
+            responder_next_hop: answers_hop(back, plan.kind, key, context.policy),
             rule: plan.rule,
             generation: context.policy.generation(),
             kind: plan.kind,
@@ -246,8 +259,8 @@ impl<F: FrameBuffer> Pipeline<F> {
 enum Opened {
     /// Another worker, meanwhile.
     Elsewhere,
-    /// This worker, with this address of a pool.
-    Here(Option<Ipv4Addr>),
+    /// This worker: where it stands, and its address of a pool.
+    Here(EntryIndex, Option<Ipv4Addr>),
 }
 
 /// Why a session was not remembered.

@@ -3,9 +3,10 @@
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::{Link, Resolution};
-use crate::pipeline::decide::{Decider, Decision, Question, Refusal};
+use crate::pipeline::decide::{Decider, Decision, Plan, Question, Refusal};
 use crate::pipeline::{Context, Pipeline, Ready, queries};
 use crate::policy::Attachment;
+use crate::session::entry::EntryIndex;
 use crate::session::table::{Found, Hash};
 use crate::telemetry::counters::Ended;
 use crate::verdict::{DropReason, HostReason, Verdict};
@@ -26,10 +27,43 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         context: &mut Context<'c, F, S>,
     ) -> Result<Found<'c>, Verdict> {
-        let shared = context.shared;
-        if let Some(found) = self.living(key, ready.hash, context) {
-            return Ok(found);
+        match self.living(key, ready.hash, context) {
+            Some(found) => Ok(found),
+            None => self.newcomer(frame, port, ready, key, context),
         }
+    }
+
+    /// The same for a packet that there was no session for a moment ago.
+    pub(super) fn newcomer<'c, S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &mut F,
+        port: PortId,
+        ready: &Ready,
+        key: &FlowKey,
+        context: &mut Context<'c, F, S>,
+    ) -> Result<Found<'c>, Verdict> {
+        let sessions = &context.shared.sessions;
+        let found = self
+            .settled(frame, port, ready, key, context)?
+            .and_then(|place| sessions.at(place, key))
+            .or_else(|| sessions.find(key, ready.hash));
+        if let (Some(found), Kind::IcmpQuery { icmp_type }) = (&found, ready.packet.kind) {
+            queries::remember(found, icmp_type);
+        }
+        found.ok_or(Verdict::Drop(DropReason::SessionTableFull))
+    }
+
+    /// Opens the session of a packet that has none, if it may have one. Returns where it stands, unless
+    /// another worker has opened it meanwhile; or the packet's verdict.
+    pub(super) fn settled<S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &mut F,
+        port: PortId,
+        ready: &Ready,
+        key: &FlowKey,
+        context: &mut Context<'_, F, S>,
+    ) -> Result<Option<EntryIndex>, Verdict> {
+        let shared = context.shared;
         self.admit(ready, context.policy).map_err(Verdict::Drop)?;
         let packet = &ready.packet;
         if packet.protocol == Protocol::TCP && !opens_connection(packet.tcp_flags) {
@@ -40,40 +74,48 @@ impl<F: FrameBuffer> Pipeline<F> {
         let decider = Decider::new(context.policy, shared);
         match decider.decide(&question, &mut ()) {
             Decision::Open(plan) => match self.open(ready, key, &plan, context) {
-                Ok(()) => {
+                Ok(place) => {
                     self.counters.session_created();
                     self.learn_sender(frame, port, ready, context);
                     if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
                         let bytes = u64::from(packet.packet_length());
                         shared.rules.add(plan.admitted_by, 1, bytes);
                     }
-                    let found = shared.sessions.find(key, ready.hash);
-                    if let (Some(found), Kind::IcmpQuery { icmp_type }) = (&found, packet.kind) {
-                        queries::remember(found, icmp_type);
-                    }
-                    found.ok_or(Verdict::Drop(DropReason::SessionTableFull))
+                    Ok(place)
                 }
-                Err(reason) => {
-                    let (from, policy) = (ready.attachment, context.policy);
-                    shared.session_refused(reason, key, from, policy, context.now);
-                    // RFC 5508, REQ-8; RFC 6888, REQ-11: the sender is told that it was refused.
-                    // Strangers are not told how full we are.
-                    let tell = matches!(ready.attachment, Attachment::Guest(_))
-                        && matches!(
-                            reason,
-                            DropReason::NoPort
-                                | DropReason::PortLimit
-                                | DropReason::SessionLimit
-                                | DropReason::SessionTableFull
-                        );
-                    let refusal = Refusal { reason, rule: plan.rule, tell };
-                    Err(self.refuse(frame, port, ready, refusal, context))
-                }
+                Err(reason) => Err(self.not_opened(frame, port, ready, (reason, &plan), context)),
             },
             Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
             Decision::Host(reason) => Err(Verdict::Host(reason)),
             Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet, context)),
         }
+    }
+
+    /// The verdict of a packet whose session was allowed, but not opened.
+    #[cold]
+    fn not_opened<S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &F,
+        port: PortId,
+        ready: &Ready,
+        (reason, plan): (DropReason, &Plan<'_>),
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        let (from, policy) = (ready.attachment, context.policy);
+        let key = ready.packet.key(ready.realm);
+        context.shared.session_refused(reason, &key, from, policy, context.now);
+        // RFC 5508, REQ-8; RFC 6888, REQ-11: the sender is told that it was refused.
+        // Strangers are not told how full we are.
+        let tell = matches!(ready.attachment, Attachment::Guest(_))
+            && matches!(
+                reason,
+                DropReason::NoPort
+                    | DropReason::PortLimit
+                    | DropReason::SessionLimit
+                    | DropReason::SessionTableFull
+            );
+        let refusal = Refusal { reason, rule: plan.rule, tell };
+        self.refuse(frame, port, ready, refusal, context)
     }
 
     /// The session of `key`, if the rules in force still allow it and it has not expired.

@@ -82,6 +82,18 @@ impl Attachments {
         }
     }
 
+    /// What hangs on `port` under `vlan`; of several networks the one that `source` belongs to, or
+    /// else the first.
+    #[inline]
+    pub fn of_source(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Attachment> {
+        Some(match self.find(port, vlan)? {
+            Attachment::Public => Attachment::Public,
+            Attachment::Guest(first) => {
+                Attachment::Guest(self.own_network(first, port, vlan, source))
+            }
+        })
+    }
+
     /// The network on `port` under `vlan` that `source` belongs to, or else the first.
     pub fn guest_network(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<NetworkId> {
         let Some(Attachment::Guest(first)) = self.find(port, vlan) else { return None };

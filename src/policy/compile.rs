@@ -24,13 +24,14 @@ use crate::flow::{Generation, NetworkId, PortId, Realm, RealmId, RuleId};
 use crate::policy::attachments::{Attached, Attachments};
 use crate::policy::encapsulation::{self, Encapsulations};
 use crate::policy::ipv6::PolicyIpv6;
+use crate::policy::known::{Broadcasts, PublicPlaces};
 use crate::policy::prefixes::PrefixMap;
 use crate::policy::registry::{Registry, RuleInfo, RuleKind};
 use crate::policy::routes::{ExternalRoutes, InternalRoutes};
 use crate::policy::services::Services;
 use crate::policy::{Network, Policy, PublicAddress, StaticSource};
 use crate::rules::diagnostic::Place;
-use crate::rules::set::{Cidr, RuleSet};
+use crate::rules::set::{Cidr, FilteringBehavior, RuleSet};
 use index::Index;
 
 /// What the rules do not say and the host knows.
@@ -117,11 +118,14 @@ pub fn compile_with(
         external_routes: ExternalRoutes::new(&public_addresses),
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),
-        broadcasts: broadcasts.into_iter().collect(),
-        public_places: places(public_addresses.iter().map(|public| public.address)),
+        broadcasts: Broadcasts::new(&broadcasts),
+        public_places: PublicPlaces::new(public_addresses.iter().map(|public| public.address)),
         rule_places: places(rule_infos.iter().map(|info| info.rule)),
         rules: rule_infos,
         follows_calls: networks.iter().any(|network| network.pptp),
+        filters_by_address: networks
+            .iter()
+            .any(|network| network.filtering == FilteringBehavior::AddressDependent),
         networks,
         public_addresses,
         services,

@@ -75,14 +75,21 @@ impl<K: Bits> Intervals<K> {
     }
 
     /// The value of the interval that `key` is in.
+    #[inline]
     pub fn find(&self, span: Span<K>, key: K) -> u32 {
         let bucket = key.above(span.base).shifted(span.shift).min(span.more_buckets);
-        let bucket = (span.first_bucket + bucket) as usize;
+        let bucket = span.first_bucket.wrapping_add(bucket) as usize;
         let Some(&begin) = self.index.get(bucket) else { return NOTHING };
-        let begin = begin as usize;
-        let window = self.starts.get(begin..begin + span.window as usize).unwrap_or_default();
-        let below = window.partition_point(|&start| start <= key);
-        self.values.get((begin + below).wrapping_sub(1)).copied().unwrap_or(NOTHING)
+        // The first start of a window is never above a key of its bucket, so one is always found.
+        let (mut place, mut width) = (begin as usize, span.window as usize);
+        while width > 1 {
+            let half = width / 2;
+            let middle = place.wrapping_add(half);
+            let is_below = self.starts.get(middle).is_some_and(|start| *start <= key);
+            place = if is_below { middle } else { place };
+            width = width.wrapping_sub(half);
+        }
+        self.values.get(place).copied().unwrap_or(NOTHING)
     }
 
     /// Bytes of memory in use.

@@ -10,6 +10,7 @@ pub mod encapsulation;
 pub mod filter;
 mod intervals;
 pub mod ipv6;
+mod known;
 mod prefixes;
 pub mod publish;
 pub mod registry;
@@ -35,6 +36,7 @@ use attachments::Attachments;
 use encapsulation::Encapsulations;
 use filter::Filter;
 use ipv6::{NetworkIpv6, PolicyIpv6};
+use known::{Broadcasts, PublicPlaces};
 use prefixes::PrefixMap;
 use registry::RuleInfo;
 use routes::{ExternalRoutes, InternalRoutes};
@@ -48,13 +50,15 @@ pub struct Policy {
     networks: Vec<Network>,
     /// Whether some network asks for PPTP.
     follows_calls: bool,
+    /// Whether some network filters by address.
+    filters_by_address: bool,
     public_addresses: Vec<PublicAddress>,
     rules: Vec<RuleInfo>,
     /// Where each rule stands in `rules`.
     rule_places: HashMap<RuleId, usize>,
     attachments: Attachments,
     /// Where each address stands in `public_addresses`.
-    public_places: HashMap<Ipv4Addr, usize>,
+    public_places: PublicPlaces,
     services: Services,
     address_limits: HashMap<Ipv4Addr, AddressLimits>,
     static_sources: HashMap<(RealmId, Ipv4Addr), StaticSource>,
@@ -65,7 +69,7 @@ pub struct Policy {
     guest_prefixes: PrefixMap<()>,
     ipv6: PolicyIpv6,
     interface_filters: HashMap<(PortId, u16, InterfacePass), InterfaceFilter>,
-    broadcasts: HashSet<(Realm, Ipv4Addr)>,
+    broadcasts: Broadcasts,
     encapsulations: Arc<Encapsulations>,
 }
 
@@ -278,6 +282,13 @@ impl Policy {
         self.attachments.find(port, vlan)
     }
 
+    /// What hangs on `port` under `vlan`; of several networks the one of [`Self::guest_network`].
+    #[inline]
+    #[must_use]
+    pub fn attachment_of(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Attachment> {
+        self.attachments.of_source(port, vlan, source)
+    }
+
     /// The guest network on `port` under `vlan` that `source` belongs to. Where it belongs to none,
     /// the first: anti-spoofing decides there.
     #[must_use]
@@ -328,6 +339,12 @@ impl Policy {
         self.follows_calls
     }
 
+    /// Whether some network filters by address, so that it matters whom guests have sent to.
+    #[must_use]
+    pub const fn filters_by_address(&self) -> bool {
+        self.filters_by_address
+    }
+
     /// All networks.
     #[must_use]
     pub fn networks(&self) -> &[Network] {
@@ -343,7 +360,7 @@ impl Policy {
     /// The public address `address`, if it is ours.
     #[must_use]
     pub fn public_address(&self, address: Ipv4Addr) -> Option<&PublicAddress> {
-        self.public_addresses.get(*self.public_places.get(&address)?)
+        self.public_addresses.get(self.public_places.find(address)?)
     }
 
     /// All rules in the order in which people see them: by network, then by public address.
@@ -435,7 +452,11 @@ impl Policy {
     ) -> Option<ExternalRoute> {
         match public {
             None => self.external_routes.any(destination),
-            Some(public) => self.external_routes.from(self.public_address(public)?, destination),
+            Some(public) => {
+                let place = self.public_places.find(public)?;
+                let public = self.public_addresses.get(place)?;
+                self.external_routes.from(place, public, destination)
+            }
         }
     }
 
@@ -450,14 +471,14 @@ impl Policy {
     /// nor inside a guest network.
     #[must_use]
     pub fn may_come_from_outside(&self, source: Ipv4Addr) -> bool {
-        !self.public_places.contains_key(&source) && self.guest_prefixes.find(source).is_none()
+        self.public_places.find(source).is_none() && self.guest_prefixes.find(source).is_none()
     }
 
     /// Whether `address` is a broadcast address of a network or segment of `realm`. Realms may
     /// overlap: one network's broadcast address is another's guest.
     #[must_use]
     pub fn is_broadcast_in(&self, realm: Realm, address: Ipv4Addr) -> bool {
-        self.broadcasts.contains(&(realm, address))
+        self.broadcasts.contains(realm, address)
     }
 }
 

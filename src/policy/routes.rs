@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ahash::{HashMap, HashMapExt};
 
 use crate::flow::{NetworkId, PortId, RealmId};
+use crate::policy::intervals::as_number;
 use crate::policy::prefixes::PrefixMap;
 use crate::policy::{ExternalRoute, InternalRoute, PublicAddress};
 use crate::rules::set::Cidr;
@@ -15,7 +16,10 @@ type Hop = (NetworkId, Option<Ipv4Addr>, u8);
 /// The routes of every realm.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InternalRoutes {
-    realms: HashMap<RealmId, PrefixMap<Hop>>,
+    realms: Vec<PrefixMap<Hop>>,
+    /// By the number of a realm, where it stands in `realms`, or [`NOWHERE`]. Numbers are given out
+    /// one after the other, so this is a short list and no map.
+    places: Box<[u16]>,
 }
 
 impl InternalRoutes {
@@ -47,27 +51,47 @@ impl InternalRoutes {
                     .push((destination, (network, Some(via), destination.length())));
             }
         }
-        let realms =
-            entries.into_iter().map(|(realm, entries)| (realm, PrefixMap::new(entries))).collect();
-        Self { realms }
+        let length = entries.keys().map(|realm| number(*realm) + 1).max().unwrap_or(0);
+        let mut places = vec![NOWHERE; length].into_boxed_slice();
+        let mut realms = Vec::with_capacity(entries.len());
+        for (place, (realm, entries)) in (0..NOWHERE).zip(entries) {
+            places[number(realm)] = place;
+            realms.push(PrefixMap::new(entries));
+        }
+        Self { realms, places }
     }
 
     pub fn find(&self, realm: RealmId, destination: Ipv4Addr) -> Option<InternalRoute> {
-        let &(network, via, _) = self.realms.get(&realm)?.find(destination)?;
+        let &(network, via, _) = self.realm(realm)?.find(destination)?;
         Some(InternalRoute { network, next_hop: via.unwrap_or(destination) })
     }
 
     /// The length of the prefix that leads to `destination`.
     pub fn length(&self, realm: RealmId, destination: Ipv4Addr) -> Option<u8> {
-        self.realms.get(&realm)?.find(destination).map(|&(_, _, length)| length)
+        self.realm(realm)?.find(destination).map(|&(_, _, length)| length)
     }
+
+    #[inline]
+    fn realm(&self, realm: RealmId) -> Option<&PrefixMap<Hop>> {
+        // There is no realm at the place that is none.
+        self.realms.get(usize::from(*self.places.get(number(realm))?))
+    }
+}
+
+/// The place of a realm without routes.
+const NOWHERE: u16 = u16::MAX;
+
+fn number(realm: RealmId) -> usize {
+    usize::from(realm.0.get())
 }
 
 /// The routes of the public side.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ExternalRoutes {
     /// The prefixes on each link; a link is an interface and tag.
-    links: HashMap<(PortId, u16), PrefixMap<()>>,
+    links: Vec<PrefixMap<()>>,
+    /// The link of each public address.
+    link_places: Box<[u32]>,
     segments: PrefixMap<(PortId, u16)>,
     /// The way out for packets without a public address.
     default: Option<ExternalRoute>,
@@ -77,12 +101,20 @@ impl ExternalRoutes {
     /// The routes by way of `addresses`, the first of which counts where several would do.
     pub fn new(addresses: &[PublicAddress]) -> Self {
         let link = |address: &PublicAddress| (address.port, address.vlan);
-        let mut links: HashMap<(PortId, u16), Vec<(Cidr, ())>> = HashMap::new();
+        let mut links: Vec<Vec<(Cidr, ())>> = Vec::new();
+        let mut places: HashMap<(PortId, u16), usize> = HashMap::new();
+        let mut link_places = Vec::with_capacity(addresses.len());
         for address in addresses {
-            links.entry(link(address)).or_default().push((address.segment, ()));
+            let place = *places.entry(link(address)).or_insert(links.len());
+            if place == links.len() {
+                links.push(Vec::new());
+            }
+            links[place].push((address.segment, ()));
+            link_places.push(as_number(place));
         }
         Self {
-            links: links.into_iter().map(|(link, all)| (link, PrefixMap::new(all))).collect(),
+            links: links.into_iter().map(PrefixMap::new).collect(),
+            link_places: link_places.into(),
             segments: PrefixMap::new(
                 addresses.iter().map(|address| (address.segment, link(address))),
             ),
@@ -93,12 +125,17 @@ impl ExternalRoutes {
         }
     }
 
-    /// The way from `public` to `destination`: what is on any segment of the link is reached
-    /// there, all else by the gateway.
-    pub fn from(&self, public: &PublicAddress, destination: Ipv4Addr) -> Option<ExternalRoute> {
+    /// The way from `public`, which stands at `place`, to `destination`: what is on any segment of
+    /// the link is reached there, all else by the gateway.
+    pub fn from(
+        &self,
+        place: usize,
+        public: &PublicAddress,
+        destination: Ipv4Addr,
+    ) -> Option<ExternalRoute> {
         let (port, vlan) = (public.port, public.vlan);
-        let on_link =
-            self.links.get(&(port, vlan)).and_then(|link| link.find(destination)).is_some();
+        let link = self.link_places.get(place).and_then(|link| self.links.get(*link as usize));
+        let on_link = link.and_then(|link| link.find(destination)).is_some();
         let next_hop = if on_link { Some(destination) } else { public.gateway };
         next_hop.map(|next_hop| ExternalRoute { port, vlan, next_hop })
     }

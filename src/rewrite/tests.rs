@@ -347,10 +347,9 @@ proptest! {
         let key = parsed.key(realm);
         plain.set_realm(realm);
         prop_assert_eq!(plain.key_words(), key.words());
+        prop_assert_eq!(plain.parsed(&frame), Some(parsed));
         prop_assert_eq!(plain.source(), parsed.source.address);
         prop_assert_eq!((plain.network, vlan), (parsed.network, parsed.vlan));
-        prop_assert_eq!((plain.transport(), plain.end()), (parsed.transport, parsed.end));
-        prop_assert_eq!(parsed.fragment, Fragment::Whole);
         prop_assert!(!is_partial(&frame, &parsed) && parsed.ttl > 1);
 
         let rewrite = Rewrite::new(&key, to.0, to.1);

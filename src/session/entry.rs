@@ -167,6 +167,13 @@ impl<A: Shape> Entry<A> {
         Traits(self.word(3).load(Ordering::Relaxed))
     }
 
+    /// Whether this entry holds `key`. The caller holds the shard's lock, so that nothing changes.
+    #[must_use]
+    pub fn has(&self, key: &PackedKey<A>) -> bool {
+        self.word(1).load(Ordering::Relaxed) & !COUNT_MASK == key.rest | OCCUPIED
+            && A::has(&self.words, key.addresses)
+    }
+
     /// What this entry is, if it holds a session.
     #[must_use]
     pub fn identity(&self) -> Option<Identity<A>> {
@@ -258,23 +265,23 @@ impl Identity {
 }
 
 impl<A: Shape> Identity<A> {
-    /// Both directions of a session whose entries will stand at these places.
+    /// Both directions of a session whose keys these are, packed, and whose entries will stand at
+    /// these places.
     #[must_use]
     pub fn pair(
         session: &NewSession<A>,
-        initiator: EntryIndex,
-        responder: EntryIndex,
+        [from, to]: [PackedKey<A>; 2],
+        [initiator, responder]: [EntryIndex; 2],
     ) -> [Self; 2] {
-        let one = |key: FlowKey<A>, other: FlowKey<A>, next_hop, partner, is_initiator| {
-            let PackedKey { addresses, rest } = PackedKey::new(&other.reversed());
+        let one = |key: PackedKey<A>, other: PackedKey<A>, next_hop, partner, is_initiator| {
+            let PackedKey { addresses, rest } = other.reversed();
             Self {
-                key: PackedKey::new(&key),
+                key,
                 translated: A::translated(addresses),
                 traits: Traits::new(rest, partner, session, is_initiator),
                 decision: decision(next_hop, session.rule, session.generation),
             }
         };
-        let NewSession { initiator: from, responder: to, .. } = *session;
         [
             one(from, to, session.initiator_next_hop, responder, true),
             one(to, from, session.responder_next_hop, initiator, false),
@@ -303,7 +310,7 @@ impl<A: Shape> Identity<A> {
     #[must_use]
     pub fn is_partner(&self, index: EntryIndex, other: &Self) -> bool {
         let leaves_as = |one: &Self, key: PackedKey<A>| {
-            let reverse = PackedKey::new(&key.unpacked().reversed());
+            let reverse = key.reversed();
             A::after(one.key.addresses, one.translated) == reverse.addresses
                 && one.traits.0 >> 32 == reverse.rest >> 32
         };

@@ -98,6 +98,15 @@ const SHARDS_MAX: u32 = 256;
 const SHARD_ENTRIES_MIN: u32 = 4096;
 const _: () = assert!((Layout::SESSIONS_MAX as u64) * 2 * 8 / 7 + 256 * 7 < SLOTS_MAX as u64);
 
+/// Why no place was taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NotTaken {
+    /// The key stands there already.
+    Exists,
+    /// The shard is full.
+    Full,
+}
+
 /// The words of all groups, with their layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Index<'t> {
@@ -151,10 +160,27 @@ impl<'t> Index<'t> {
     #[must_use]
     pub fn take(self, hash: Hash) -> Option<EntryIndex> {
         let home = self.layout.home(hash);
-        let (group, slot) = self.first_vacant(home)?;
-        self.count_passing(home, group, Group::pass);
-        self.update(group, |word| word.with(slot, hash.tag()));
-        Some(EntryIndex(group * GROUP_SLOTS + slot))
+        self.take_from(home, self.group(home), hash)
+    }
+
+    /// The same, unless `is_it` says of a place where the key may be that it stands there.
+    ///
+    /// # Errors
+    /// When the key is there already, or its shard is full.
+    pub fn take_unless(
+        self,
+        hash: Hash,
+        mut is_it: impl FnMut(EntryIndex) -> bool,
+    ) -> Result<EntryIndex, NotTaken> {
+        let home = self.layout.home(hash);
+        let word = self.group(home);
+        let is_here = word.slots_of(hash.tag()).any(|slot| is_it(slot_of(home, slot)));
+        // Nearly always nobody passed by, and the one word has said all.
+        let mut is_there = || self.search(hash, |place| is_it(place).then_some(())).is_some();
+        if is_here || word.passed_by() != 0 && is_there() {
+            return Err(NotTaken::Exists);
+        }
+        self.take_from(home, word, hash).ok_or(NotTaken::Full)
     }
 
     /// Gives the place of a key of this hash back. The caller holds the shard's lock.
@@ -176,6 +202,20 @@ impl<'t> Index<'t> {
         let group = index.0 / GROUP_SLOTS;
         self.count_passing(self.layout.home(hash), group, Group::pass);
         self.update(group, |word| word.with(index.0 % GROUP_SLOTS, hash.tag()));
+    }
+
+    /// [`Self::take`], where `home` and its word are known.
+    fn take_from(self, home: u32, word: Group, hash: Hash) -> Option<EntryIndex> {
+        let (group, slot) = match word.slots_of(0).next() {
+            Some(slot) => (home, slot),
+            None => {
+                let (group, slot) = self.first_vacant(home)?;
+                self.count_passing(home, group, Group::pass);
+                (group, slot)
+            }
+        };
+        self.update(group, |word| word.with(slot, hash.tag()));
+        Some(slot_of(group, slot))
     }
 
     fn first_vacant(self, home: u32) -> Option<(u32, u32)> {

@@ -33,6 +33,9 @@ pub trait Shape: Family {
     /// What [`Self::pack`] packed.
     fn unpack(addresses: Self::Addresses) -> (Self, Self);
 
+    /// The same with source and destination in each other's place.
+    fn reversed(addresses: Self::Addresses) -> Self::Addresses;
+
     /// Whether the entry's key has these addresses.
     fn has(words: &Self::Words, addresses: Self::Addresses) -> bool;
 
@@ -91,6 +94,15 @@ impl<A: Shape> PackedKey<A> {
         A::hash_key(hasher, self.addresses, self.rest)
     }
 
+    /// The same flow seen from the other end, in the same realm: see [`FlowKey::reversed`].
+    pub(super) fn reversed(&self) -> Self {
+        let ports = ((self.rest >> 32) as u32).rotate_left(16);
+        Self {
+            addresses: A::reversed(self.addresses),
+            rest: u64::from(ports) << 32 | self.rest & 0xffff_ffff,
+        }
+    }
+
     pub(super) fn unpacked(&self) -> FlowKey<A> {
         let (source, destination) = A::unpack(self.addresses);
         FlowKey::from_rest(source, destination, self.rest)
@@ -114,6 +126,10 @@ impl Shape for Ipv4Addr {
 
     fn unpack(addresses: u64) -> (Self, Self) {
         (Self::from_bits((addresses >> 32) as u32), Self::from_bits(addresses as u32))
+    }
+
+    fn reversed(addresses: u64) -> u64 {
+        addresses.rotate_left(32)
     }
 
     #[inline]
@@ -182,6 +198,10 @@ impl Shape for Ipv6Addr {
         (whole(a, b), whole(c, d))
     }
 
+    fn reversed([a, b, c, d]: [u64; 4]) -> [u64; 4] {
+        [c, d, a, b]
+    }
+
     fn has(words: &Self::Words, addresses: [u64; 4]) -> bool {
         let same = |(&word, own): (&usize, u64)| words[word].load(Ordering::Relaxed) == own;
         IPV6_WORDS.iter().zip(addresses).all(same)
@@ -235,4 +255,41 @@ fn address_delta(old: u64, new: u64) -> ChecksumDelta {
     sum = (sum >> 16) + (sum & 0xffff);
     sum = (sum >> 16) + (sum & 0xffff);
     ChecksumDelta::from_raw(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::{Endpoint, Protocol, Realm};
+
+    fn key<A: Family>(
+        bits: [A::Bits; 2],
+        ports: [u16; 2],
+        (realm, protocol): (u16, u8),
+    ) -> FlowKey<A> {
+        let [source, destination] = bits.map(A::from_number);
+        FlowKey {
+            realm: Realm::from_raw(realm),
+            protocol: Protocol(protocol),
+            source: Endpoint::new(source, ports[0]),
+            destination: Endpoint::new(destination, ports[1]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_packed_key_is_reversed_as_the_key_is(
+            narrow: [u32; 2],
+            wide: [u128; 2],
+            ports: [u16; 2],
+            rest: (u16, u8),
+        ) {
+            let narrow = key::<Ipv4Addr>(narrow, ports, rest);
+            prop_assert_eq!(PackedKey::new(&narrow).reversed().unpacked(), narrow.reversed());
+            let wide = key::<Ipv6Addr>(wide, ports, rest);
+            prop_assert_eq!(PackedKey::new(&wide).reversed().unpacked(), wide.reversed());
+        }
+    }
 }

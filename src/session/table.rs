@@ -15,7 +15,7 @@ use crate::next_hop::NextHopId;
 use crate::prefetch::prefetch;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
-use crate::session::index::{GROUP_SLOTS, Group, Index, Layout, slot_of};
+use crate::session::index::{GROUP_SLOTS, Group, Index, Layout, NotTaken, slot_of};
 use crate::session::region::Region;
 use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
@@ -42,6 +42,15 @@ pub enum InsertError {
     Exists,
     /// The table holds as many sessions as it may, or the key's shard is full.
     Full,
+}
+
+impl From<NotTaken> for InsertError {
+    fn from(reason: NotTaken) -> Self {
+        match reason {
+            NotTaken::Exists => Self::Exists,
+            NotTaken::Full => Self::Full,
+        }
+    }
 }
 
 /// Both directions of a session, for the slow path, sweeps and people.
@@ -126,14 +135,14 @@ impl<A: Shape> Table<A> {
     }
 
     /// Where a key with this hash stands most likely, [`EntryIndex::NONE`] if nowhere; asks for that
-    /// entry's line. `home` is what [`Self::prefetch_home`] gave.
+    /// entry's line, or else for the one that a new session's direction would take. `home` is what
+    /// [`Self::prefetch_home`] gave.
     #[inline(always)]
     #[must_use]
     pub fn prefetch_likely(&self, hash: Hash, home: u32) -> EntryIndex {
         let word = self.region.groups().get(home as usize).map_or(Group(0), Group::load);
         let place = match word.slots_of(hash.tag()).next() {
             Some(slot) => slot_of(home, slot),
-            None if word.passed_by() == 0 => EntryIndex::NONE,
             None => self.first_displaced(hash),
         };
         if let Some(entry) = self.entry(place) {
@@ -157,10 +166,14 @@ impl<A: Shape> Table<A> {
         }
     }
 
+    /// The same for a hash whose home has no such tag.
     #[cold]
     #[inline(never)]
     fn first_displaced(&self, hash: Hash) -> EntryIndex {
-        self.index().search(hash, Some).unwrap_or(EntryIndex::NONE)
+        self.index().search(hash, Some).unwrap_or_else(|| {
+            self.prefetch_vacant(hash);
+            EntryIndex::NONE
+        })
     }
 
     #[cold]
@@ -188,9 +201,10 @@ impl<A: Shape> Table<A> {
         vacant.map(prefetch);
     }
 
-    /// Brings the entry that a hash most likely leads to near: second pass of a batch.
+    /// Brings the entry that a hash most likely leads to near, or else the one that a new session's
+    /// direction would take: second pass of a batch.
     pub fn prefetch_entry(&self, hash: Hash) {
-        self.index().search(hash, |index| self.entry(index).map(prefetch));
+        let _ = self.prefetch_likely(hash, self.index().layout.home(hash));
     }
 
     /// The entry of a key. Lock-free.
@@ -373,16 +387,15 @@ impl<A: Shape> Table<A> {
         }
         let hashes = keys.map(|key| key.hash(&self.hasher));
         let _locks = self.lock(hashes);
-        if self.holds(&keys[0], hashes[0]) || self.holds(&keys[1], hashes[1]) {
-            return Err(InsertError::Exists);
-        }
         let index = self.index();
-        let initiator = index.take(hashes[0]).ok_or(InsertError::Full)?;
-        let Some(responder) = index.take(hashes[1]) else {
-            index.give_back(hashes[0], initiator);
-            return Err(InsertError::Full);
+        let take = |key, hash| {
+            index.take_unless(hash, |place| self.entry(place).is_some_and(|entry| entry.has(key)))
         };
-        let identities = Identity::pair(session, initiator, responder);
+        let initiator = take(&keys[0], hashes[0])?;
+        let responder = take(&keys[1], hashes[1]).inspect_err(|_| {
+            index.give_back(hashes[0], initiator);
+        })?;
+        let identities = Identity::pair(session, keys, [initiator, responder]);
         // The responder first: who finds the initiator's entry finds its partner too.
         for (place, identity) in [(responder, identities[1]), (initiator, identities[0])] {
             if let Some(entry) = self.entry(place) {

@@ -10,9 +10,9 @@ use std::net::Ipv4Addr;
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::flow::{Protocol, Realm};
+use crate::flow::{Endpoint, Protocol, Realm};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
-use crate::wire::parse::{LINK_LENGTH, LINK_LENGTH_TAGGED, VLAN_MASK};
+use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
 
 /// What a plain packet says of itself.
@@ -147,6 +147,36 @@ impl Plain {
         Some(Self { addresses, rest, network, length })
     }
 
+    /// The packet that was read from `frame` as [`super::parse`] reads it.
+    #[must_use]
+    pub fn parsed(&self, frame: &[u8]) -> Option<Parsed> {
+        let header: &Words = view(frame, self.network)?;
+        let vlan = match self.network {
+            LINK_LENGTH => 0,
+            _ => view::<VlanTag>(frame, LINK_LENGTH)?.control.get() & VLAN_MASK,
+        };
+        let protocol = self.protocol();
+        let tcp_flags = match protocol {
+            Protocol::TCP => view::<TcpHeader>(frame, self.transport())?.flags,
+            _ => 0,
+        };
+        let address = |half: u64| Ipv4Addr::from_bits(half as u32);
+        Some(Parsed {
+            vlan,
+            network: self.network,
+            transport: self.transport(),
+            end: self.end(),
+            protocol,
+            kind: Kind::Transport,
+            fragment: Fragment::Whole,
+            source: Endpoint::new(address(self.addresses >> 32), (self.rest >> 48) as u16),
+            destination: Endpoint::new(address(self.addresses), (self.rest >> 32) as u16),
+            tcp_flags,
+            ttl: (header.life.get() >> 24) as u8,
+            dont_fragment: header.start.get() & DONT_FRAGMENT != 0,
+        })
+    }
+
     /// Gives the packet that was read from `frame` new addresses and ports, and takes one off its
     /// time to live, with all checksums.
     ///
@@ -207,6 +237,12 @@ impl Plain {
         {
             tcp.checksum.set(updated(tcp.checksum.get(), change, port_change));
         }
+    }
+
+    /// The same packet in a frame in which it begins at `network`.
+    #[must_use]
+    pub const fn moved_to(self, network: u16) -> Self {
+        Self { network, ..self }
     }
 
     /// Becomes `other`, word by word: what lies between them need not be kept.
@@ -296,6 +332,7 @@ const fn updated(checksum: u16, change: u64, more: u64) -> u16 {
 /// Version 4, five words of header; neither more fragments nor a fragment's offset.
 const SHAPE: u64 = 0x45 << 56;
 const SHAPE_MASK: u64 = 0xff << 56 | 0x3fff;
+const DONT_FRAGMENT: u64 = 0x4000;
 /// Two hops to live.
 const TTL_MIN: u32 = 2 << 24;
 /// Without options, in bytes.
@@ -311,7 +348,6 @@ const TTL_CHANGE: u64 = 0xfeff;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Endpoint;
     use crate::testing::packets::Packet;
 
     #[test]

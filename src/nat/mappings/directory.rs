@@ -75,6 +75,11 @@ impl Directory {
 
     /// The space of an address and protocol; none if there are too many.
     pub(super) fn find_or_make(&self, address: Ipv4Addr, protocol: Protocol) -> Option<&Space> {
+        self.find(address, protocol).or_else(|| self.make(address, protocol))
+    }
+
+    #[cold]
+    fn make(&self, address: Ipv4Addr, protocol: Protocol) -> Option<&Space> {
         let hash = self.hash(address, protocol);
         for (level, table) in self.tables.iter().enumerate() {
             let table =

@@ -41,18 +41,25 @@ pub(super) struct Place {
     tag: u16,
 }
 
-#[derive(Clone, Copy)]
-struct Name {
-    /// Sixteen bits of the owner's hash; zero for no name.
-    tag: u16,
-    port: PortName,
-}
-
+/// Ten names, each a tag and a port.
 #[repr(align(64))]
 struct Bucket {
-    names: [Name; BUCKET_NAMES],
+    /// Sixteen bits of each owner's hash; zero for no name. Side by side, so that one comparison after
+    /// the other finds one.
+    tags: [u16; BUCKET_NAMES],
+    ports: [PortName; BUCKET_NAMES],
     /// Names that belong here or before and stand behind.
     overflow: u32,
+}
+
+/// The ports whose tag is an owner's, bucket by bucket.
+pub(super) struct Candidates<'s> {
+    buckets: &'s [Bucket],
+    tag: u16,
+    /// The bucket it looks at, the place in it, and how many more there may be to look at.
+    at: usize,
+    place: usize,
+    left: usize,
 }
 
 /// A part of the index.
@@ -103,47 +110,40 @@ impl Index {
 
 impl Shard {
     fn new(buckets: usize) -> Self {
-        let bucket = || Bucket { names: [Name::NONE; BUCKET_NAMES], overflow: 0 };
-        Self { buckets: (0..buckets).map(|_| bucket()).collect() }
+        Self { buckets: (0..buckets).map(|_| Bucket::EMPTY).collect() }
     }
 
     /// The ports that may belong to the owner of `place`.
-    pub(super) fn candidates(&self, place: Place) -> impl Iterator<Item = PortName> {
-        let mut is_last = false;
-        self.probe(place)
-            .map_while(move |at| {
-                let bucket = &self.buckets[at];
-                let before = std::mem::replace(&mut is_last, bucket.overflow == 0);
-                (!before).then_some(bucket)
-            })
-            .flat_map(move |bucket| bucket.names.iter().filter(move |name| name.tag == place.tag))
-            .map(|name| name.port)
+    pub(super) fn candidates(&self, place: Place) -> Candidates<'_> {
+        let left = PROBES.min(self.buckets.len());
+        let Place { bucket: at, tag, .. } = place;
+        Candidates { buckets: &self.buckets, tag, at, place: 0, left }
     }
 
     /// Remembers that the owner of `place` has `port`.
     pub(super) fn insert(&mut self, place: Place, port: PortName) -> Result<(), IndexFull> {
-        let (distance, at) = self
-            .probe(place)
-            .enumerate()
-            .find(|(_, at)| self.buckets[*at].names.iter().any(Name::is_none))
-            .ok_or(IndexFull)?;
-        for passed in self.probe(place).take(distance) {
-            self.buckets[passed].overflow += 1;
+        for (distance, at) in self.probe(place).enumerate() {
+            let bucket = &mut self.buckets[at];
+            let Some(name) = bucket.place_of(NO_NAME) else { continue };
+            bucket.tags[name] = place.tag;
+            bucket.ports[name] = port;
+            for passed in self.probe(place).take(distance) {
+                self.buckets[passed].overflow += 1;
+            }
+            return Ok(());
         }
-        if let Some(name) = self.buckets[at].names.iter_mut().find(|name| name.is_none()) {
-            *name = Name { tag: place.tag, port };
-        }
-        Ok(())
+        Err(IndexFull)
     }
 
     /// Forgets that the owner of `place` has `port`, if it was remembered.
     pub(super) fn remove(&mut self, place: Place, port: PortName) {
-        let is_it = |name: &Name| name.tag == place.tag && name.port == port;
         let mut distance = 0;
         for at in self.probe(place) {
             let bucket = &mut self.buckets[at];
-            if let Some(name) = bucket.names.iter_mut().find(|name| is_it(name)) {
-                *name = Name::NONE;
+            let is_it =
+                |name: &usize| bucket.tags[*name] == place.tag && bucket.ports[*name] == port;
+            if let Some(name) = (0..BUCKET_NAMES).find(is_it) {
+                bucket.tags[name] = NO_NAME;
                 break;
             }
             if bucket.overflow == 0 {
@@ -162,15 +162,51 @@ impl Shard {
     /// The buckets that may hold what belongs to `place`, nearest first.
     fn probe(&self, place: Place) -> impl Iterator<Item = usize> + use<> {
         let count = self.buckets.len();
-        (0..PROBES.min(count)).map(move |distance| (place.bucket + distance) % count)
+        // There are not more of them than buckets, so none is passed twice.
+        (0..PROBES.min(count)).map(move |distance| {
+            let at = place.bucket + distance;
+            if at < count { at } else { at - count }
+        })
     }
 }
 
-impl Name {
-    const NONE: Self = Self { tag: 0, port: PortName { space: 0, port: 0 } };
+impl Bucket {
+    const EMPTY: Self = Self {
+        tags: [NO_NAME; BUCKET_NAMES],
+        ports: [PortName { space: 0, port: 0 }; BUCKET_NAMES],
+        overflow: 0,
+    };
 
-    const fn is_none(&self) -> bool {
-        self.tag == 0
+    /// The first name with that tag.
+    fn place_of(&self, tag: u16) -> Option<usize> {
+        self.tags.iter().position(|other| *other == tag)
+    }
+}
+
+/// The tag where there is no name.
+const NO_NAME: u16 = 0;
+
+impl Iterator for Candidates<'_> {
+    type Item = PortName;
+
+    fn next(&mut self) -> Option<PortName> {
+        while self.left > 0 {
+            let bucket = self.buckets.get(self.at)?;
+            while let Some(tag) = bucket.tags.get(self.place) {
+                let place = self.place;
+                self.place += 1;
+                if *tag == self.tag {
+                    return bucket.ports.get(place).copied();
+                }
+            }
+            if bucket.overflow == 0 {
+                return None;
+            }
+            self.left -= 1;
+            self.at = if self.at + 1 < self.buckets.len() { self.at + 1 } else { 0 };
+            self.place = 0;
+        }
+        None
     }
 }
 

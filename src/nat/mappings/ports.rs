@@ -6,6 +6,7 @@
 use super::allowed::{Allowed, Pass, WORD_PORTS, bits_between};
 use super::owner::Owner;
 use super::slots::{Slot, Slots};
+use crate::prefetch::prefetch;
 use crate::time::Coarse;
 
 /// Rested ports that become free again with each request; more come only when nothing is free.
@@ -197,10 +198,11 @@ impl Ports {
     /// The port the owner has itself, if it may keep it.
     fn preserved(&self, wish: &Wish<'_>, accept: impl Fn(u16) -> bool) -> Option<u16> {
         let port = wish.owner.port();
-        if !wish.allowed.contains(port) || self.slots.at(port).is_some_and(Slot::is_live) {
+        let slot = self.slots.at(port);
+        if slot.is_some_and(Slot::is_live) || !wish.allowed.contains(port) {
             return None;
         }
-        let suits = self.slots.at(port).is_none_or(|slot| {
+        let suits = slot.is_none_or(|slot| {
             let own = slot.owner().guest() == wish.owner.guest();
             // The port freed last is the last to be handed to somebody else.
             wish.suits(slot) && (own || !self.is_newest_resting(port))
@@ -344,26 +346,28 @@ impl Ports {
     fn settle(&mut self, wish: &Wish<'_>, count: u32) -> u32 {
         let mut settled = 0;
         while settled < count && self.resting > 1 {
-            let port = self.oldest;
-            if !self.slots.at(port).is_some_and(|slot| wish.has_rested(slot)) {
+            if !self.slots.at(self.oldest).is_some_and(|slot| wish.has_rested(slot)) {
                 break;
             }
-            self.remove_resting(port);
-            self.slots.set_busy(port, false);
+            let Some(slot) = self.slots.set_free(self.oldest) else { break };
+            // There is a newer one, which is the oldest now; nobody asks it what is older.
+            self.oldest = slot.newer();
+            self.resting -= 1;
             settled += 1;
+        }
+        if settled > 0 {
+            // The next request looks at this one first.
+            self.slots.at(self.oldest).map(prefetch);
         }
         settled
     }
 
     /// Gives a port that is not live to `owner`.
     fn occupy(&mut self, port: u16, owner: Owner) {
-        let is_resting = self.slots.is_busy(port);
-        if is_resting {
+        if self.slots.is_busy(port) {
             self.remove_resting(port);
-        } else {
-            self.slots.set_busy(port, true);
         }
-        *self.slots.at_mut(port) = Slot::live(owner);
+        self.slots.occupy(port, Slot::live(owner));
         self.live += 1;
     }
 

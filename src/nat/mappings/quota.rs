@@ -41,7 +41,6 @@ impl MappingCounts {
 /// Every guest's mappings.
 pub(super) struct Quota {
     shards: Box<[Shard]>,
-    hasher: RandomState,
 }
 
 /// Its own cache line, so that workers with different guests do not disturb each other.
@@ -52,7 +51,7 @@ impl Quota {
     /// Nobody has any.
     pub(super) fn new(hasher: RandomState) -> Self {
         let shard = |_| Shard(Mutex::new(HashMap::with_hasher(hasher.clone())));
-        Self { shards: (0..SHARDS).map(shard).collect(), hasher }
+        Self { shards: (0..SHARDS).map(shard).collect() }
     }
 
     /// Counts one more mapping of `guest`, unless it may not have it.
@@ -63,15 +62,20 @@ impl Quota {
         limits: MappingLimits,
     ) -> Result<(), BindError> {
         let mut counts = self.shard(guest).lock();
-        let has = counts.get(&guest).copied().unwrap_or_default();
-        let is_full = |count, limit| limit > 0 && count >= limit;
         let class = class(protocol);
-        if is_full(has.mappings, limits.mappings) || is_full(has.ports[class], limits.ports) {
-            return Err(BindError::GuestLimit);
+        if let Some(has) = counts.get_mut(&guest) {
+            let is_full = |count, limit| limit > 0 && count >= limit;
+            if is_full(has.mappings, limits.mappings) || is_full(has.ports[class], limits.ports) {
+                return Err(BindError::GuestLimit);
+            }
+            has.mappings += 1;
+            has.ports[class] += 1;
+            return Ok(());
         }
-        let counts = counts.entry(guest).or_default();
-        counts.mappings += 1;
-        counts.ports[class] += 1;
+        // Its first one: every limit there is allows that.
+        let mut first = MappingCounts { mappings: 1, ..MappingCounts::default() };
+        first.ports[class] = 1;
+        counts.insert(guest, first);
         Ok(())
     }
 
@@ -93,9 +97,7 @@ impl Quota {
     }
 
     fn shard(&self, guest: Guest) -> &Mutex<HashMap<Guest, MappingCounts, RandomState>> {
-        let hash = self.hasher.hash_one(guest) as usize;
-        // The map within uses other bits of the same hash.
-        &self.shards[(hash >> 20) % SHARDS].0
+        &self.shards[guest.spread() as usize % SHARDS].0
     }
 }
 

@@ -100,7 +100,20 @@ struct Block {
     slots: [Slot; 64],
 }
 
+impl Block {
+    /// Of ports that nobody has used yet.
+    #[cold]
+    fn unused() -> Box<Self> {
+        Box::new(Self { busy: 0, closed: 0, slots: [Slot::UNUSED; 64] })
+    }
+}
+
 type Group = [Option<Box<Block>>; 32];
+
+#[cold]
+fn empty_group() -> Box<Group> {
+    Box::new([const { None }; 32])
+}
 
 /// All 65,536 ports.
 pub(super) struct Slots {
@@ -118,18 +131,27 @@ impl Slots {
         Self { groups: [const { None }; 32], open: [[u64::MAX; 16]; 2], blocks: 0, reopened_to: 0 }
     }
 
-    /// Marks a port busy or free. Who takes a closed port was allowed to.
-    pub(super) fn set_busy(&mut self, port: u16, is_busy: bool) {
+    /// Makes a port busy, with this slot. Who takes a closed port was allowed to.
+    pub(super) fn occupy(&mut self, port: u16, slot: Slot) {
         let word = port / WORD_PORTS;
         let block = self.block_mut(word);
         let bit = 1 << (port % WORD_PORTS);
-        if is_busy {
-            block.busy |= bit;
-            block.closed &= !bit;
-        } else {
-            block.busy &= !bit;
-        }
-        self.summarize(word);
+        block.busy |= bit;
+        block.closed &= !bit;
+        block.slots[usize::from(port % WORD_PORTS)] = slot;
+        let open_ports = !(block.busy | block.closed);
+        self.summarize(word, open_ports);
+    }
+
+    /// Makes a port free again. Returns its slot, if it has one.
+    pub(super) fn set_free(&mut self, port: u16) -> Option<Slot> {
+        let word = port / WORD_PORTS;
+        let block = self.existing_block_mut(word)?;
+        block.busy &= !(1 << (port % WORD_PORTS));
+        let slot = block.slots[usize::from(port % WORD_PORTS)];
+        let open_ports = !(block.busy | block.closed);
+        self.summarize(word, open_ports);
+        Some(slot)
     }
 
     /// Closes ports of a word, unless none of it was ever used: that would cost memory.
@@ -138,7 +160,8 @@ impl Slots {
             && ports & !block.closed != 0
         {
             block.closed |= ports;
-            self.summarize(word);
+            let open_ports = !(block.busy | block.closed);
+            self.summarize(word, open_ports);
         }
     }
 
@@ -156,7 +179,8 @@ impl Slots {
                 let still = block.closed & allowed.reserved_in_word(word).0;
                 has_opened |= still != block.closed;
                 block.closed = still;
-                self.summarize(word);
+                let open_ports = !(block.busy | block.closed);
+                self.summarize(word, open_ports);
             }
         }
         has_opened
@@ -214,8 +238,8 @@ impl Slots {
         groups * size_of::<Group>() + self.blocks * size_of::<Block>()
     }
 
-    fn summarize(&mut self, word: u16) {
-        let open_ports = self.open_word(word);
+    /// Notes which ports of a word are neither busy nor closed now.
+    fn summarize(&mut self, word: u16, open_ports: u64) {
         let (at, bit) = (usize::from(word / 64), 1_u64 << (word % 64));
         for (parity, open) in [Parity::Even, Parity::Odd].into_iter().zip(&mut self.open) {
             if open_ports & parity.bits() == 0 {
@@ -232,12 +256,11 @@ impl Slots {
     }
 
     fn block_mut(&mut self, word: u16) -> &mut Block {
-        let group = self.groups[usize::from(word / 32 % 32)]
-            .get_or_insert_with(|| Box::new([const { None }; 32]));
+        let group = self.groups[usize::from(word / 32 % 32)].get_or_insert_with(empty_group);
         let blocks = &mut self.blocks;
         group[usize::from(word % 32)].get_or_insert_with(|| {
             *blocks += 1;
-            Box::new(Block { busy: 0, closed: 0, slots: [Slot::UNUSED; 64] })
+            Block::unused()
         })
     }
 
@@ -268,12 +291,12 @@ mod tests {
             let mut slots = Slots::new();
             let mut busy = BTreeSet::new();
             for port in words.iter().flat_map(|word| word * 64..=word * 64 + 63) {
-                slots.set_busy(port, true);
+                slots.occupy(port, Slot::live(Owner::NOBODY));
                 busy.insert(port);
             }
             for index in freed.iter().filter(|_| !words.is_empty()) {
                 let port = *index.get(&busy.iter().copied().collect::<Vec<u16>>());
-                slots.set_busy(port, false);
+                slots.set_free(port);
                 busy.remove(&port);
             }
             for parity in [Parity::Any, Parity::Even, Parity::Odd] {
