@@ -8,11 +8,23 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use notify::event::{ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::config::Config;
+use crate::engine::handle::Sign;
 use crate::rules::sources::ControlPlane;
+
+/// Changes that were noticed and not looked at yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Changes {
+    /// When the first was noticed.
+    pub first: Instant,
+    /// When the files are read.
+    pub due: Instant,
+}
 
 /// Calls back when rule files may have changed. Dropping it ends that.
 pub struct FileWatch {
@@ -21,18 +33,21 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Watches nothing yet. `changed` is called on a thread of its own, once for each event, so
+    /// Watches nothing yet. `changed` is called on a thread of its own, once for each sign, so
     /// often several times for one change.
     ///
     /// # Errors
     /// When the system has no watches left.
-    pub fn new(changed: impl Fn() + Send + 'static) -> notify::Result<Self> {
+    pub fn new(changed: impl Fn(Sign) + Send + 'static) -> notify::Result<Self> {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is no change, and what cannot be told apart is better looked at.
-            if !event.is_ok_and(
-                |event| matches!(event.kind, EventKind::Access(access) if !is_written(access)),
-            ) {
-                changed();
+            // What cannot be told apart is better looked at.
+            match event.map(|event| event.kind) {
+                // Reading is no change.
+                Ok(EventKind::Access(access)) if !is_written(access) => {}
+                Ok(EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))) => {
+                    changed(Sign::Renamed);
+                }
+                Ok(_) | Err(_) => changed(Sign::Written),
             }
         })?;
         Ok(Self { watcher, folders: BTreeSet::new() })
@@ -57,6 +72,20 @@ impl FileWatch {
         }
         self.folders = folders;
         failed
+    }
+}
+
+impl Changes {
+    /// The changes so far and one more, of which there was `sign` at `when`.
+    #[must_use]
+    pub fn noticed(before: Option<Self>, sign: Sign, when: Instant) -> Self {
+        let first = before.map_or(when, |changes| changes.first);
+        let quiet = match sign {
+            Sign::Renamed => RENAMED_QUIET,
+            Sign::Written => WRITTEN_QUIET,
+        };
+        let due = before.map_or(when, |changes| changes.due).max(when + quiet);
+        Self { first, due: due.min(first + PATIENCE) }
     }
 }
 
@@ -135,6 +164,12 @@ fn folders_of(path: &Path) -> Vec<PathBuf> {
 /// As many links as the kernel follows.
 const LINKS_MAX: usize = 40;
 
+/// How long files must be left alone before they are read, and how long at most to wait for that. One that was
+/// renamed into its place is whole; what is waited for are others that belong to it.
+const WRITTEN_QUIET: Duration = Duration::from_millis(50);
+const RENAMED_QUIET: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(500);
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -149,15 +184,15 @@ mod tests {
 
     struct Scene {
         folder: tempfile::TempDir,
-        changes: Receiver<()>,
+        changes: Receiver<Sign>,
         watch: FileWatch,
     }
 
     impl Scene {
         fn new() -> Self {
             let (sender, changes) = channel();
-            let notice = move || {
-                let _ = sender.send(());
+            let notice = move |sign| {
+                let _ = sender.send(sign);
             };
             let watch = FileWatch::new(notice).expect("a watcher");
             Self { folder: tempfile::tempdir().expect("a folder"), changes, watch }
@@ -192,8 +227,29 @@ mod tests {
         fs::write(scene.path("new"), "3").expect("written");
         fs::rename(scene.path("new"), scene.path("rules.json")).expect("renamed");
         assert!(scene.noticed());
+        let elsewhere = tempfile::tempdir_in(scene.folder.path()).expect("a folder");
+        assert!(scene.noticed());
+        fs::write(elsewhere.path().join("new"), "3").expect("written");
+        fs::rename(elsewhere.path().join("new"), scene.path("rules.json")).expect("renamed");
+        assert_eq!(scene.changes.recv_timeout(Duration::from_secs(5)), Ok(Sign::Renamed));
         assert_eq!(fs::read(scene.path("rules.json")).expect("read"), b"3");
         assert!(scene.changes.recv_timeout(Duration::from_millis(200)).is_err());
+    }
+
+    #[test]
+    fn what_is_renamed_is_read_sooner_than_what_is_written_and_neither_waits_for_ever() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let renamed = Changes::noticed(None, Sign::Renamed, start);
+        assert_eq!(renamed, Changes { first: start, due: at(20) });
+        let both = Changes::noticed(Some(renamed), Sign::Written, at(5));
+        assert_eq!(both.due, at(55));
+        assert_eq!(Changes::noticed(Some(both), Sign::Renamed, at(10)).due, at(55));
+        assert_eq!(Changes::noticed(Some(both), Sign::Renamed, at(50)).due, at(70));
+        let restless = (0..100).map(|step| at(10 * step));
+        let last =
+            restless.fold(None, |before, when| Some(Changes::noticed(before, Sign::Written, when)));
+        assert_eq!(last, Some(Changes { first: start, due: at(500) }));
     }
 
     #[test]

@@ -128,10 +128,19 @@ pub enum ReloadError {
     Stopping,
 }
 
+/// A sign that rule files may have changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sign {
+    /// Something whole was put in its place by a new name.
+    Renamed,
+    /// Anything else: more may follow.
+    Written,
+}
+
 /// What the engine can be asked.
 pub enum Command {
     /// Rule files may have changed, at this time.
-    FilesChanged(Instant),
+    FilesChanged(Sign, Instant),
     /// Read the rules again, and answer.
     Reload(Sender<Result<ReloadReport, ReloadError>>),
     /// Stop.
@@ -172,9 +181,9 @@ impl EngineHandle {
     }
 
     /// Says that rule files may have changed; returns at once.
-    pub fn files_changed(&self) {
+    pub fn files_changed(&self, sign: Sign) {
         // An engine that hears nothing any more needs no rules.
-        let _ = self.state.commands.send(Command::FilesChanged(Instant::now()));
+        let _ = self.state.commands.send(Command::FilesChanged(sign, Instant::now()));
     }
 
     /// Asks the engine to stop; returns at once.

@@ -19,7 +19,7 @@ use crate::engine::checks::{self, StateLock};
 use crate::engine::dataplane::{Crew, Dataplane};
 use crate::engine::error::StartError;
 use crate::engine::export::Export;
-use crate::engine::files::{FileWatch, fingerprint};
+use crate::engine::files::{Changes, FileWatch, fingerprint};
 use crate::engine::handle::{Command, EngineHandle, ReloadReport};
 use crate::engine::health::HealthChecks;
 use crate::engine::review::Review;
@@ -189,26 +189,24 @@ impl Engine {
     /// Hears commands until one says stop.
     fn serve(&mut self) {
         let mut next_look = Instant::now() + LOOK_EVERY;
-        // When files changed first, and when they are read.
-        let mut changed: Option<(Instant, Instant)> = None;
+        let mut changed: Option<Changes> = None;
         loop {
-            let due = changed.map_or(next_look, |(_, due)| due.min(next_look));
+            let due = changed.map_or(next_look, |changes| changes.due.min(next_look));
             let due = self.review_due().map_or(due, |look| due.min(look));
             match self.commands.recv_deadline(due) {
                 Ok(Command::Reload(reply)) => {
                     changed = None;
                     self.reload_asked(reply);
                 }
-                Ok(Command::FilesChanged(when)) => {
-                    let first = changed.map_or(when, |(first, _)| first);
-                    changed = Some((first, (when + FILES_QUIET).min(first + FILES_PATIENCE)));
+                Ok(Command::FilesChanged(sign, when)) => {
+                    changed = Some(Changes::noticed(changed, sign, when));
                 }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let now = Instant::now();
-            if let Some((first, _)) = changed.take_if(|(_, due)| *due <= now) {
-                self.reload_changed(first);
+            if let Some(changes) = changed.take_if(|changes| changes.due <= now) {
+                self.reload_changed(changes.first);
             }
             self.look_at_review();
             if next_look <= now {
@@ -325,7 +323,7 @@ fn hear_signals(handle: &EngineHandle) -> Result<signal_hook::iterator::Handle, 
 
 fn watch_files(handle: &EngineHandle) -> Option<FileWatch> {
     let engine = handle.clone();
-    let watch = FileWatch::new(move || engine.files_changed());
+    let watch = FileWatch::new(move |sign| engine.files_changed(sign));
     watch
         .inspect_err(|error| {
             tracing::warn!("changes of rule files go unnoticed ({error}): use `natwerk reload`");
@@ -376,6 +374,3 @@ fn mode_name(mode: XdpMode) -> &'static str {
 /// Neighbours that can be known while the engine runs.
 const NEXT_HOPS_MAX: usize = 1 << 18;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long files must be left alone before they are read, and how long at most to wait for that.
-const FILES_QUIET: Duration = Duration::from_millis(50);
-const FILES_PATIENCE: Duration = Duration::from_millis(500);
