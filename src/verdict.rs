@@ -276,7 +276,7 @@ impl DropReason {
                 "A guest sent to a public endpoint that no rule and no mapping serves."
             }
             Self::FirewallDenied => {
-                "The public address, or the guest of an IPv6 network, is closed for this packet: no firewall rule opens it."
+                "The public address, or the guest of an IPv6 network, is closed for this packet: no firewall rule opens it, or nothing serves it."
             }
             Self::ForwardDetached => {
                 "The rule that serves this public port has no guest at the moment."

@@ -10,7 +10,7 @@ use crate::cli::offline::{self, Passed, Router};
 use crate::cli::output::{self, Failure, Outcome};
 use crate::cli::packet_ipv6;
 use crate::cli::packet_text::PacketText;
-use crate::cli::{Common, DEFAULT_CONFIG, ask, frame_text, steps};
+use crate::cli::{Common, DEFAULT_CONFIG, ask, frame_text, reply, steps};
 use crate::config::{Config, Interface, Role};
 use crate::control::requests::{LiveQuestion, Request};
 use crate::control::rows::LiveRow;
@@ -64,6 +64,9 @@ pub struct Explanation {
     pub meaning: Option<&'static str>,
     /// What leaves because of it.
     pub sent: Vec<Sent>,
+    /// The answer that it would get, and what becomes of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Box<Explanation>>,
     /// What the running engine knows of it, if it was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveRow>,
@@ -96,7 +99,8 @@ pub fn run(arguments: &Arguments, common: &Common) -> Outcome {
     }
     let (port, vlan) = offline::attachment(&arguments.interface, &config)?;
     let frame = frame(&arguments.packet.join(" "), &router, port, vlan)?;
-    let mut explanation = explain(&mut router, &config, port, &frame);
+    let (mut explanation, passed) = explain(&mut router, &config, port, &frame);
+    explanation.reply = reply(&mut router, &config, &passed).map(Box::new);
     if arguments.live {
         explanation.live = Some(live(common, &config, port, &frame)?);
     }
@@ -164,7 +168,12 @@ fn frame(text: &str, router: &Router, port: PortId, vlan: u16) -> Result<Vec<u8>
 /// The link address of whoever sends the packet.
 const SENDER: Mac = Mac([2, 9, 0, 0, 0, 1]);
 
-fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> Explanation {
+fn explain(
+    router: &mut Router,
+    config: &Config,
+    port: PortId,
+    frame: &[u8],
+) -> (Explanation, Passed) {
     let policy = router.shared.policy.load();
     let before = steps::before(&router.shared, &policy, config, port, frame);
     let passed = router.pass(port, frame, NOW);
@@ -175,7 +184,7 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
         vlan: vlan(frame),
         packet: frame_text::describe(frame),
     });
-    Explanation {
+    let explanation = Explanation {
         interface: port_name(port, config),
         vlan: vlan(frame),
         packet: frame_text::describe(frame),
@@ -184,8 +193,20 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
         reason,
         meaning,
         sent: sent.collect(),
+        reply: None,
         live: None,
-    }
+    };
+    (explanation, passed)
+}
+
+/// What comes back to a packet that was sent on; none if there is no answer to its kind.
+fn reply(router: &mut Router, config: &Config, passed: &Passed) -> Option<Explanation> {
+    let (Verdict::Forward(_), [(port, sent)]) = (passed.verdict, passed.sent.as_slice()) else {
+        return None;
+    };
+    let answer = reply::to(&frame_text::describe(sent))?;
+    let frame = frame(&answer, router, *port, vlan(sent)).ok()?;
+    Some(explain(router, config, *port, &frame).0)
 }
 
 fn vlan(frame: &[u8]) -> u16 {
@@ -249,10 +270,6 @@ fn verdict(passed: &Passed) -> (&'static str, Option<&'static str>, Option<&'sta
 }
 
 fn text(explanation: &Explanation) -> String {
-    let place = |interface: &str, vlan: u16| match vlan {
-        0 => interface.to_owned(),
-        vlan => format!("{interface}.{vlan}"),
-    };
     let mut text = format!(
         "in       {}: {}\n",
         place(&explanation.interface, explanation.vlan),
@@ -270,7 +287,31 @@ fn text(explanation: &Explanation) -> String {
     for sent in &explanation.sent {
         let _ = writeln!(text, "out      {}: {}", place(&sent.interface, sent.vlan), sent.packet);
     }
+    if let Some(reply) = &explanation.reply {
+        text.push_str(&reply_text(reply));
+    }
     text.push_str(&explanation.live.as_ref().map(live_text).unwrap_or_default());
+    text
+}
+
+/// Where a packet comes in or goes out.
+fn place(interface: &str, vlan: u16) -> String {
+    match vlan {
+        0 => interface.to_owned(),
+        vlan => format!("{interface}.{vlan}"),
+    }
+}
+
+/// The reply and what becomes of it, as lines.
+fn reply_text(reply: &Explanation) -> String {
+    let mut text = format!("reply    {}: {}\n", place(&reply.interface, reply.vlan), reply.packet);
+    for sent in &reply.sent {
+        let to = place(&sent.interface, sent.vlan);
+        let _ = writeln!(text, "         leaves {to}: {}", sent.packet);
+    }
+    if let (Some(reason), Some(meaning)) = (reply.reason, reply.meaning) {
+        let _ = writeln!(text, "         {} ({reason}): {meaning}", reply.verdict);
+    }
     text
 }
 
@@ -312,7 +353,9 @@ mod tests {
         }
         let (port, vlan) = offline::attachment(interface, &config).unwrap();
         let frame = frame(packet, &router, port, vlan).unwrap();
-        explain(&mut router, &config, port, &frame)
+        let (mut explanation, passed) = explain(&mut router, &config, port, &frame);
+        explanation.reply = super::reply(&mut router, &config, &passed).map(Box::new);
+        explanation
     }
 
     #[test]
@@ -347,6 +390,29 @@ mod tests {
             explanation.sent[0].packet.starts_with("tcp 203.0.113.11:2222 > 198.51.100.9:5000")
         );
         assert!(explanation.steps.iter().any(|step| step.contains("session")), "{explanation:?}");
+    }
+
+    #[test]
+    fn what_comes_back_is_told_with_what_becomes_of_it() {
+        let out = explained("eth0.100", "udp 10.1.1.5:40000 > 198.51.100.9:53", &[]);
+        let lines = text(&out);
+        assert!(
+            lines.ends_with(
+                "reply    eth2: udp 198.51.100.9:53 > 203.0.113.10:40000 ttl 64 length 28\n         \
+                 leaves eth0.100: udp 198.51.100.9:53 > 10.1.1.5:40000 ttl 63 length 28\n"
+            ),
+            "{lines}"
+        );
+        let inbound = explained("eth2", "tcp 198.51.100.9:5000 > 203.0.113.11:2222", &[]);
+        let reply = inbound.reply.unwrap();
+        assert_eq!((&*reply.interface, reply.vlan), ("eth0", 100));
+        let left = "tcp 203.0.113.11:2222 > 198.51.100.9:5000 [syn,ack] ttl 63 length 40";
+        assert_eq!(reply.sent[0].packet, left);
+        let refused = explained("eth0.100", "tcp 10.1.1.5:40000 > 198.51.100.9:25", &[]);
+        assert_eq!(refused.reply, None);
+        // The router's own answer is one already.
+        let ping = explained("eth0.100", "icmp 10.1.1.5 > 10.1.1.1 echo-request", &[]);
+        assert_eq!(ping.reply, None);
     }
 
     #[test]

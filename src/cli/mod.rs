@@ -22,6 +22,7 @@ pub mod packet_ipv6;
 pub mod packet_text;
 pub mod reload;
 pub mod replay;
+mod reply;
 pub mod run;
 pub mod schema;
 pub mod sessions;
