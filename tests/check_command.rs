@@ -171,4 +171,21 @@ fn what_cannot_be_converted_is_refused_with_a_sentence() {
     let (exit, out, err) = natwerk(folder.path(), &["convert", "--from", "cloudstack", "gone"]);
     assert_eq!((exit, &*out), (2, ""));
     assert!(err.starts_with("gone:1:1: error: "), "{err}");
+    // Where nothing at all can be read nothing is printed; one line that can makes do.
+    for (plane, file, request) in [
+        ("cloudstack", "ips.json", ""),
+        ("zstack", "requests.jsonl", "{\"path\": \"/createvip\", \"body\": \"{}\"}\n"),
+    ] {
+        let folder = self::folder(&[(file, "{\"broken\": ")]);
+        let arguments = ["convert", "--from", plane, "."];
+        let (exit, out, err) = natwerk(folder.path(), &arguments);
+        assert_eq!((exit, &*out), (2, ""), "{err}");
+        assert!(err.contains(&format!("{file}:1:")), "{err}");
+        if !request.is_empty() {
+            let folder = self::folder(&[(file, &format!("broken\n{request}"))]);
+            let (exit, out, err) = natwerk(folder.path(), &arguments);
+            assert_eq!((exit, out.contains("\"version\": 1")), (0, true), "{err}");
+            assert!(err.contains(&format!("{file}:1:1: error: ")), "{err}");
+        }
+    }
 }

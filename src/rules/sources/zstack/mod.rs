@@ -69,6 +69,10 @@ pub fn read(root: &Path, nics: &Nics) -> Result<(State, Translation), Vec<Diagno
     let requests = keep(requests);
     let (state, mut translation) = read_texts(boot, requests, machine(&list, nics));
     translation.faults.extend(unread);
+    let is_faulty = translation.faults.iter().any(|fault| fault.severity == Severity::Error);
+    if is_faulty && !state.is_told {
+        return Err(translation.faults);
+    }
     Ok((state, translation))
 }
 
@@ -89,6 +93,7 @@ pub fn read_texts(
     }
     if let Some(source) = requests {
         carry_out(&mut state, &source, &mut translation.faults);
+        translation.is_torn = recorded::is_torn(&source);
         translation.sources.push(source);
     }
     let translated = rules::translate(&state);

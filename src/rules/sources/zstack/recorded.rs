@@ -95,6 +95,13 @@ pub fn read(source: &Source, faults: &mut Vec<Diagnostic>) -> Vec<Recorded> {
     requests
 }
 
+/// Whether `source` ends within a line: whoever writes it is not done.
+#[must_use]
+pub fn is_torn(source: &Source) -> bool {
+    let last = source.text().rsplit('\n').next().unwrap_or_default();
+    !last.trim().is_empty() && !from_json::parse(last).faults.is_empty()
+}
+
 fn read_line(
     source: &Source,
     line: &str,
@@ -197,5 +204,15 @@ mod tests {
         assert_eq!(requests[1].body, "{}", "a request without a body has no fields");
         let starts: Vec<_> = faults.iter().map(|fault| fault.split(' ').next().unwrap()).collect();
         assert_eq!(starts, ["r:2:1:", "r:4:1:", "r:6:1:", "r:7:10:", "r:8:16:"]);
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_line_is_not_whole_yet() {
+        let is_torn = |text: &str| is_torn(&Source::new("r", text.to_owned()));
+        let line = "{\"path\": \"/a\", \"body\": \"{}\"}";
+        for whole in ["", "\n", line, &format!("{line}\n"), "broken\n"] {
+            assert!(!is_torn(whole), "{whole}");
+        }
+        assert!(is_torn(&format!("{line}\n{}", &line[..20])));
     }
 }

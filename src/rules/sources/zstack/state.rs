@@ -32,6 +32,8 @@ use crate::rules::tree::{self, Node, Value};
 pub struct State {
     /// The machine's NICs.
     pub machine: Nics,
+    /// Whether anything was said at all that could be read.
+    pub is_told: bool,
     /// What the server called this run of the router: it asks for that back, to know a restart.
     pub uuid: String,
     /// NICs by MAC.
@@ -178,6 +180,7 @@ impl State {
         }
         let body = Object { node: root, name: "the command" };
         let mut call = Call { body, notes, place, reply: None };
+        self.is_told = true;
         run(self, &mut call);
         answer(call.reply, call.notes)
     }
