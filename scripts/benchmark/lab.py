@@ -17,8 +17,8 @@ import sys
 import time
 
 NATWERK = os.environ["NATWERK"]
-# Behind one address there is no room for a million sessions to one server.
-ADDRESSES = ["203.0.113.%d" % last for last in range(10, 30)]
+# natwerk leaves the kernel its own ports, so one address has room for some 36,000 sessions to one server.
+ADDRESSES = ["203.0.113.%d" % last for last in range(10, 50)]
 SERVER = "203.0.113.1"
 FIRST_GUEST = "10.16.0.2"
 ROUTER_MAC = "02:00:00:00:00:01"
@@ -93,8 +93,10 @@ class Lab:
     def pin_workers(self):
         """The same for the workers of the lab's process."""
         for path in glob.glob("/proc/%d/task/*/comm" % self.process.pid):
-            with open(path) as comm:
-                is_worker = comm.read().startswith("worker-")
+            is_worker = False
+            with contextlib.suppress(OSError):          # it ended meanwhile
+                with open(path) as comm:
+                    is_worker = comm.read().startswith("worker-")
             if is_worker:
                 thread = path.split("/")[4]
                 settle(thread, ROUTER_CORE, PRIORITIES["worker"])
@@ -245,7 +247,7 @@ class Natwerk(Lab):
         run(NATWERK, "reload", "--socket", self.socket)
 
     def sessions(self):
-        return json.loads(run(NATWERK, "show", "status", "--json", "--socket", self.socket))["sessions"]
+        return json.loads(run(NATWERK, "show", "stats", "--json", "--socket", self.socket))["sessions"]
 
     def down(self):
         if hasattr(self, "process"):
@@ -274,8 +276,6 @@ class Bare(Lab):
 
 
 def send(lab, hosts, ports, seconds, *options):
-    if "--rate" in options and "--count" in options:
-        seconds = min(seconds, options[options.index("--count") + 1] / options[options.index("--rate") + 1] * 1.1 + 0.5)
     return lab.start(lab.client, "chrt", "-f", PRIORITIES["generator"], NATWERK, "generate", "send", "--interface", "c0",
                      "--router-mac", ROUTER_MAC, "--destination", SERVER, "--first-source", FIRST_GUEST,
                      "--hosts", hosts, "--ports", ports, "--seconds", seconds, "--json", *options)
