@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # natwerk beside Linux nftables on this machine: the same lab, the same generator, one interleaved run.
 #
-#   sudo scripts/bench.sh [--pairs N] [--seconds S] [--json FILE] [--svg FILE] [--png FILE] [--no-build] [CASE…]
+#   sudo scripts/bench.sh [--pairs N] [--seconds S] [--beside nftables|bare] [--json FILE] [--svg FILE] [--png FILE]
+#                         [--hgrm FOLDER] [--no-build] [CASE…]
 #
 # Prints a table: packets a second that arrived (median, least and most over the pairs), router CPU per packet, the
-# ratio of each pair. docs/benchmarking.md says what is measured, and how to do it on real NICs.
+# ratio of each pair, and whether the routers set the pace. docs/benchmarking.md says what is measured, and how to do it on real NICs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -17,4 +18,5 @@ done
 [ "$build" = no ] || cargo build --locked --release
 export NATWERK=${NATWERK:-$PWD/target/release/natwerk}
 [ -x "$NATWERK" ] || { echo "there is no program at $NATWERK: run without --no-build" >&2; exit 1; }
+export PYTHONDONTWRITEBYTECODE=1
 exec python3 scripts/bench.py "${arguments[@]}"

@@ -20,7 +20,7 @@ stage_style() {
     cargo clippy --locked --all-targets --quiet -- -D warnings
     cargo clippy --locked --quiet --no-default-features -- -D warnings
     # What runs only beside generators that are not here is read at least.
-    PYTHONPYCACHEPREFIX=$(mktemp -d) python3 -m py_compile scripts/*.py scripts/trex/*.py
+    PYTHONPYCACHEPREFIX=$(mktemp -d) python3 -m py_compile scripts/*.py scripts/benchmark/*.py scripts/trex/*.py
     local script
     for script in scripts/*.sh scripts/pktgen/*.sh; do bash -n "$script"; done
     if command -v luac >/dev/null; then luac -p scripts/pktgen/*.lua; fi

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::flow::PortId;
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::io::frame::{Frame, FramePool};
-use crate::io::wait::{Bell, Waiter};
+use crate::io::wait::{Bell, Patience, Waiter};
 use crate::io::{Lane, LanePort, Losses, Port};
 use crate::pipeline::Pipeline;
 use crate::pipeline::batch::{BATCH_MAX, Batch};
@@ -135,7 +135,7 @@ where
         for descriptor in self.ports.iter().filter_map(|port| port.socket.descriptor()) {
             waiter.add(descriptor);
         }
-        let mut empty_turns = 0;
+        let mut patience = Patience::new();
         let mut published = Tick::ZERO;
         while !bell.is_stopped() {
             let now = now();
@@ -147,10 +147,9 @@ where
                 }
             }
             if turn.received > 0 {
-                empty_turns = 0;
+                patience.reward();
             } else if !turn.more && !pace.spin {
-                empty_turns += 1;
-                if empty_turns > SPIN_TURNS {
+                if patience.is_over() {
                     self.sleep(&mut waiter);
                 } else {
                     std::hint::spin_loop();
@@ -266,8 +265,6 @@ pub fn now() -> Tick {
 /// Frames that an outbox has room for without allocating: a batch, and what the pipeline may make
 /// beside it.
 const OUTBOX_ROOM: usize = 1088;
-/// Empty turns before a worker sleeps: some tens of microseconds.
-const SPIN_TURNS: u32 = 200;
 /// The longest sleep: sweeps go on while nothing comes.
 const SLEEP: Duration = Duration::from_millis(100);
 /// The longest sleep while frames wait for a neighbour or for their first fragment.

@@ -94,6 +94,9 @@ fn bad_arguments_exit_with_2() {
         &["sessions", "kill"],
         &["bench", "--sessions", "0"],
         &["bench", "--size", "63"],
+        &["bench", "--profile", "csit-h1"],
+        &["bench", "--profile", "csit-h1024", "--sessions", "100"],
+        &["bench", "--compare", "/nonexistent.json"],
         &["explain", "--in", "eth0"],
         &["capture", "--write", "x.pcap"],
         &["top", "--interval", "0"],
@@ -178,6 +181,27 @@ fn bench_measures_what_it_must() {
     ] {
         assert!(report[field].as_f64().is_some_and(|value| value > 0.0), "{field} in {report}");
     }
+}
+
+#[test]
+fn bench_compares_itself_with_an_earlier_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let earlier = folder.path().join("earlier.json");
+    let run = |arguments: &[&str]| natwerk(&[&["bench", "--seconds", "0.01"], arguments].concat());
+    let first = run(&["--sessions", "100", "--json"]);
+    std::fs::write(&earlier, &first.out).unwrap();
+    let compare = ["--sessions", "200", "--compare", earlier.to_str().unwrap()];
+    let words = run(&compare);
+    assert_eq!(words.exit, 0, "{}", words.errors);
+    assert!(words.out.contains("not the same measurement: sessions 100 then, 200 now"));
+    assert!(words.out.contains("The memory's floor is"), "{}", words.out);
+    let report: Value =
+        serde_json::from_str(&run(&[&compare[..], &["--json"]].concat()).out).unwrap();
+    let first: Value = serde_json::from_str(&first.out).unwrap();
+    let compared = report["compared"].as_array().unwrap();
+    let packet = compared.iter().find(|it| it["figure"] == "ns_per_packet").unwrap();
+    assert_eq!(packet["before"], first["ns_per_packet"]);
+    assert_eq!(packet["now"], report["ns_per_packet"]);
 }
 
 #[test]

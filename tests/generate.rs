@@ -61,3 +61,31 @@ fn other_sources_are_counted_as_wrong() {
     assert_eq!(report["wrong_source"], 500);
     assert_eq!(report["wrong_checksum"], 0);
 }
+
+#[test]
+fn a_bare_forward_carries_every_packet() {
+    let Some(client) = Namespace::new("fwd-c") else { return };
+    let Some(router) = Namespace::new("fwd-r") else { return };
+    let Some(server) = Namespace::new("fwd-s") else { return };
+    cable((&client, "c0"), (&router, "r0"));
+    cable((&router, "r1"), (&server, "s0"));
+    let to = "forward --from r0 --to r1 --to-mac 02:00:00:00:00:04 --own-mac 02:00:00:00:00:03";
+    let forward = generate(&router, &format!("{to} --seconds 6")).spawn().expect("a forwarder");
+    let receiver = generate(&server, "receive --interface s0 --seconds 5").spawn().expect("one");
+    for (namespace, device) in [(&router, "r0"), (&router, "r1"), (&server, "s0")] {
+        assert!(common::eventually(std::time::Duration::from_secs(3), || {
+            namespace.run(&format!("ip link show dev {device}")).contains("xdp")
+        }));
+    }
+    let to = "--router-mac 02:00:00:00:00:01 --destination 10.0.0.9 --first-source 10.0.0.1";
+    let sent = generate(&client, &format!("send --interface c0 {to} --count 1000 --rate 4000"));
+    assert!({ sent }.status().expect("a sender").success());
+    let received = receiver.wait_with_output().expect("it ends by itself").stdout;
+    let received: Value = serde_json::from_slice(&received).expect("JSON");
+    assert_eq!(
+        (received["packets"].as_u64(), received["wrong_checksum"].as_u64()),
+        (Some(1000), Some(0))
+    );
+    let told = String::from_utf8(forward.wait_with_output().expect("it ends").stdout).unwrap();
+    assert!(told.contains("\"packets\":1000") || told.contains("\"packets\": 1000"), "{told}");
+}

@@ -8,12 +8,14 @@
 //! prefetched, and the header rewritten at fixed offsets. New sessions are measured while the table
 //! is filled for the second time, so that no page fault is counted.
 
+mod compare;
 mod floor;
 mod frames;
 mod rounds;
 mod traffic;
 mod world;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -22,6 +24,7 @@ use serde::Serialize;
 use crate::cli::Common;
 use crate::cli::output::{self, Failure, Outcome};
 use crate::control::workers::ratio;
+use compare::{Compared, Earlier, Profile};
 use rounds::Round;
 
 /// What to measure.
@@ -30,6 +33,9 @@ pub struct Arguments {
     /// Sessions in the table.
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=32_000_000))]
     sessions: u32,
+    /// A session profile of CSIT's instead: so many hosts with 63 sessions each.
+    #[arg(long, value_enum, conflicts_with = "sessions")]
+    profile: Option<Profile>,
     /// Bytes of a frame, its checksum sequence of four bytes counted (RFC 2544).
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1518))]
     size: u16,
@@ -53,6 +59,9 @@ pub struct Arguments {
     /// so that its instructions can be counted.
     #[arg(long)]
     repeatable: bool,
+    /// An earlier report, printed by --json: the ratio of each of its figures to today's is shown.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
 }
 
 /// What the sessions of a bench carry.
@@ -109,6 +118,14 @@ pub struct Report {
     pub packets: u64,
     /// Packets whose translation was checked byte by byte; every verdict was.
     pub checked: u64,
+    /// What that means, in plain words.
+    pub verdict: String,
+    /// Beside an earlier report.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compared: Vec<Compared>,
+    /// What the earlier report measured otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
 }
 
 /// Measures and prints.
@@ -116,7 +133,15 @@ pub struct Report {
 /// # Errors
 /// When packets were not translated as they should be, or memory is short.
 pub fn run(arguments: &Arguments, common: &Common) -> Outcome {
-    let report = measure(arguments)?;
+    let earlier = arguments.compare.as_deref().map(Earlier::read).transpose()?;
+    let mut arguments = arguments.clone();
+    arguments.sessions = arguments.profile.map_or(arguments.sessions, Profile::sessions);
+    let mut report = measure(&arguments)?;
+    report.verdict = compare::verdict(&report);
+    if let Some(earlier) = earlier {
+        report.compared = earlier.compared(&report);
+        report.differences = earlier.differences(&report);
+    }
     match common.json {
         true => output::print_json(&report),
         false => output::print_bytes(text(&report).as_bytes()),
@@ -157,6 +182,7 @@ fn measure(arguments: &Arguments) -> Result<Report, Failure> {
         rounds: measured.established.first().map_or(0, Vec::len),
         packets: measured.established.iter().flatten().map(|round| round.packets).sum(),
         checked: measured.checked,
+        ..Report::default()
     })
 }
 
@@ -230,7 +256,15 @@ fn text(report: &Report) -> String {
             ),
         ),
     ];
-    lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+    let mut text: String =
+        lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect();
+    for Compared { figure, before, now, ratio } in &report.compared {
+        text += &format!("{figure:<24}{before:.1} before, {now:.1} now: {ratio:.2}\n");
+    }
+    for difference in &report.differences {
+        text += &format!("not the same measurement: {difference}\n");
+    }
+    text + &format!("\n{}\n", report.verdict)
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -258,6 +292,8 @@ mod tests {
                 seconds: 0.0,
                 protocol,
                 repeatable: workers == 1,
+                profile: None,
+                compare: None,
             };
             let report = measure(&arguments).unwrap();
             assert!(report.ns_per_packet > 0.0 && report.floor_ns_per_packet > 0.0, "{report:?}");

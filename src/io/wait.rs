@@ -98,9 +98,60 @@ impl Waiter {
     }
 }
 
+/// How long a worker looks for frames before it sleeps.
+///
+/// Looking pays where frames arrive meanwhile. Where what brings them runs on the worker's own core
+/// none can, and each look takes time from it. So whoever has looked in vain looks a quarter as
+/// long the next time, and once in a while as long as ever, to see whether it pays now.
+#[derive(Debug)]
+pub struct Patience {
+    looks: u32,
+    looks_max: u32,
+    sleeps: u32,
+}
+
+impl Patience {
+    /// Looks as long as ever.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { looks: 0, looks_max: LOOKS_MAX, sleeps: 0 }
+    }
+
+    /// Something came. If it came while we looked, looking pays.
+    pub fn reward(&mut self) {
+        if self.looks > 0 {
+            self.looks = 0;
+            self.looks_max = LOOKS_MAX;
+        }
+    }
+
+    /// Nothing came. Whether it is time to sleep.
+    pub fn is_over(&mut self) -> bool {
+        if self.looks < self.looks_max {
+            self.looks += 1;
+            return false;
+        }
+        self.looks = 0;
+        self.sleeps = self.sleeps.wrapping_add(1);
+        let tries_again = self.sleeps.is_multiple_of(SLEEPS_BETWEEN_TRIES);
+        self.looks_max = if tries_again { LOOKS_MAX } else { self.looks_max / 4 };
+        true
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 fn readable(descriptor: BorrowedFd<'_>) -> libc::pollfd {
     libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 }
 }
+
+/// Some tens of microseconds.
+const LOOKS_MAX: u32 = 200;
+const SLEEPS_BETWEEN_TRIES: u32 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -135,5 +186,35 @@ mod tests {
         drop(there);
         assert!(waiter.wait(LONG), "the other end hung up");
         assert!(!waiter.wait(Duration::from_millis(1)));
+    }
+
+    /// How often nothing must come until it is time to sleep.
+    fn looks(patience: &mut Patience) -> u32 {
+        let mut count = 0;
+        while !patience.is_over() {
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn who_looks_in_vain_soon_sleeps_at_once_and_tries_again_later() {
+        let mut patience = Patience::new();
+        let looked: Vec<_> = (1..SLEEPS_BETWEEN_TRIES).map(|_| looks(&mut patience)).collect();
+        assert_eq!(looked[..6], [200, 50, 12, 3, 0, 0]);
+        assert_eq!(looked.iter().sum::<u32>(), 265);
+        assert_eq!([looks(&mut patience), looks(&mut patience)], [0, 200]);
+    }
+
+    #[test]
+    fn who_finds_something_looks_as_long_as_ever() {
+        let mut patience = Patience::new();
+        assert_eq!([looks(&mut patience), looks(&mut patience)], [200, 50]);
+        // What a sleep brought says nothing about looking.
+        patience.reward();
+        assert_eq!(looks(&mut patience), 12);
+        assert!(!patience.is_over());
+        patience.reward();
+        assert_eq!(looks(&mut patience), 200);
     }
 }

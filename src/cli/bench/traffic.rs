@@ -302,6 +302,8 @@ mod tests {
             seconds,
             protocol,
             repeatable,
+            profile: None,
+            compare: None,
         })
     }
 

@@ -2,7 +2,7 @@
 //
 // A traffic generator's two ends. `send` is run by the kernel itself, again and again, on frames that
 // it makes (BPF_PROG_RUN with live frames, kernel 5.18): it writes a packet of the next flow and
-// redirects it to an interface. `receive` sits on the interface where the packets should arrive:
+// redirects it to an interface. It keeps the rate itself, and drops the frames that come between. `receive` sits on the interface where the packets should arrive:
 // it counts them, looks whether they are right, and drops them.
 //
 // Recycled frames come back as the router left them, so `send` writes every byte up to the
@@ -27,8 +27,8 @@ struct stamp {
 #define MAGIC 0x6e77676e
 #define TTL 64
 #define SYN 0x02
-/* Latency is counted in buckets: 16 for each power of two of nanoseconds. */
-#define BUCKET_BITS 4
+/* Latency is counted in buckets: 64 for each power of two of nanoseconds. */
+#define BUCKET_BITS 6
 #define BUCKETS (64 << BUCKET_BITS)
 
 /* All in host byte order; set before the program is loaded. */
@@ -49,8 +49,21 @@ volatile const __u32 in_order = 0;
 /* What received packets come from; zero for anybody. */
 volatile const __u32 expected_source = 0;
 
-/* Only one processor runs `send`. */
-__u64 sent_packets = 0;
+/* Picoseconds between two packets; zero for as many as can be made. */
+volatile const __u64 interval = 0;
+/* How many packets there shall be, and nanoseconds after which there are no more. */
+volatile const __u64 packets_max = ~0ull;
+volatile const __u64 time_max = ~0ull;
+
+/* Told to src/io/generator/mod.rs, in this order. Only one processor runs `send`. */
+struct {
+	__u64 packets;
+	/* When the first and the last one were sent (CLOCK_MONOTONIC, ns). */
+	__u64 first;
+	__u64 last;
+	/* When the next one is due, in picoseconds after the first. */
+	__u64 due;
+} progress = {};
 
 /* Names stand in src/io/generator/mod.rs, in the same order. */
 enum counter { PACKETS, BYTES, FOREIGN, WRONG_SOURCE, WRONG_CHECKSUM, COUNTERS };
@@ -105,20 +118,45 @@ static __always_inline __u32 flow_number(__u64 number, __u32 flows)
 	return ((__u64)mixed * flows) >> 32;
 }
 
+/* Whether a packet is to be sent now; counts it then. What was missed is caught up on at twice the rate at most: a burst
+ * would measure the router's queues. */
+static __always_inline int is_due(__u64 now)
+{
+	if (progress.packets >= packets_max)
+		return 0;
+	if (!progress.packets)
+		progress.first = now;
+	__u64 since = now - progress.first;
+	if (since > time_max)
+		return 0;
+	if (interval) {
+		if (since * 1000 < progress.due)
+			return 0;
+		progress.due += interval;
+		if (progress.due < since * 1000 + interval / 2)
+			progress.due = since * 1000 + interval / 2;
+	}
+	progress.last = now;
+	progress.packets++;
+	return 1;
+}
+
 SEC("xdp")
 int send(struct xdp_md *context)
 {
+	__u64 now = bpf_ktime_get_ns();
 	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
 	struct ethhdr *ethernet = data;
 	struct iphdr *ip = (void *)(ethernet + 1);
-	__u32 flow = flow_number(sent_packets, hosts * ports);
+	__u32 flow = flow_number(progress.packets, hosts * ports);
 	__u32 host = flow / ports, port = first_port + flow % ports;
 	__u32 transport_length = length - sizeof(*ip);
 	struct stamp *stamp;
 
 	if ((void *)(ip + 1) + sizeof(struct udphdr) + sizeof(*stamp) > end)
 		return XDP_ABORTED;
-	sent_packets++;
+	if (!is_due(now))
+		return XDP_DROP;
 #pragma unroll
 	for (int i = 0; i < ETH_ALEN; i++) {
 		ethernet->h_dest[i] = destination_mac[i];
@@ -160,7 +198,7 @@ int send(struct xdp_md *context)
 	}
 	stamp->magic = bpf_htonl(MAGIC);
 	stamp->zero = 0;
-	stamp->sent = bpf_ktime_get_ns();
+	stamp->sent = now;
 	/* What lies behind the stamp is zero from the start, and no router changes it. */
 	__u64 sum = pseudo_sum(ip, transport_length) + sum_words(stamp, sizeof(*stamp));
 	if (protocol == IPPROTO_TCP) {
@@ -184,7 +222,7 @@ static __always_inline void count(__u32 which, __u64 by)
 		*counter += by;
 }
 
-/* The bucket of a time: its highest bit, and the four bits behind it. */
+/* The bucket of a time: its highest bit, and the bits behind it. */
 static __always_inline __u32 bucket(__u64 time)
 {
 	__u32 top = 0;
@@ -197,7 +235,8 @@ static __always_inline __u32 bucket(__u64 time)
 			top += shift;
 		}
 	}
-	__u32 behind = top >= BUCKET_BITS ? (time >> (top - BUCKET_BITS)) & 15 : (time << (BUCKET_BITS - top)) & 15;
+	__u32 behind = top >= BUCKET_BITS ? time >> (top - BUCKET_BITS) : time << (BUCKET_BITS - top);
+	behind &= (1 << BUCKET_BITS) - 1;
 	return (top << BUCKET_BITS | behind) & (BUCKETS - 1);
 }
 

@@ -5,8 +5,9 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
-use aya::maps::PerCpuArray;
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -43,6 +44,26 @@ pub struct Shape {
     pub in_order: bool,
 }
 
+/// How many packets to send, and how fast.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pace {
+    /// Packets a second; as many as can be made if none.
+    pub rate: Option<u32>,
+    /// How long to send.
+    pub time: Duration,
+    /// How many packets at most.
+    pub count: Option<u64>,
+}
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Progress {
+    /// Packets.
+    pub packets: u64,
+    /// From the first to the last of them.
+    pub time: Duration,
+}
+
 /// What arrived.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Received {
@@ -75,12 +96,16 @@ pub enum GeneratorError {
     /// The counters cannot be read.
     #[error("cannot read the generator's counters: {0}")]
     Counters(String),
+    /// The kernel does not make packets.
+    #[error("cannot send: {0}")]
+    Send(#[from] io::Error),
 }
 
 /// The sending end.
 pub struct Sender {
-    _program: Ebpf,
+    program: Ebpf,
     descriptor: RawFd,
+    pace: Pace,
     /// A frame to begin with; the program writes its headers.
     template: Vec<u8>,
 }
@@ -95,7 +120,7 @@ impl Sender {
     ///
     /// # Errors
     /// When the kernel refuses the program.
-    pub fn new(shape: &Shape) -> Result<Self, GeneratorError> {
+    pub fn new(shape: &Shape, pace: Pace) -> Result<Self, GeneratorError> {
         let first_source = shape.first_source.to_bits();
         let destination = shape.destination.to_bits();
         let numbers = [
@@ -114,6 +139,16 @@ impl Sender {
         for (name, value) in &numbers {
             loader.override_global(name, value, true);
         }
+        let interval = pace.rate.map_or(0, |rate| PICOSECONDS / u64::from(rate.max(1)));
+        let time = u64::try_from(pace.time.as_nanos()).unwrap_or(u64::MAX);
+        let pace_numbers = [
+            ("interval", interval),
+            ("packets_max", pace.count.unwrap_or(u64::MAX)),
+            ("time_max", time),
+        ];
+        for (name, value) in &pace_numbers {
+            loader.override_global(name, value, true);
+        }
         loader.override_global("destination_mac", &shape.destination_mac.0, true);
         loader.override_global("source_mac", &shape.source_mac.0, true);
         let mut program = load(&mut loader)?;
@@ -121,35 +156,75 @@ impl Sender {
         sender.load().map_err(refused)?;
         let descriptor = sender.fd().map_err(refused)?.as_fd().as_raw_fd();
         let template = vec![0; ETHERNET_LENGTH + usize::from(shape.length)];
-        Ok(Self { _program: program, descriptor, template })
+        Ok(Self { program, descriptor, pace, template })
     }
 
-    /// Sends the next `count` packets, as fast as the kernel makes them.
+    /// Sends all packets. The program keeps the rate and the end; here it is only run often
+    /// enough. A call waits some tens of milliseconds for the other processors when it ends, so the
+    /// first finds out how long a run takes, and the second does all the rest.
     ///
     /// # Errors
-    /// What the kernel says; an interrupted call has sent some of them.
-    pub fn send(&self, count: u32) -> io::Result<()> {
-        let attributes = TestRun {
+    /// What the kernel says; some packets were sent then.
+    pub fn send(&self) -> Result<Progress, GeneratorError> {
+        let start = Instant::now();
+        let mut runs = RUNS_FIRST;
+        loop {
+            let time = self.run(runs)?;
+            let progress = self.progress()?;
+            let left = self.pace.time.saturating_sub(start.elapsed());
+            let wanted =
+                self.pace.count.map_or(u64::MAX, |count| count.saturating_sub(progress.packets));
+            if left.is_zero() || wanted == 0 {
+                return Ok(progress);
+            }
+            let most = match self.pace.rate {
+                // What lies between two packets is made and dropped, so time counts, not packets.
+                Some(rate) => {
+                    let due = u128::from(wanted) * NANOSECONDS / u128::from(rate.max(1));
+                    let due = Duration::from_nanos(u64::try_from(due).unwrap_or(u64::MAX));
+                    runs_in(left.min(due), time)
+                }
+                None => runs_in(left, time).min(wanted),
+            };
+            runs = u32::try_from(most).unwrap_or(u32::MAX).max(RUNS_FIRST);
+        }
+    }
+
+    /// What was sent so far.
+    fn progress(&self) -> Result<Progress, GeneratorError> {
+        let failed = |error: &dyn std::error::Error| GeneratorError::Counters(chain(error));
+        let none = || GeneratorError::Counters("no map .bss".to_owned());
+        let map = self.program.map(".bss").ok_or_else(none)?;
+        let array = Array::<_, [u64; 4]>::try_from(map).map_err(|error| failed(&error))?;
+        let [packets, first, last, _] = array.get(&0, 0).map_err(|error| failed(&error))?;
+        Ok(Progress { packets, time: Duration::from_nanos(last.saturating_sub(first)) })
+    }
+
+    /// Has the kernel run the program on `count` frames. Returns the nanoseconds that each took.
+    fn run(&self, count: u32) -> io::Result<u32> {
+        let mut attributes = TestRun {
             program: self.descriptor.cast_unsigned(),
             // A template is no longer than a frame.
             data_size_in: self.template.len() as u32,
             data_in: self.template.as_ptr() as u64,
             repeat: count,
             flags: LIVE_FRAMES,
-            batch_size: BATCH_SIZE,
+            // A frame leaves when its batch is full.
+            batch_size: if self.pace.rate.is_some() { BATCH_SIZE_PACED } else { BATCH_SIZE },
             ..TestRun::default()
         };
         // SAFETY: the command reads `attributes`, of the size told, and `data_in`, of the length in
-        // it; both outlive the call. It writes no memory of ours but `attributes`.
+        // it; both outlive the call. It writes no memory of ours but `attributes`, which is ours
+        // alone meanwhile.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
                 PROG_TEST_RUN,
-                &raw const attributes,
+                &raw mut attributes,
                 size_of_val(&attributes),
             )
         };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.duration) }
     }
 }
 
@@ -185,7 +260,7 @@ impl Receiver {
         Ok(Received { packets, bytes, foreign, wrong_source, wrong_checksum })
     }
 
-    /// How many packets took how long: pairs of a latency in nanoseconds, right to one part in 16,
+    /// How many packets took how long: pairs of a latency in nanoseconds, right to one part in 64,
     /// and a count; shortest first, without empty ones.
     ///
     /// # Errors
@@ -213,9 +288,14 @@ impl Receiver {
     }
 }
 
+/// How many runs fit into a time, if each takes so many nanoseconds.
+fn runs_in(time: Duration, each: u32) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) / u64::from(each.max(1))
+}
+
 /// The lower end of a bucket of latencies, in nanoseconds (see `bucket` in generate.bpf.c).
 fn bucket_start(bucket: u32) -> u64 {
-    let (top, behind) = (bucket >> BUCKET_BITS, u64::from(bucket & 15));
+    let (top, behind) = (bucket >> BUCKET_BITS, u64::from(bucket & BUCKET_MASK));
     let whole = 1_u64 << top;
     whole
         + if top >= BUCKET_BITS {
@@ -266,9 +346,15 @@ const PROG_TEST_RUN: libc::c_int = 10;
 /// BPF_F_TEST_XDP_LIVE_FRAMES.
 const LIVE_FRAMES: u32 = 1 << 1;
 const BATCH_SIZE: u32 = 64;
+const BATCH_SIZE_PACED: u32 = 8;
+const NANOSECONDS: u128 = 1_000_000_000;
+const PICOSECONDS: u64 = 1_000_000_000_000;
+/// Frames of the first call.
+const RUNS_FIRST: u32 = 4096;
 const ETHERNET_LENGTH: usize = 14;
 /// As in generate.bpf.c.
-const BUCKET_BITS: u32 = 4;
+const BUCKET_BITS: u32 = 6;
+const BUCKET_MASK: u32 = (1 << BUCKET_BITS) - 1;
 const BUCKETS: u32 = 64 << BUCKET_BITS;
 
 #[cfg(test)]
@@ -279,18 +365,19 @@ mod tests {
     fn bucket(time: u64) -> u32 {
         let top = time.max(1).ilog2();
         let behind = if top >= BUCKET_BITS {
-            time >> (top - BUCKET_BITS) & 15
+            time >> (top - BUCKET_BITS)
         } else {
-            time << (BUCKET_BITS - top) & 15
+            time << (BUCKET_BITS - top)
         };
+        let behind = behind & u64::from(BUCKET_MASK);
         top << BUCKET_BITS | u32::try_from(behind).unwrap()
     }
 
     #[test]
-    fn a_bucket_starts_at_most_a_sixteenth_below_what_falls_into_it() {
+    fn a_bucket_starts_at_most_a_64th_below_what_falls_into_it() {
         for time in (1..5000).chain([1 << 20, (1 << 40) + 12_345, u64::MAX / 3]) {
             let start = bucket_start(bucket(time));
-            assert!(start <= time && time - start <= time / 16, "{time}: {start}");
+            assert!(start <= time && time - start <= time / 64, "{time}: {start}");
         }
     }
 }

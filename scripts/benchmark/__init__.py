@@ -1,0 +1,1 @@
+"""The parts of scripts/bench.py: labs, what is measured in them, and the report."""
