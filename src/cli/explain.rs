@@ -10,13 +10,14 @@ use crate::cli::offline::{self, Passed, Router};
 use crate::cli::output::{self, Failure, Outcome};
 use crate::cli::packet_ipv6;
 use crate::cli::packet_text::PacketText;
-use crate::cli::{Common, DEFAULT_CONFIG, ask, frame_text, steps};
+use crate::cli::{Common, DEFAULT_CONFIG, ask, frame_text, place, steps};
 use crate::config::{Config, Interface, Role};
 use crate::control::requests::{LiveQuestion, Request};
 use crate::control::rows::LiveRow;
 use crate::control::workers::port_name;
 use crate::flow::{Mac, PortId, Realm};
 use crate::host;
+use crate::policy::Policy;
 use crate::rules::{self, Loaded};
 use crate::time::Tick;
 use crate::verdict::Verdict;
@@ -28,7 +29,7 @@ pub struct Arguments {
     /// Rule files or folders of rule files; without any, those of the configuration.
     #[arg(long, num_args = 1.., value_name = "PATH")]
     rules: Vec<String>,
-    /// Where the packet comes in.
+    /// Where the packet comes in: `eth0`, `eth0.100` under a tag, `eth0.200.100` under two, `eth0/5001` inside VXLAN.
     #[arg(long = "in", value_name = "IFACE[.VLAN]")]
     interface: String,
     /// Also ask the running engine: whether a session exists, and where the next hop is.
@@ -50,6 +51,9 @@ pub struct Explanation {
     pub interface: String,
     /// The VLAN it comes in by; zero for untagged.
     pub vlan: u16,
+    /// Both VLANs if it has two, as `200.100`, or its VNI, as `VNI 5001`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<String>,
     /// The packet.
     pub packet: String,
     /// What natwerk looks at, in order.
@@ -76,6 +80,9 @@ pub struct Sent {
     pub interface: String,
     /// The VLAN; zero for untagged.
     pub vlan: u16,
+    /// Both VLANs if it has two, as `200.100`, or its VNI, as `VNI 5001`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<String>,
     /// The packet.
     pub packet: String,
 }
@@ -91,19 +98,23 @@ pub fn run(arguments: &Arguments, common: &Common) -> Outcome {
         let (interface, packet) = before
             .split_once('=')
             .ok_or_else(|| Failure::refused(format!("`{before}` is not IFACE=PACKET")))?;
-        let (port, vlan) = offline::attachment(interface.trim(), &config)?;
+        let (port, vlan) = at(interface.trim(), &config, &router)?;
         router.pass(port, &frame(packet, &router, port, vlan)?, NOW);
     }
-    let (port, vlan) = offline::attachment(&arguments.interface, &config)?;
+    let (port, vlan) = at(&arguments.interface, &config, &router)?;
     let frame = frame(&arguments.packet.join(" "), &router, port, vlan)?;
     let mut explanation = explain(&mut router, &config, port, &frame);
     if arguments.live {
-        explanation.live = Some(live(common, &config, port, &frame)?);
+        explanation.live = Some(live(common, &explanation, &frame)?);
     }
     match common.json {
         true => output::print_json(&explanation),
         false => output::print_bytes(text(&explanation).as_bytes()),
     }
+}
+
+fn at(text: &str, config: &Config, router: &Router) -> Result<(PortId, u16), Failure> {
+    place::attachment(text, config, router.shared.policy.load().encapsulations())
 }
 
 /// Sessions that the packets of one command line may open.
@@ -170,14 +181,18 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
     let passed = router.pass(port, frame, NOW);
     let steps = steps::taken(before, &passed.verdict);
     let (verdict, reason, meaning) = verdict(&passed);
-    let sent = passed.sent.iter().map(|(to, frame)| Sent {
-        interface: port_name(*to, config),
-        vlan: vlan(frame),
-        packet: frame_text::describe(frame),
+    let sent = passed.sent.iter().map(|(to, frame)| {
+        let (to, stand_in, frame) = place::opened(*to, frame, &policy);
+        let (vlan, encapsulation) = called(&policy, to, stand_in, &frame);
+        let packet = frame_text::describe(&frame);
+        Sent { interface: port_name(to, config), vlan, encapsulation, packet }
     });
+    let stand_in = vlan(frame);
+    let (vlan, encapsulation) = called(&policy, port, stand_in, frame);
     Explanation {
         interface: port_name(port, config),
-        vlan: vlan(frame),
+        vlan,
+        encapsulation,
         packet: frame_text::describe(frame),
         steps,
         verdict,
@@ -188,20 +203,29 @@ fn explain(router: &mut Router, config: &Config, port: PortId, frame: &[u8]) -> 
     }
 }
 
+/// The tag of a frame, and what people call more than one.
+fn called(policy: &Policy, port: PortId, stand_in: u16, frame: &[u8]) -> (u16, Option<String>) {
+    match port.is_encapsulated() {
+        true => policy.encapsulations().describe(port, stand_in),
+        false => (vlan(frame), None),
+    }
+}
+
 fn vlan(frame: &[u8]) -> u16 {
     let ipv4 = wire::parse::parse(frame).ok().map(|packet| packet.vlan);
     ipv4.or_else(|| packet_ipv6::vlan(frame)).unwrap_or(0)
 }
 
 /// What the running engine knows of the packet in `frame`.
-fn live(common: &Common, config: &Config, port: PortId, frame: &[u8]) -> Result<LiveRow, Failure> {
+fn live(common: &Common, told: &Explanation, frame: &[u8]) -> Result<LiveRow, Failure> {
     let packet = wire::parse::parse(frame)
         .map_err(|reason| Failure::refused(format!("no session has it: {}", reason.sentence())))?;
     // The realm is the engine's to say.
     let key = packet.key(Realm::External);
     let question = LiveQuestion {
-        interface: port_name(port, config),
-        vlan: packet.vlan,
+        interface: told.interface.clone(),
+        vlan: told.vlan,
+        encapsulation: told.encapsulation.clone(),
         protocol: key.protocol.0,
         source: (key.source.address, key.source.port),
         destination: (key.destination.address, key.destination.port),
@@ -228,12 +252,12 @@ fn live_text(live: &LiveRow) -> String {
     let hop = match &live.next_hop {
         None => "no next hop".to_owned(),
         Some(hop) => {
-            let vlan = if hop.vlan == 0 { String::new() } else { format!(".{}", hop.vlan) };
-            let place = match &hop.mac {
+            let on = place::written(&hop.interface, hop.vlan, hop.encapsulation.as_deref());
+            let state = match &hop.mac {
                 Some(mac) => format!("{} at {mac}", hop.state),
                 None => hop.state.clone(),
             };
-            format!("next hop {} on {}{vlan}: {place}", hop.address, hop.interface)
+            format!("next hop {} on {on}: {state}", hop.address)
         }
     };
     format!("live     {session}\n         {hop}\n")
@@ -249,15 +273,9 @@ fn verdict(passed: &Passed) -> (&'static str, Option<&'static str>, Option<&'sta
 }
 
 fn text(explanation: &Explanation) -> String {
-    let place = |interface: &str, vlan: u16| match vlan {
-        0 => interface.to_owned(),
-        vlan => format!("{interface}.{vlan}"),
-    };
-    let mut text = format!(
-        "in       {}: {}\n",
-        place(&explanation.interface, explanation.vlan),
-        explanation.packet
-    );
+    let Explanation { interface, vlan, encapsulation, packet, .. } = explanation;
+    let place = place::written(interface, *vlan, encapsulation.as_deref());
+    let mut text = format!("in       {place}: {packet}\n");
     for step in &explanation.steps {
         let _ = writeln!(text, "         {step}");
     }
@@ -268,7 +286,8 @@ fn text(explanation: &Explanation) -> String {
         _ => writeln!(text, "verdict  {}", explanation.verdict),
     };
     for sent in &explanation.sent {
-        let _ = writeln!(text, "out      {}: {}", place(&sent.interface, sent.vlan), sent.packet);
+        let place = place::written(&sent.interface, sent.vlan, sent.encapsulation.as_deref());
+        let _ = writeln!(text, "out      {place}: {}", sent.packet);
     }
     text.push_str(&explanation.live.as_ref().map(live_text).unwrap_or_default());
     text
@@ -307,10 +326,10 @@ mod tests {
         let mut router = Router::new(&config, &loaded.rules, SESSIONS_MAX).unwrap();
         for before in after {
             let (interface, packet) = before.split_once('=').unwrap();
-            let (port, vlan) = offline::attachment(interface, &config).unwrap();
+            let (port, vlan) = at(interface, &config, &router).unwrap();
             router.pass(port, &frame(packet, &router, port, vlan).unwrap(), NOW);
         }
-        let (port, vlan) = offline::attachment(interface, &config).unwrap();
+        let (port, vlan) = at(interface, &config, &router).unwrap();
         let frame = frame(packet, &router, port, vlan).unwrap();
         explain(&mut router, &config, port, &frame)
     }
@@ -374,6 +393,30 @@ mod tests {
         let first = format!("eth0.100=tcp {guest}:443");
         let back = explained_by(&rules, "eth2", reply, &[&first]);
         assert_eq!((back.verdict, back.sent[0].vlan), ("forward", 100));
+    }
+
+    #[test]
+    fn networks_under_two_tags_and_inside_vxlan_are_explained_like_others() {
+        let web = r#"{"name": "web", "interface": "eth0", "vlan": 100,"#;
+        let twice =
+            r#"{"name": "web", "interface": "eth0", "vlan": 100, "outer_tag": {"vlan": 200},"#;
+        let inside = r#"{"name": "web", "interface": "eth0",
+            "vxlan": {"vni": 5001, "local": "172.31.0.1", "prefix_len": 24, "remotes": ["172.31.0.9"]},"#;
+        for (place, network) in [("eth0.200.100", twice), ("eth0/5001", inside)] {
+            let rules = RULES.replace(web, network);
+            let explained = |at: &str, packet: &str| explained_by(&rules, at, packet, &[]);
+            let out = explained(place, "tcp 10.1.1.5:40000 > 198.51.100.9:443 [syn]");
+            let packet = "tcp 203.0.113.10:40000 > 198.51.100.9:443 [syn] ttl 63 length 40";
+            assert_eq!((out.verdict, &*out.sent[0].packet), ("forward", packet));
+            assert!(text(&out).starts_with(&format!("in       {place}: tcp 10.1.1.5")), "{out:?}");
+            assert!(out.steps[0].contains("network web"), "{out:?}");
+            let refused = explained(place, "tcp 10.1.1.5:40000 > 198.51.100.9:25");
+            assert_eq!(refused.reason, Some("egress_denied"));
+            let back = explained("eth2", "tcp 198.51.100.9:5000 > 203.0.113.11:2222 [syn]");
+            assert_eq!(back.verdict, "forward", "{back:?}");
+            let line = format!("out      {place}: tcp 198.51.100.9:5000 > 10.1.1.5:22 [syn]");
+            assert!(text(&back).contains(&line), "{}", text(&back));
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod output;
 mod packet_build;
 pub mod packet_ipv6;
 pub mod packet_text;
+mod place;
 pub mod reload;
 pub mod replay;
 pub mod run;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::cli::output::Failure;
+use crate::cli::place;
 use crate::config::Config;
 use crate::flow::{Mac, PortId};
 use crate::frame::FrameBuffer;
@@ -111,17 +112,23 @@ impl Router {
         self.neighbors.insert((port, address.into()), mac);
     }
 
-    /// Has a frame processed that came in by `port`.
+    /// Has a frame processed that came in by `port`. By a side of an interface, it gets what frames have around them there.
     pub fn pass(&mut self, port: PortId, bytes: &[u8], now: Tick) -> Passed {
-        let Some(frame) = copied(&mut self.frames, bytes) else {
+        let frame = copied(&mut self.frames, bytes).and_then(|mut frame| {
+            let policy = self.shared.policy.load();
+            place::enclose(&mut frame, port, self.mac(port), &policy)?;
+            Some(frame)
+        });
+        let Some(frame) = frame else {
             let verdict = Verdict::Drop(DropReason::FrameTooLong);
             return Passed { verdict, sent: Vec::new(), host: Vec::new() };
         };
         self.batch.clear();
-        self.batch.push(port, frame);
+        self.batch.push(port.interface(), frame);
         self.pipeline.process(&mut self.batch, &mut self.frames, now);
         let mut passed = self.collect(Verdict::Hold);
-        if self.resolve() {
+        // What was released may wait again, for the way to a VTEP.
+        while self.resolve() {
             let later = self.idle(now);
             if passed.verdict == Verdict::Hold
                 && let Some((to, _)) = later.sent.first()
@@ -188,27 +195,6 @@ pub fn ports(config: &Config) -> impl Iterator<Item = PortId> + use<> {
 pub fn port(name: &str, config: &Config) -> Option<PortId> {
     let place = config.interfaces.iter().position(|interface| interface.name == name)?;
     u8::try_from(place).ok().map(PortId)
-}
-
-/// The interface and the VLAN that `IFACE[.VLAN]` names.
-///
-/// # Errors
-/// When the configuration has no such interface, or the VLAN is none.
-pub fn attachment(text: &str, config: &Config) -> Result<(PortId, u16), Failure> {
-    if let Some(port) = port(text, config) {
-        return Ok((port, 0));
-    }
-    let (name, vlan) = text.rsplit_once('.').unwrap_or((text, "0"));
-    match (port(name, config), vlan.parse()) {
-        (Some(port), Ok(vlan)) if vlan < 4095 => Ok((port, vlan)),
-        (Some(_), _) => Err(Failure::refused(format!("`{vlan}` is not a VLAN from 1 to 4094"))),
-        (None, _) => {
-            let names = config.interfaces.iter().map(|interface| interface.name.as_str());
-            let names: Vec<_> = names.collect();
-            Err(Failure::refused(format!("there is no interface `{name}`"))
-                .hint(format!("there is {}", names.join(", "))))
-        }
-    }
 }
 
 /// The failure of rules or a configuration that have faults: each is printed, one a line.

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::cli::Common;
 use crate::cli::offline::{self, Passed, Router};
 use crate::cli::output::{self, Failure, Outcome};
+use crate::cli::place;
 use crate::config::Config;
 use crate::flow::{Mac, PortId};
 use crate::host;
@@ -119,7 +120,7 @@ pub fn run(arguments: &Arguments, common: &Common) -> Outcome {
 const MTU: u16 = 1500;
 
 fn named(name: &str, config: &Config) -> Result<PortId, Failure> {
-    match offline::attachment(name, config)? {
+    match place::tagged(name, config)? {
         (port, 0) => Ok(port),
         _ => {
             Err(Failure::refused(format!("`{name}` names a VLAN; captures hold whole interfaces")))

@@ -28,12 +28,17 @@ pub fn answer(
     let policy = shared.policy.load();
     let mut row = LiveRow { generation: policy.generation().0, ..LiveRow::default() };
     let port = port(question, engine)?;
+    let place = match &question.encapsulation {
+        None => Some((port, question.vlan)),
+        Some(name) => policy.encapsulations().named(port, name),
+    };
+    let Some((port, vlan)) = place else { return Ok(row) };
     let source = question.source.0;
-    let network = match policy.attachment(port, question.vlan) {
+    let network = match policy.attachment(port, vlan) {
         None => return Ok(row),
         Some(Attachment::Public) => None,
         Some(Attachment::Guest(first)) => {
-            Some(policy.guest_network(port, question.vlan, source).unwrap_or(first))
+            Some(policy.guest_network(port, vlan, source).unwrap_or(first))
         }
     };
     let realm = network.map_or(Realm::External, |id| Realm::Internal(policy.network(id).realm));

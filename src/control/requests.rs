@@ -58,6 +58,9 @@ pub struct LiveQuestion {
     pub interface: String,
     /// The VLAN it comes in by; zero for untagged.
     pub vlan: u16,
+    /// Both VLANs if it has two, as `200.100`, or its VNI, as `VNI 5001`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<String>,
     /// The IP protocol's number.
     pub protocol: u8,
     /// Its source; the port of an ICMP query is its identifier.

@@ -188,6 +188,7 @@ fn a_packet_is_explained_by_its_session_and_its_next_hop() {
     let question = |interface: &str, port| LiveQuestion {
         interface: interface.to_owned(),
         vlan: 0,
+        encapsulation: None,
         protocol: 6,
         source: ("10.1.1.5".parse().unwrap(), port),
         destination: ("198.51.100.9".parse().unwrap(), 443),

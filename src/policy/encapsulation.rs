@@ -81,6 +81,20 @@ impl Encapsulations {
         }
     }
 
+    /// The side and the stand-in of what [`Self::describe`] calls `name` on an interface.
+    #[must_use]
+    pub fn named(&self, port: PortId, name: &str) -> Option<(PortId, u16)> {
+        let tags =
+            self.double_tags.iter().map(|(&(on, _), place)| (on, on.double_tagged(), *place));
+        let vnis = self.vnis.iter().map(|(&(on, _), place)| (on, on.vxlan(), *place));
+        let is_it = |&(on, side, stand_in): &(PortId, PortId, u16)| {
+            on == port && self.describe(side, stand_in).1.as_deref() == Some(name)
+        };
+        // Two networks may differ in the type of the outer tag alone.
+        let found = tags.chain(vnis).filter(is_it).map(|(_, side, stand_in)| (side, stand_in));
+        found.min_by_key(|&(_, stand_in)| stand_in)
+    }
+
     /// The VXLAN network that a tag stands in for.
     #[must_use]
     pub fn vxlan(&self, stand_in: u16) -> Option<&Vxlan> {

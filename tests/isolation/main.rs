@@ -275,7 +275,7 @@ impl Trial<'_> {
             let (out, sent, frame) = self.cause(*port, frame)?;
             match out.place.1 {
                 ..world::TWO_TAGS => {}
-                ..world::VXLAN => self.count("under two tags"),
+                world::TWO_TAGS..world::VXLAN => self.count("under two tags"),
                 _ => self.count("inside VXLAN"),
             }
             self.judge_one(&frame, out, sent)

@@ -19,7 +19,7 @@ const STRANGER: Ipv4Addr = ip(172, 31, 0, 3);
 /// The type of the outer tag, the outer and the inner tag of a place. Outside is a tag that others have alone.
 pub fn two_tags(number: u16) -> (u16, u16, u16) {
     let place = number - TWO_TAGS;
-    let ether_type = if place % 2 == 0 { 0x8100 } else { 0x88a8 };
+    let ether_type = if place.is_multiple_of(2) { 0x8100 } else { 0x88a8 };
     (ether_type, 100 + place % 3, 200 + place)
 }
 
@@ -51,7 +51,7 @@ pub fn wrap(world: &World, packet: &Packet, (port, number): (PortId, u16)) -> Ve
     };
     match number {
         0 => frame(None),
-        ..TWO_TAGS => frame(Some(number)),
+        1..TWO_TAGS => frame(Some(number)),
         TWO_TAGS..VXLAN => {
             let (ether_type, outer, inner) = two_tags(number);
             let mut frame = frame(Some(inner));
