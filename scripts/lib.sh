@@ -11,7 +11,7 @@ readonly RED GREEN YELLOW BOLD PLAIN
 
 # What it takes to make a lab and look into it.
 LAB_PACKAGES=(iproute2 procps ethtool iputils-ping curl bind9-dnsutils dnsmasq-base haproxy iperf3 jq
-    keepalived netcat-openbsd python3 tcpdump udhcpc)
+    keepalived netcat-openbsd openssh-client openssh-server python3 tcpdump udhcpc)
 # Real clients that tests/clients.rs asks.
 CLIENT_PACKAGES=(coturn sip-tester wireguard-go wireguard-tools strongswan-charon strongswan-swanctl
     libcharon-extra-plugins libstrongswan-standard-plugins)
