@@ -251,6 +251,8 @@ fn rules_are_followed_however_their_files_are_replaced() {
 #[test]
 fn interfaces_may_go_down_and_away_and_come_back() {
     let Some(lab) = Lab::new() else { return };
+    let near = LOCAL_SERVICE.replace("\"22\"", "\"22\", \"sources\": [\"203.0.113.0/24\"]");
+    lab.router.write("rules.json", &RULES.replacen('{', &format!("{{{near},"), 1));
     let engine = lab.router.start();
     assert!(eventually(LONG, || lab.guest_reaches_internet()));
     lab.router.namespace.run("ip link set eth2 down");
@@ -268,6 +270,10 @@ fn interfaces_may_go_down_and_away_and_come_back() {
     lab.router.namespace.run("ip address add 203.0.113.10/24 dev eth2");
     lab.internet.run("ip address add 203.0.113.1/24 dev i0");
     assert!(eventually(LONG, || lab.guest_reaches_internet()), "{}", lab.router.log());
+    // So is the way to the router's own kernel, which only user space knows to take here.
+    let served = lab.router.namespace.enter(|| TcpListener::bind("203.0.113.10:22"));
+    let _served = served.expect("a free port");
+    assert!(eventually(LONG, || lab.internet.succeeds("timeout 1 nc -z 203.0.113.10 22")));
     assert_eq!(engine.end("-TERM"), Some(0));
 }
 
