@@ -55,6 +55,18 @@ fn only(outcome: &Outcome) -> Parsed {
 }
 
 #[test]
+fn what_was_refused_already_passes_by_no_session_and_opens_none() {
+    let mut lab = Lab::new(RULES);
+    let packet = || udp("10.1.1.5:4000", "198.51.100.9:53");
+    let refused = Verdict::Drop(DropReason::VxlanMalformed);
+    for round in 0..2 {
+        let outcome = lab.send_refused(GUEST, packet(), DropReason::VxlanMalformed);
+        assert_eq!(outcome.verdict, refused, "before there is a session, and after: {round}");
+        assert_eq!(lab.send(GUEST, packet()).verdict, Verdict::Forward(PUBLIC));
+    }
+}
+
+#[test]
 fn a_guest_leaves_with_the_public_source_and_its_reply_comes_back() {
     let mut lab = Lab::new(RULES);
     let out = lab.send(GUEST, udp("10.1.1.5:4000", "198.51.100.9:53"));

@@ -9,7 +9,7 @@ use crate::verdict::{DropReason, Verdict};
 
 impl<F: FrameBuffer> Pipeline<F> {
     /// What becomes of a plain packet that has no session yet. None, and nothing was changed, if it has
-    /// one that the fast path did not follow, or came in something that was wrong.
+    /// one that the fast path did not follow.
     pub(super) fn first<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
@@ -17,8 +17,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) -> Option<Verdict> {
-        let is_refused = matches!(slot.verdict, Verdict::Drop(_));
-        if is_refused || glance.has_session(&context.shared.sessions) {
+        if glance.has_session(&context.shared.sessions) {
             return None;
         }
         let port = slot.port;

@@ -51,7 +51,11 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Some(frame) => {
                     let bytes = frame.bytes();
                     tally.received(slot.port, bytes.len());
-                    glance.look(bytes, slot.port, policy, next_hops)
+                    // What was refused already may look like anything.
+                    match matches!(slot.verdict, Verdict::Drop(_)) {
+                        true => glance.forget(),
+                        false => glance.look(bytes, slot.port, policy, next_hops),
+                    }
                 }
                 None => glance.forget(),
             };

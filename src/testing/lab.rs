@@ -20,7 +20,7 @@ use crate::rules::{self, set::RuleSet};
 use crate::session::table::Table;
 use crate::telemetry::counters::WorkerCounters;
 use crate::time::Tick;
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 /// The public port of a lab: `eth2`.
 pub const PUBLIC: PortId = PortId(0);
@@ -157,6 +157,24 @@ impl Lab {
             frame[6..12].copy_from_slice(&[2, 9, 9, 9, 9, port.0]);
         }
         self.send_raw(port, &frame)
+    }
+
+    /// The same of a frame of which it was seen before that it is to be dropped, for `reason`.
+    pub fn send_refused(
+        &mut self,
+        port: PortId,
+        mut frame: Vec<u8>,
+        reason: DropReason,
+    ) -> Outcome {
+        frame[0..6].copy_from_slice(&Self::router_mac(port).0);
+        self.batch.clear();
+        let frame = copied(&mut self.frames, &frame).expect("a free frame that is long enough");
+        self.batch.push(port, frame);
+        for slot in &mut self.batch.slots {
+            slot.verdict = Verdict::Drop(reason);
+        }
+        self.pipeline.process(&mut self.batch, &mut self.frames, self.now);
+        self.collect()
     }
 
     /// Sends a frame as it is.

@@ -8,6 +8,7 @@ mod descriptor;
 pub mod device;
 pub mod kernel_ports;
 pub mod open;
+mod options;
 pub mod program;
 pub mod socket;
 pub mod steering;

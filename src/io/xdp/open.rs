@@ -19,6 +19,9 @@ use crate::flow::PortId;
 use crate::io::frame::{FramePool, HEADROOM, KERNEL_HEADROOM, Memory};
 use crate::io::xdp::descriptor::Layout;
 use crate::io::xdp::device::Device;
+use crate::io::xdp::options::{
+    XDP_MAX_TX_SKB_BUDGET, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, option, set_option,
+};
 use crate::io::xdp::program::{Program, ProgramFault};
 use crate::io::xdp::socket::{Rings, XdpPort};
 use crate::io::xdp::steering::Steering;
@@ -412,26 +415,6 @@ fn told(error: &dyn std::error::Error) -> io::Error {
     }
 }
 
-fn option(socket: RawFd, name: libc::c_int) -> io::Result<u32> {
-    let mut value = 0u32;
-    // Four, which fits.
-    let mut length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: both pointers are to variables of the right size that outlive the call.
-    let result = unsafe {
-        libc::getsockopt(socket, libc::SOL_XDP, name, (&raw mut value).cast(), &raw mut length)
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
-}
-
-fn set_option(socket: RawFd, name: libc::c_int, value: u32) -> io::Result<()> {
-    // Four, which fits.
-    let length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the pointer is to a variable of the length given that outlives the call.
-    let result =
-        unsafe { libc::setsockopt(socket, libc::SOL_XDP, name, (&raw const value).cast(), length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 fn previous_power_of_two(number: u32) -> u32 {
     number.checked_ilog2().map_or(0, |log| 1 << log)
 }
@@ -452,11 +435,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 const TRANSMIT_BUDGET: u32 = 256;
 /// The kernel's TX_BATCH_SIZE.
 const TRANSMIT_BUDGET_DEFAULT: u32 = 32;
-// linux/if_xdp.h; Debian 12's headers lack the first.
-const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
-const XDP_OPTIONS: libc::c_int = 8;
-const XDP_OPTIONS_ZEROCOPY: u32 = 1;
-
 #[cfg(test)]
 mod tests {
     use super::*;
