@@ -1,8 +1,7 @@
 //! The first two looks at a group of frames: what each is, and where its session would be.
 
-use std::ops::Range;
-
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use crate::flow::{PortId, Realm};
 use crate::frame::FrameBuffer;
@@ -52,9 +51,10 @@ impl<F: FrameBuffer> Pipeline<F> {
                     let bytes = frame.bytes();
                     tally.received(slot.port, bytes.len());
                     // What was refused already may look like anything.
-                    match matches!(slot.verdict, Verdict::Drop(_)) {
-                        true => glance.forget(),
-                        false => glance.look(bytes, slot.port, policy, next_hops),
+                    if matches!(slot.verdict, Verdict::Drop(_)) {
+                        glance.forget()
+                    } else {
+                        glance.look(bytes, slot.port, policy, next_hops)
                     }
                 }
                 None => glance.forget(),
