@@ -144,8 +144,8 @@ impl Moment {
     }
 }
 
-/// The last look: does what the packet's session says. Returns false, and changes nothing, if the packet
-/// has to go the general way.
+/// The last look: does what the packet's session says. Returns false, and changes nothing of the packet, if
+/// it has to go the general way. (A packet whose frame has no room for a tag was counted by then.)
 #[inline(always)]
 pub(super) fn fast<F: FrameBuffer>(
     slot: &mut Slot<F>,

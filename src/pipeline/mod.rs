@@ -86,7 +86,7 @@ pub struct Pipeline<F> {
     sweep: sweep::Sweep,
 }
 
-/// What the first pass found out about a frame that does not go the fast path.
+/// What the first look found out about a frame that does not go the fast path.
 #[derive(Clone, Copy)]
 enum Look {
     /// It goes IPv4's general way.

@@ -189,7 +189,7 @@ impl<A: Shape> Table<A> {
         Some((entry, entry.identity_of(key)?))
     }
 
-    /// Brings the index line of a hash near: first pass of a batch.
+    /// Brings the index line of a hash near: a packet's first look.
     #[inline]
     pub fn prefetch_index(&self, hash: Hash) {
         let _ = self.prefetch_home(hash);
@@ -202,7 +202,7 @@ impl<A: Shape> Table<A> {
     }
 
     /// Brings the entry that a hash most likely leads to near, or else the one that a new session's
-    /// direction would take: second pass of a batch.
+    /// direction would take: its second look.
     pub fn prefetch_entry(&self, hash: Hash) {
         let _ = self.prefetch_likely(hash, self.index().layout.home(hash));
     }
