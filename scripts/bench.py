@@ -18,7 +18,7 @@ from benchmark.lab import GENERATOR_CORE, SERVER, Bare, Natwerk, Nftables, fill,
 # name: (hosts, ports of each)
 FLOWS = {"flows-1": (1, 1), "flows-1k": (16, 63), "flows-64k": (1024, 63), "flows-1m": (16384, 63)}
 LOUD = ["latency-reload", "latency-expiry", "latency-show"]
-CASES = [*FLOWS, "new", "latency", "tcp"]
+CASES = [*FLOWS, "new", "latency", "tcp", "tcp-frames"]
 # RFC 9693's, in the order in which one run takes them; only by name, because searches take long.
 RFC_9693 = ["validation", "establishment", "throughput-0", "throughput-0.5", "teardown", "capacity"]
 # More flows than any router opens in the time of a run, so that every packet is a new one.
@@ -59,6 +59,17 @@ def tcp_case(lab, seconds):
     out, _ = client.communicate()
     server.wait()
     return {"mbit_per_second": json.loads(out)["end"]["sum_received"]["bits_per_second"] / 1e6}
+
+
+def tcp_frames_case(lab, seconds):
+    """The client's kernel cuts its segments itself, as a card would: what a router behind a wire gets."""
+    offloads = ("tso", "gso")
+    set_all = lambda state: lab.within(lab.client, "ethtool", "-K", "c0", *(word for name in offloads for word in (name, state)))
+    set_all("off")
+    try:
+        return tcp_case(lab, seconds)
+    finally:
+        set_all("on")
 
 
 def loud_case(prepare, disturb):
@@ -193,6 +204,7 @@ def capacity_case(lab, _seconds):
 
 ALL = {
     **{name: flows_case(name) for name in FLOWS}, "new": new_case, "latency": latency_case, "tcp": tcp_case,
+    "tcp-frames": tcp_frames_case,
     "latency-reload": loud_case(nothing, reload), "latency-expiry": loud_case(open_a_million_short, wait),
     "latency-show": loud_case(open_a_million, show), "validation": validation_case, "establishment": establishment_case,
     "throughput-0": throughput_case(0.0), "throughput-0.5": throughput_case(0.005), "teardown": teardown_case, "capacity": capacity_case,
@@ -227,6 +239,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--beside", choices=BESIDE, default="nftables", help="what natwerk is compared with: bare is AF_XDP without natwerk")
+    parser.add_argument("--spin", action="store_true", help="natwerk's worker never sleeps")
     parser.add_argument("--json", help="write every figure there")
     parser.add_argument("--svg", help="draw the ratios there")
     parser.add_argument("--png", help="draw them there by matplotlib (apt: python3-matplotlib)")
@@ -244,7 +257,7 @@ def main():
     os.sched_setaffinity(0, {int(GENERATOR_CORE)})
     try:
         for kind in (BESIDE[arguments.beside], Natwerk):
-            labs.append(kind(folder))
+            labs.append(kind(folder, arguments.spin))
         with real_time():
             for name in names:
                 pairs = [{lab.name: ALL[name](lab, arguments.seconds) for lab in labs} for _ in range(arguments.pairs)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # natwerk beside Linux nftables on this machine: the same lab, the same generator, one interleaved run.
 #
-#   sudo scripts/bench.sh [--pairs N] [--seconds S] [--beside nftables|bare] [--json FILE] [--svg FILE] [--png FILE]
+#   sudo scripts/bench.sh [--pairs N] [--seconds S] [--beside nftables|bare] [--spin] [--json FILE] [--svg FILE] [--png FILE]
 #                         [--hgrm FOLDER] [--no-build] [CASE…]
 #
 # Prints a table: packets a second that arrived (median, least and most over the pairs), router CPU per packet, the

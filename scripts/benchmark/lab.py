@@ -35,9 +35,10 @@ def run(*command, check=True):
 
 
 def settle(thread, core, priority):
-    """Gives a thread its core and makes it a real-time one."""
+    """Gives a thread its core and makes it a real-time one, if it has a priority."""
     run("taskset", "-pc", core, thread, check=False)
-    run("chrt", "-f", "-p", priority, thread, check=False)
+    if priority:
+        run("chrt", "-f", "-p", priority, thread, check=False)
 
 
 def run_time(thread):
@@ -48,6 +49,7 @@ def run_time(thread):
 
 class Lab:
     """A client, a router and a server."""
+    napi_core, worker_priority = ROUTER_CORE, PRIORITIES["worker"]
 
     def __init__(self, name):
         self.name = name
@@ -86,7 +88,7 @@ class Lab:
         # Those of the other lab have the same names, and rest.
         for thread, name in napi_threads().items():
             is_router = name.startswith("napi/r")
-            settle(thread, ROUTER_CORE if is_router else GENERATOR_CORE, PRIORITIES["napi"])
+            settle(thread, self.napi_core if is_router else GENERATOR_CORE, PRIORITIES["napi"])
             if is_router:
                 self.threads.append(thread)
 
@@ -99,7 +101,7 @@ class Lab:
                     is_worker = comm.read().startswith("worker-")
             if is_worker:
                 thread = path.split("/")[4]
-                settle(thread, ROUTER_CORE, PRIORITIES["worker"])
+                settle(thread, ROUTER_CORE, self.worker_priority)
                 self.threads.append(thread)
 
     def router_time(self):
@@ -152,15 +154,16 @@ def napi_threads():
 
 
 class Nftables(Lab):
-    """Linux, forwarding and masquerading."""
+    """Linux, doing natwerk's job: forwarding and masquerading, closed from outside, no strange sources, every session counted."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, _spin):
         super().__init__("nft")
         self.folder = folder
         run("ip", "-n", self.router, "address", "add", "10.16.0.1/12", "dev", "r0")
         for address in ADDRESSES:
             run("ip", "-n", self.router, "address", "add", address + "/24", "dev", "r1")
-        for setting in ("net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_udp_timeout=300"):
+        for setting in ("net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_udp_timeout=300", "net.netfilter.nf_conntrack_acct=1",
+                        "net.ipv4.conf.r0.rp_filter=1", "net.ipv4.conf.r1.rp_filter=1"):
             self.within(self.router, "sysctl", "-qw", setting)
         # One table for all namespaces; only the first one may set its size.
         run("sysctl", "-qw", "net.netfilter.nf_conntrack_max=4194304", check=False)
@@ -169,7 +172,10 @@ class Nftables(Lab):
         rules = os.path.join(folder, "rules.nft")
         with open(rules, "w") as file:
             file.write("table ip nat {\n chain postrouting {\n  type nat hook postrouting priority 100;\n"
-                       "  oifname \"r1\" snat to %s-%s\n }\n}\n" % (ADDRESSES[0], ADDRESSES[-1]))
+                       "  oifname \"r1\" snat to %s-%s\n }\n}\n" % (ADDRESSES[0], ADDRESSES[-1]) +
+                       "table ip router {\n chain forward {\n  type filter hook forward priority 0; policy drop;\n"
+                       "  ct state established,related accept\n  ct state invalid drop\n"
+                       "  iifname \"r0\" oifname \"r1\" ip saddr 10.16.0.0/12 accept\n }\n}\n")
         self.within(self.router, "nft", "-f", rules)
         # So that resolving the server is no part of any case.
         run("ip", "-n", self.router, "neigh", "replace", SERVER, "lladdr", "02:00:00:00:00:04", "dev", "r1", "nud", "permanent")
@@ -200,8 +206,11 @@ class Nftables(Lab):
 class Natwerk(Lab):
     """natwerk, with source NAT behind the same addresses."""
 
-    def __init__(self, folder, sessions=1_200_000):
+    def __init__(self, folder, spin, sessions=1_200_000):
         super().__init__("natwerk")
+        if spin:
+            # A worker that never sleeps would leave its core to nobody.
+            self.napi_core, self.worker_priority = GENERATOR_CORE, None
         self.base = {"version": 1,
                      "public_ips": [{"address": address, "prefix_len": 24, "interface": "r1", "gateway": SERVER} for address in ADDRESSES],
                      "networks": [{"name": "guests", "interface": "r0", "cidr": "10.16.0.0/12", "gateway": "10.16.0.1",
@@ -215,8 +224,8 @@ class Natwerk(Lab):
             file.write('rules = ["%s/rules.json"]\nstate_dir = "%s/state"\ncontrol_socket = "%s"\nmanage_addresses = true\n'
                        '[[interface]]\nname = "r1"\nrole = "public"\n[[interface]]\nname = "r0"\nrole = "guest"\n'
                        # Ports that rest would be missing in the next case; the kernel has no such thing.
-                       '[sessions]\nmax = %d\nper_guest = 0\n[timeouts]\nport_hold = 0\nudp_ports = { "10" = 20 }\n' % (
-                           folder, folder, self.socket, sessions))
+                       '[sessions]\nmax = %d\nper_guest = 0\n[timeouts]\nport_hold = 0\nudp_ports = { "10" = 20 }\n[workers]\nspin = %s\n' % (
+                           folder, folder, self.socket, sessions, json.dumps(spin)))
         self.log = open(os.path.join(folder, "engine.log"), "w+")
         self.process = subprocess.Popen(["ip", "netns", "exec", self.router, NATWERK, "run", "--config", self.config], text=True,
                                         stdout=subprocess.PIPE, stderr=self.log)
@@ -260,7 +269,7 @@ class Natwerk(Lab):
 class Bare(Lab):
     """AF_XDP without natwerk: frames go from one interface to the other by the same sockets, with new link addresses."""
 
-    def __init__(self, _folder):
+    def __init__(self, _folder, _spin):
         super().__init__("bare")
         self.process = self.start(self.router, NATWERK, "generate", "forward", "--from", "r0", "--to", "r1", "--own-mac", "02:00:00:00:00:03",
                                   "--to-mac", "02:00:00:00:00:04", "--seconds", 86_400, core=ROUTER_CORE)

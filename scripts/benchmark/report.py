@@ -5,7 +5,8 @@ import sys
 # What each lab is called in words. natwerk comes second.
 NAMES = {"nft": "nftables", "bare": "bare AF_XDP", "natwerk": "natwerk"}
 UNITS = {
-    "latency": ("us p50", None, "lower"), "tcp": ("Mbit/s", "mbit_per_second", "higher"), "validation": ("% pass", "percent", "higher"),
+    "latency": ("us p50", None, "lower"), "tcp": ("Mbit/s", "mbit_per_second", "higher"),
+    "tcp-frames": ("Mbit/s", "mbit_per_second", "higher"), "validation": ("% pass", "percent", "higher"),
     "establishment": ("k/s", "kpps", "higher"), "teardown": ("k/s", "kpps", "higher"), "capacity": ("k flows", "kflows", "higher"),
     "latency-reload": ("x quiet", "spike", "lower"), "latency-expiry": ("x quiet", "spike", "lower"), "latency-show": ("x quiet", "spike", "lower"),
 }
