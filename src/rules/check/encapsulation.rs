@@ -1,5 +1,7 @@
 //! Networks under two tags and inside VXLAN.
 
+use std::collections::HashMap;
+
 use super::{Checker, Spot, unusable};
 use crate::rules::native::NETWORK;
 use crate::rules::set::{Cidr, Network, Vxlan};
@@ -8,11 +10,25 @@ use crate::rules::set::{Cidr, Network, Vxlan};
 pub(super) fn check_encapsulation(checker: &mut Checker<'_>) {
     let set = checker.set;
     let (mut tagged, mut tunnelled) = (0, 0);
+    let untagged: HashMap<&str, &Network> = set
+        .networks
+        .iter()
+        .filter(|it| it.vlan == 0 && it.outer_tag.is_none() && it.vxlan.is_none())
+        .map(|network| (network.interface.as_str(), network))
+        .collect();
     for (index, network) in set.networks.iter().enumerate() {
         let spot: Spot<'_> = (&checker.spots.networks, &NETWORK, index);
         if let Some(vxlan) = &network.vxlan {
             tunnelled += 1;
             check_vxlan(checker, network, vxlan, spot);
+            if let Some(neighbor) = untagged.get(network.interface.as_str()) {
+                let at = checker.at(spot, "vxlan", &network.place);
+                let what = format!(
+                    "guests of network \"{}\" are on the underlay and can send as any VTEP",
+                    neighbor.name
+                );
+                checker.warning(at, what, "give that network a VLAN, or another interface");
+            }
         }
         if network.outer_tag.is_some() {
             tagged += 1;
