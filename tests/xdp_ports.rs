@@ -122,6 +122,21 @@ fn frames_are_carried_in_the_mode_that_was_negotiated() {
 }
 
 #[test]
+fn frames_that_came_before_memory_was_offered_are_no_losses_of_a_port() {
+    in_namespace(1, || {
+        let Opened { lanes, programs: _programs, .. } = opened(XdpMode::Copy, 1);
+        let a = tap("a1");
+        for mark in 0..5 {
+            send(&a, &frame(None, THERE, UDP, 53, mark));
+        }
+        let mut lane = lanes.into_iter().next().expect("one worker").into_lane();
+        assert_eq!(lane.ports[0].socket.losses().fill_ring_empty, 0);
+        send(&a, &frame(None, THERE, UDP, 53, 5));
+        assert_eq!(carry(&mut lane, |carried| carried >= 1), 1, "what comes now is received");
+    });
+}
+
+#[test]
 fn a_mode_the_device_does_not_have_is_refused_with_the_remedy() {
     in_namespace(1, || {
         let device = Device::find("a0").expect("the device");

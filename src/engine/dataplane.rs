@@ -16,7 +16,6 @@ use crate::engine::tapped::Tapped;
 use crate::flow::PortId;
 use crate::host::punt::Punt;
 use crate::io::Losses;
-use crate::io::Port as _;
 use crate::io::wait::Bell;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::open::{LaneParts, OpenError, Opened, Request, open};
@@ -260,9 +259,6 @@ impl Work {
     /// what waited in it) is made anew. Gives `filled` up once frames can be received.
     fn run(self, lane: LaneParts, filled: mpsc::Sender<()>) {
         let mut lane = lane.into_lane();
-        for port in &mut lane.ports {
-            port.socket.refill();
-        }
         drop(filled);
         self.counters.started();
         while !self.bell.is_stopped() {

@@ -20,6 +20,8 @@ pub struct XdpPort {
     fill_max: u32,
     /// Chunks in the fill and receive rings.
     filled: u32,
+    /// How often the kernel found no chunk before any was offered.
+    empty_before: u64,
 }
 
 /// The rings of a bound socket; may be sent to the thread that will use them.
@@ -36,10 +38,15 @@ pub(super) struct Rings {
 
 impl XdpPort {
     /// A port over `rings`, whose frame memory is `pool`. Keeps at most `fill_max` chunks ready to
-    /// receive into.
+    /// receive into, from now on.
     pub(super) fn new(pool: FramePool, rings: Rings, layout: Layout, fill_max: u32) -> Self {
         let descriptors = vec![FrameDesc::default(); RING_BATCH].into();
-        Self { pool, rings, layout, descriptors, fill_max, filled: 0 }
+        let mut port =
+            Self { pool, rings, layout, descriptors, fill_max, filled: 0, empty_before: 0 };
+        port.fill();
+        // Drivers look for chunks from the moment a socket is bound, some of them all the time.
+        port.empty_before = port.losses().fill_ring_empty;
+        port
     }
 
     /// Takes back the chunks of frames that have left.
@@ -173,7 +180,7 @@ impl Port for XdpPort {
             |_: io::Error| Losses::default(),
             |told| Losses {
                 receive_ring_full: told.rx_ring_full(),
-                fill_ring_empty: told.rx_fill_ring_empty_descs(),
+                fill_ring_empty: told.rx_fill_ring_empty_descs().saturating_sub(self.empty_before),
                 receive_dropped: told.rx_dropped(),
                 transmit_invalid: told.tx_invalid_descs(),
             },
