@@ -395,7 +395,7 @@ impl NextHops {
         }
         hop.source.store(source_word(source, port, address), Ordering::Relaxed);
         hop.network.store(network_word(vlan, mtu, address), Ordering::Relaxed);
-        hop.destination.store(PENDING, Ordering::Relaxed);
+        hop.destination.store(PENDING, Ordering::Release);
         if id.0 == count {
             self.count.store(count + 1, Ordering::Release);
         }
