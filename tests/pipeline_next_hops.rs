@@ -107,6 +107,28 @@ fn a_guest_that_scans_a_wide_tier_keeps_nobody_from_new_hosts_for_longer_than_a_
 }
 
 #[test]
+fn rounds_in_vain_leave_time_for_other_things() {
+    let mut lab = Lab::with_next_hops(RULES, CAPACITY, |_| {});
+    lab.answers = false;
+    for number in 0..100 {
+        lab.send(GUEST, datagram(SCANNER, 100, host(number)));
+    }
+    lab.shared.next_hops.take_wanted();
+    lab.give_up_neighbors();
+    let mut reclaimer = Reclaimer::new();
+    let mut freed = Vec::new();
+    // Each step a tenth of a second: a round takes 0.3, and then waits for 0.3, or 1.2 once it knows.
+    for _ in 0..300 {
+        lab.pass(Duration::from_millis(100));
+        if let Progress::Freed(count) = reclaimer.step(&lab.shared, lab.now()) {
+            freed.push(count);
+        }
+    }
+    assert!((15..=22).contains(&freed.len()), "{freed:?}");
+    assert!(freed.iter().all(|count| *count == 0), "sessions have them all: {freed:?}");
+}
+
+#[test]
 fn without_a_limit_of_sessions_it_has_the_share_of_one_network_and_others_go_on() {
     let mut lab = lab(0);
     for number in 0..2000 {

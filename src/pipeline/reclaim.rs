@@ -19,6 +19,8 @@ pub struct Reclaimer {
     /// Whether next hops that answer are looked at too.
     even_reachable: bool,
     freed: u64,
+    /// When the round began.
+    began: Tick,
 }
 
 enum Stage {
@@ -48,7 +50,7 @@ impl Reclaimer {
     #[must_use]
     pub const fn new() -> Self {
         let stage = Stage::Resting { until: Tick::ZERO };
-        Self { stage, even_reachable: false, freed: 0 }
+        Self { stage, even_reachable: false, freed: 0, began: Tick::ZERO }
     }
 
     /// Goes on with the round that is on, or begins one if it is needed.
@@ -61,6 +63,7 @@ impl Reclaimer {
                 if !hops.occupancy().is_high() {
                     return Progress::Idle;
                 }
+                self.began = now;
                 self.stage = Stage::Doubted { epoch: hops.doubt(self.even_reachable) };
             }
             Stage::Doubted { epoch } => {
@@ -90,11 +93,11 @@ impl Reclaimer {
     fn conclude(&mut self, occupancy: &Occupancy, now: Tick) -> Progress {
         let is_in_vain = self.even_reachable && self.freed < occupancy.max / WORTH;
         // Whoever answers may be sent to again. So those are looked at only where the others are too few,
-        // and where all are, the next look would find no more.
+        // and where all are, the next round may be as much in vain: it is not to take all of a thread's time.
         let is_enough = !occupancy.is_high();
-        let pause = if is_in_vain && !is_enough { LONG_PAUSE } else { PAUSE };
+        let pause = if is_in_vain && !is_enough { now.since(self.began) * IN_VAIN } else { PAUSE };
         self.even_reachable = !is_enough;
-        self.stage = Stage::Resting { until: now.after(pause) };
+        self.stage = Stage::Resting { until: now.after(pause.max(PAUSE)) };
         Progress::Freed(self.freed)
     }
 }
@@ -127,5 +130,5 @@ const SLOTS_PER_STEP: u32 = 32_768;
 const WORTH: u64 = 32;
 /// Between a round and the next.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The same where nothing is to be had.
-const LONG_PAUSE: Duration = Duration::from_secs(10);
+/// The same where nothing is to be had, as a multiple of what the round took.
+const IN_VAIN: u32 = 4;
