@@ -2,28 +2,36 @@
 //!
 //! A session stores a [`NextHopId`]; the link address behind it may change at any time without
 //! touching the session. Readers never lock: a next hop is three words of memory, each of which is
-//! true by itself, and the index that finds it only ever grows. Making a next hop takes a lock.
+//! true by itself. Making a next hop takes a lock. Its place is given to another neighbour only when
+//! nobody can hold its id any more: see [`reclaim`].
 
 mod hop;
+mod index;
+mod links;
+pub mod readers;
+pub mod reclaim;
+mod share;
 pub mod stations;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
-use ahash::RandomState;
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
 
 use self::hop::{
-    CONFIRMED, FAILED, Hop, PENDING, REACHABLE, USED, WANTED, WideAddress, interface_mtu,
+    CONFIRMED, DOUBTED, FAILED, GONE, Hop, PENDING, REACHABLE, USED, WANTED, WideAddress,
     interface_word, network_mtu, network_vlan, network_word, resolution, source_port, source_word,
 };
+use self::index::Index;
+use self::readers::{HopReader, Readers};
+use self::share::Shares;
 use self::stations::Stations;
 use crate::flow::{Mac, PortId};
 
 /// A next hop: its place in [`NextHops`] (23 bits), and whether packets there are watched.
-/// Ids are never reused while the engine runs.
+/// It leads to one neighbour for as long as a session or the work of a [`HopReader`] holds it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct NextHopId(pub u32);
 
@@ -110,21 +118,32 @@ pub struct NextHops {
     hops: Box<[Hop]>,
     /// The addresses of those that are IPv6, at the same places: nobody who sends needs them.
     wide: Box<[WideAddress]>,
-    /// Open addressing with linear probing; a place holds an id plus one, or zero. Never emptied.
-    index: Box<[AtomicU32]>,
-    hasher: RandomState,
-    /// How many hops are made; they are `hops[..count]`.
+    index: Index,
+    /// How many hops were ever made; they are `hops[..count]`.
     count: AtomicU32,
     /// Source address (low 48 bits) and MTU (high 16) of every interface.
     interfaces: Box<[AtomicU64; INTERFACES]>,
-    /// Held while a hop is made or link properties change. The MTUs of tagged networks.
-    vlan_mtus: Mutex<Vec<(PortId, u16, u16)>>,
+    making: Mutex<Making>,
+    readers: Readers,
+    /// Hops that are gone and became free, and neighbours for which there was no place.
+    reclaimed: AtomicU64,
+    refused: AtomicU64,
     wanted: ArrayQueue<NextHopId>,
     /// Whether whoever drains `wanted` was woken and has not begun to drain.
     woken: AtomicBool,
     waker: Mutex<Option<Waker>>,
     changes: AtomicU64,
     stations: Stations,
+}
+
+/// Held while a hop is made or becomes free, or link properties change.
+#[derive(Default)]
+struct Making {
+    /// The MTUs of tagged networks.
+    vlan_mtus: Vec<(PortId, u16, u16)>,
+    /// Hops that may be made anew.
+    free: Vec<NextHopId>,
+    shares: Shares,
 }
 
 impl NextHops {
@@ -136,17 +155,18 @@ impl NextHops {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         assert!((1..=CAPACITY_MAX).contains(&capacity), "a next hop's place has 23 bits");
-        let index_length = (capacity * 2).next_power_of_two();
         Self {
             hops: (0..capacity).map(|_| Hop::unused()).collect(),
             wide: (0..capacity).map(|_| WideAddress::default()).collect(),
-            index: (0..index_length).map(|_| AtomicU32::new(0)).collect(),
-            hasher: RandomState::new(),
+            index: Index::new(capacity),
             count: AtomicU32::new(0),
             interfaces: Box::new(
                 [const { AtomicU64::new(interface_word(Mac([0; 6]), MTU_DEFAULT)) }; INTERFACES],
             ),
-            vlan_mtus: Mutex::new(Vec::new()),
+            making: Mutex::default(),
+            readers: Readers::default(),
+            reclaimed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             wanted: ArrayQueue::new(capacity),
             woken: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -155,15 +175,29 @@ impl NextHops {
         }
     }
 
-    /// The id of `neighbor`, made and queued for resolution if it is new. None when the table is full.
-    pub fn id(&self, neighbor: Neighbor) -> Option<NextHopId> {
-        self.find(neighbor).or_else(|| self.make(neighbor))
+    /// A reader, which whoever keeps ids for longer than a call has, and passes its epochs.
+    #[must_use]
+    pub fn reader(&self) -> HopReader {
+        self.readers.enter()
     }
 
-    /// The id of `neighbor`, if somebody asked for it before.
+    /// The id of `neighbor`, made and queued for resolution if it is new. None when the table is full,
+    /// or its network has its share of it.
+    pub fn id(&self, neighbor: Neighbor) -> Option<NextHopId> {
+        self.asked(neighbor).or_else(|| self.make(neighbor))
+    }
+
+    /// The id of the neighbour that `id` leads to, for one more session: another one, if `id` is gone.
+    pub fn again(&self, id: NextHopId) -> Option<NextHopId> {
+        let found = self.id(self.neighbor(id))?;
+        Some(if id.is_watched() { found.watched() } else { found })
+    }
+
+    /// The id of `neighbor`, if somebody asked for it before. It is not for keeping.
     #[must_use]
     pub fn find(&self, neighbor: Neighbor) -> Option<NextHopId> {
-        self.probe(neighbor).ok()
+        let (id, hop) = self.probe(neighbor)?;
+        (!hop.is_gone()).then_some(id)
     }
 
     /// What a frame to this next hop needs now. An id that was never given out leads nowhere: its
@@ -224,7 +258,7 @@ impl NextHops {
     /// called for every frame that finds the next hop unresolved.
     pub fn want(&self, id: NextHopId) {
         let Some(hop) = self.hop(id) else { return };
-        if hop.destination.load(Ordering::Relaxed) & WANTED != 0 {
+        if hop.destination.load(Ordering::Relaxed) & (WANTED | GONE) != 0 {
             return;
         }
         if hop.destination.fetch_or(WANTED, Ordering::AcqRel) & WANTED == 0 {
@@ -247,13 +281,17 @@ impl NextHops {
     pub fn take_wanted(&self) -> Vec<NextHopId> {
         // First, so that what is pushed from now on wakes again, and what was before is found here.
         self.woken.swap(false, Ordering::AcqRel);
-        let mut taken = Vec::with_capacity(self.wanted.len());
+        let mut left = self.wanted.len();
+        let mut taken = Vec::with_capacity(left);
         // At most what was there at the start: others may ask as fast as we take.
-        while taken.len() < taken.capacity()
+        while left > 0
             && let Some(id) = self.wanted.pop()
         {
+            left -= 1;
             self.clear(id, WANTED);
-            taken.push(id);
+            if !self.is_gone(id) {
+                taken.push(id);
+            }
         }
         taken
     }
@@ -261,7 +299,7 @@ impl NextHops {
     /// The next hops that frames were sent to since the last call, for `host` to keep fresh.
     pub fn take_used(&self) -> Vec<NextHopId> {
         let ids = (0..self.count.load(Ordering::Acquire)).map(NextHopId);
-        ids.filter(|&id| self.clear(id, USED)).collect()
+        ids.filter(|&id| !self.is_gone(id) && self.clear(id, USED)).collect()
     }
 
     /// Whether `id` was said to be reachable, at whatever link address, since the last call.
@@ -279,37 +317,12 @@ impl NextHops {
             Resolution::Reachable(mac) => REACHABLE | CONFIRMED | mac.as_bits(),
         };
         let Some(hop) = self.find(neighbor).and_then(|id| self.hop(id)) else { return };
-        let update = |word| word & (WANTED | USED) | bits;
+        let update = |word| word & (WANTED | USED | DOUBTED | GONE) | bits;
         let before = hop.destination.update(Ordering::AcqRel, Ordering::Acquire, update);
         let changed = resolution(before) != resolution(bits);
         if changed {
             self.changes.fetch_add(1, Ordering::Release);
         }
-    }
-
-    /// The link properties of an interface's (and tag's) next hops, present and future.
-    pub fn set_interface(&self, port: PortId, source: Mac, mtu: u16) {
-        let vlan_mtus = self.vlan_mtus.lock();
-        let sides = [
-            (port, 0),
-            (port.double_tagged(), DOUBLE_TAG_OVERHEAD),
-            (port.vxlan(), VXLAN_OVERHEAD),
-        ];
-        for (side, overhead) in sides {
-            if let Some(interface) = self.interfaces.get(side.index()) {
-                let word = interface_word(source, mtu.saturating_sub(overhead));
-                interface.store(word, Ordering::Release);
-            }
-        }
-        self.refresh(port, &vlan_mtus);
-    }
-
-    /// The MTU of a tagged network, where it is smaller than its interface's.
-    pub fn set_vlan_mtu(&self, port: PortId, vlan: u16, mtu: u16) {
-        let mut vlan_mtus = self.vlan_mtus.lock();
-        vlan_mtus.retain(|&(p, v, _)| (p, v) != (port, vlan));
-        vlan_mtus.push((port, vlan, mtu));
-        self.refresh(port, &vlan_mtus);
     }
 
     /// Our own address on an interface.
@@ -337,95 +350,59 @@ impl NextHops {
         let ids = (0..self.count.load(Ordering::Acquire)).map(NextHopId);
         ids.filter_map(|id| {
             let hop = self.hop(id)?;
-            Some((
-                id,
-                self.neighbor_of(id, hop),
-                resolution(hop.destination.load(Ordering::Acquire)),
-            ))
+            let word = hop.destination.load(Ordering::Acquire);
+            (word & GONE == 0).then(|| (id, self.neighbor_of(id, hop), resolution(word)))
         })
         .collect()
     }
 
-    /// The id of `neighbor`, or the place in the index where it belongs (none if that is full).
-    fn probe(&self, neighbor: Neighbor) -> Result<NextHopId, Option<usize>> {
-        let mask = self.index.len() - 1;
-        let start = self.hash(neighbor);
-        for step in 0..self.index.len() {
-            let place = start.wrapping_add(step) & mask;
-            // Pairs with the release in `make`: whoever sees the id sees the hop's words.
-            let found = self.index.get(place).map_or(0, |entry| entry.load(Ordering::Acquire));
-            let Some(id) = found.checked_sub(1).map(NextHopId) else { return Err(Some(place)) };
-            let is_it = match neighbor.address {
-                IpAddr::V4(address) => {
-                    self.hop(id).is_some_and(|hop| hop.is_at(neighbor.port, neighbor.vlan, address))
-                }
-                IpAddr::V6(_) => self.neighbor(id) == neighbor,
-            };
-            if is_it {
-                return Ok(id);
-            }
-        }
-        Err(None)
+    /// The id of `neighbor` for whoever keeps it, if it has one.
+    fn asked(&self, neighbor: Neighbor) -> Option<NextHopId> {
+        let (id, hop) = self.probe(neighbor)?;
+        hop.ask().then_some(id)
     }
 
-    /// The hash of a neighbour. IPv4 ones, which every new session asks for, are one word.
-    fn hash(&self, neighbor: Neighbor) -> usize {
-        let link = u64::from(neighbor.port.0) << 16 | u64::from(neighbor.vlan);
-        let hash = match neighbor.address {
-            IpAddr::V4(address) => self.hasher.hash_one(u64::from(address.to_bits()) << 32 | link),
-            IpAddr::V6(address) => self.hasher.hash_one((address.to_bits(), link)),
-        };
-        hash as usize
+    /// The hop of `neighbor`, which may be gone.
+    fn probe(&self, neighbor: Neighbor) -> Option<(NextHopId, &Hop)> {
+        let Neighbor { port, vlan, address } = neighbor;
+        match address {
+            IpAddr::V4(address) => {
+                self.index.find(&self.hops, neighbor, |_, hop| hop.is_at(port, vlan, address))
+            }
+            IpAddr::V6(_) => {
+                let is_it = |id, hop: &Hop| self.neighbor_of(id, hop) == neighbor;
+                self.index.find(&self.hops, neighbor, is_it)
+            }
+        }
     }
 
     fn make(&self, neighbor: Neighbor) -> Option<NextHopId> {
-        let vlan_mtus = self.vlan_mtus.lock();
-        let place = match self.probe(neighbor) {
-            Ok(id) => return Some(id),
-            Err(place) => place?,
-        };
+        let mut making = self.making.lock();
+        if let Some(id) = self.asked(neighbor) {
+            return Some(id);
+        }
+        if !making.shares.take(neighbor, self.hops.len()) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
         let count = self.count.load(Ordering::Acquire);
-        let id = NextHopId(count);
+        let id = making.free.pop().unwrap_or(NextHopId(count));
         let hop = self.hop(id)?;
         let Neighbor { port, vlan, address } = neighbor;
-        let (source, mtu) = self.properties(port, vlan, &vlan_mtus);
+        let (source, mtu) = self.properties(port, vlan, &making.vlan_mtus);
         if let (IpAddr::V6(address), Some(place)) = (address, self.wide.get(id.0 as usize)) {
             place.store(address);
         }
         hop.source.store(source_word(source, port, address), Ordering::Relaxed);
         hop.network.store(network_word(vlan, mtu, address), Ordering::Relaxed);
-        hop.destination.store(PENDING, Ordering::Relaxed);
-        self.count.store(count + 1, Ordering::Release);
-        if let Some(entry) = self.index.get(place) {
-            entry.store(count + 1, Ordering::Release);
+        hop.destination.store(PENDING, Ordering::Release);
+        if id.0 == count {
+            self.count.store(count + 1, Ordering::Release);
         }
-        drop(vlan_mtus);
+        self.index.add(hop, neighbor, id);
+        drop(making);
         self.want(id);
         Some(id)
-    }
-
-    /// Gives every hop of `port` the link properties it should have now.
-    fn refresh(&self, port: PortId, vlan_mtus: &[(PortId, u16, u16)]) {
-        let count = self.count.load(Ordering::Acquire) as usize;
-        for (id, hop) in (0..).map(NextHopId).zip(self.hops.iter().take(count)) {
-            let neighbor = self.neighbor_of(id, hop);
-            if neighbor.port.interface() != port.interface() {
-                continue;
-            }
-            let port = neighbor.port;
-            let (source, mtu) = self.properties(port, neighbor.vlan, vlan_mtus);
-            hop.source.store(source_word(source, port, neighbor.address), Ordering::Relaxed);
-            let network = network_word(neighbor.vlan, mtu, neighbor.address);
-            hop.network.store(network, Ordering::Relaxed);
-        }
-    }
-
-    fn properties(&self, port: PortId, vlan: u16, vlan_mtus: &[(PortId, u16, u16)]) -> (Mac, u16) {
-        let interface = self.interface(port);
-        let of_interface = interface_mtu(interface);
-        let of_vlan = vlan_mtus.iter().find(|&&(p, v, _)| (p, v) == (port, vlan));
-        let mtu = of_vlan.map_or(of_interface, |&(_, _, mtu)| mtu.min(of_interface));
-        (Mac::from_bits(interface), mtu)
     }
 
     #[inline]
@@ -470,10 +447,6 @@ impl Neighbor {
 /// What an interface's MTU is taken for until `host` has said.
 const MTU_DEFAULT: u16 = 1500;
 const CAPACITY_MAX: usize = 1 << 23;
-/// What the second tag takes of a link's MTU: interfaces have room for one beside it.
-const DOUBLE_TAG_OVERHEAD: u16 = 4;
-/// What the outer headers take of it (RFC 7348, section 5).
-const VXLAN_OVERHEAD: u16 = 50;
 
 #[cfg(test)]
 mod tests;

@@ -76,7 +76,7 @@ pub enum DropReason {
     MartianAddress,
     /// The packet is larger than the next link and must not be fragmented; the sender was told (RFC 1191, RFC 8201).
     MtuExceeded,
-    /// Too many frames wait for the link address of a neighbour.
+    /// Too many frames wait for the link address of a neighbour, or there is no room for one more.
     NeighborQueueFull,
     /// The next hop does not answer ARP, or neighbour discovery.
     NeighborUnreachable,
@@ -311,7 +311,9 @@ impl DropReason {
             Self::MtuExceeded => {
                 "The packet is larger than the next link and must not be fragmented; the sender was told (RFC 1191, RFC 8201)."
             }
-            Self::NeighborQueueFull => "Too many frames wait for the link address of a neighbour.",
+            Self::NeighborQueueFull => {
+                "Too many frames wait for a neighbour's link address, or there is no room for another one."
+            }
             Self::NeighborUnreachable => {
                 "The next hop does not answer ARP, or neighbour discovery."
             }

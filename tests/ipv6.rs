@@ -425,6 +425,28 @@ fn a_guest_has_as_many_sessions_as_it_may() {
 }
 
 #[test]
+fn rfc4443_3_1_a_guest_that_finds_the_table_full_is_told_and_open_sessions_stay() {
+    let mut lab = Lab::with(RULES, |config| config.sessions.max_ipv6 = 2);
+    for port in [1, 2] {
+        let sent = lab.send(GUEST, udp((GUEST_ADDRESS, port), (REMOTE, 53)).frame());
+        assert_eq!(sent.verdict, Verdict::Forward(PUBLIC));
+    }
+    let refused = lab.send(GUEST, udp(("2001:db8:1::6", 1), (REMOTE, 53)).frame());
+    assert_eq!(refused.verdict, Verdict::Drop(DropReason::SessionTableFull));
+    let (router, kind, code, _) = error(&refused);
+    assert_eq!((router, kind, code), (ip("2001:db8:1::1"), 1, 1), "administratively prohibited");
+    assert_eq!(only(&refused).destination.address, ip("2001:db8:1::6"));
+    // Who is outside is not told what the router is short of.
+    let stranger = lab.send(PUBLIC, tcp((REMOTE, 5000), (GUEST_ADDRESS, 443), SYN).frame());
+    assert_eq!(stranger.verdict, Verdict::Drop(DropReason::SessionTableFull));
+    assert_eq!(stranger.sent, []);
+    for port in [1, 2] {
+        let reply = lab.send(PUBLIC, udp((REMOTE, 53), (GUEST_ADDRESS, port)).frame());
+        assert_eq!(reply.verdict, Verdict::Forward(GUEST));
+    }
+}
+
+#[test]
 fn both_families_in_one_batch_find_their_own_way() {
     let mut lab = Lab::new(RULES);
     let ipv6: Vec<_> =

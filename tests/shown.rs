@@ -82,6 +82,9 @@ fn prometheus_gets_the_same_numbers() {
         "natwerk_worker_restarts_total{worker=\"0\"} 0",
         "natwerk_drops_total{reason=\"firewall_denied\"} 1",
         "natwerk_sessions 1",
+        "natwerk_next_hops_max 262144",
+        "natwerk_next_hops_reclaimed_total 0",
+        "natwerk_next_hops_refused_total 0",
         "natwerk_nat_ports_in_use{public_ip=\"203.0.113.10\",protocol=\"icmp\"} 1",
         "natwerk_rule_bytes_total{kind=\"source-nat\",rule=\"source-nat:web\",owner=\"web\"} 168",
     ] {

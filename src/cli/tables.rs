@@ -288,6 +288,8 @@ fn worker(row: &WorkerRow) -> Vec<String> {
 #[must_use]
 pub fn stats(row: &Stats) -> String {
     let full = row.sessions.saturating_mul(100).checked_div(row.sessions_max).unwrap_or(0);
+    let (hops, most) = (row.next_hops, row.next_hops_max);
+    let (freed, refused) = (row.next_hops_reclaimed, row.next_hops_refused);
     let lines = [
         ("version", row.version.clone()),
         ("uptime", duration(row.uptime_s)),
@@ -310,6 +312,7 @@ pub fn stats(row: &Stats) -> String {
             "session memory",
             format!("{} bytes", row.sessions_memory_bytes + row.sessions_ipv6_memory_bytes),
         ),
+        ("next hops", format!("{hops} of {most}, {freed} freed, {refused} refused")),
         ("sessions created", row.sessions_created.to_string()),
         ("sessions ended", some_or_dash(pairs(&row.sessions_ended))),
         (

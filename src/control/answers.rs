@@ -303,7 +303,12 @@ impl Answers {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let (table, wide) = (&self.shared.sessions, &self.shared.sessions_ipv6);
+        let hops = self.shared.next_hops.occupancy();
         Stats {
+            next_hops: hops.used,
+            next_hops_max: hops.max,
+            next_hops_reclaimed: hops.reclaimed,
+            next_hops_refused: hops.refused,
             sessions: table.len().into(),
             sessions_max: table.sessions_max().into(),
             sessions_memory_bytes: table.memory_bytes(),

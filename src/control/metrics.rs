@@ -126,6 +126,18 @@ fn sessions(metrics: &mut Metrics, answers: &Answers) {
         "Memory of the table of IPv6 sessions",
         stats.sessions_ipv6_memory_bytes,
     );
+    metrics.number("next_hops", "Neighbours that frames may be sent to", stats.next_hops);
+    metrics.number("next_hops_max", "Neighbours there is room for", stats.next_hops_max);
+    metrics.count(
+        "next_hops_reclaimed",
+        "Next hops that became free, as nobody sent to them",
+        stats.next_hops_reclaimed,
+    );
+    metrics.count(
+        "next_hops_refused",
+        "Times that there was no room for a neighbour",
+        stats.next_hops_refused,
+    );
     metrics.count("sessions_created", "Sessions created", stats.sessions_created);
     let ended = stats.sessions_ended.into_iter().map(|(how, count)| (vec![("how", how)], count));
     metrics.counter("sessions_ended", "Sessions ended", ended);

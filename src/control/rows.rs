@@ -346,6 +346,18 @@ pub struct Stats {
     pub sessions_ipv6_max: u64,
     /// Bytes of memory the table of IPv6 sessions takes.
     pub sessions_ipv6_memory_bytes: u64,
+    /// Next hops there are: neighbours that frames may be sent to.
+    #[serde(default)]
+    pub next_hops: u64,
+    /// As many next hops as there may be.
+    #[serde(default)]
+    pub next_hops_max: u64,
+    /// Next hops that became free, as nobody sent to them any more.
+    #[serde(default)]
+    pub next_hops_reclaimed: u64,
+    /// Neighbours for which there was no next hop.
+    #[serde(default)]
+    pub next_hops_refused: u64,
     /// Sessions created.
     pub sessions_created: u64,
     /// Sessions ended, by how.

@@ -33,6 +33,7 @@ use crate::host::{Host, HostOptions, sysctl};
 use crate::io::xdp::device::Device;
 use crate::io::xdp::steering::Steering;
 use crate::next_hop::NextHops;
+use crate::pipeline::reclaim::Reclaimer;
 use crate::pipeline::shared::{Settings, Shared};
 use crate::policy::publish::Published;
 use crate::rules::set::PortRange;
@@ -57,6 +58,10 @@ pub(super) struct Engine {
     pub(super) untold: Option<(Instant, ReloadReport)>,
     /// The look at the sessions that the last reload brought about, while it is on.
     pub(super) review: Option<Review>,
+    /// What frees next hops that nobody sends to any more.
+    pub(super) reclaimer: Reclaimer,
+    /// When it takes its next step.
+    pub(super) reclaim_due: Instant,
     pub(super) host: Host,
     crew: Crew,
     pub(super) shared: Arc<Shared>,
@@ -153,6 +158,8 @@ impl Engine {
             fingerprint,
             untold: None,
             review: None,
+            reclaimer: Reclaimer::new(),
+            reclaim_due: Instant::now(),
             handle,
             commands,
             dataplane: Some(dataplane),
@@ -192,7 +199,7 @@ impl Engine {
         let mut changed: Option<Changes> = None;
         loop {
             let due = changed.map_or(next_look, |changes| changes.due.min(next_look));
-            let due = self.review_due().map_or(due, |look| due.min(look));
+            let due = self.review_due().map_or(due, |look| due.min(look)).min(self.reclaim_due);
             match self.commands.recv_deadline(due) {
                 Ok(Command::Reload(reply)) => {
                     changed = None;
@@ -209,6 +216,7 @@ impl Engine {
                 self.reload_changed(changes.first);
             }
             self.look_at_review();
+            self.reclaim_next_hops();
             if next_look <= now {
                 next_look = now + LOOK_EVERY;
                 self.look_after();
@@ -371,6 +379,6 @@ fn mode_name(mode: XdpMode) -> &'static str {
     }
 }
 
-/// Neighbours that can be known while the engine runs.
+/// Neighbours that can be known at once.
 const NEXT_HOPS_MAX: usize = 1 << 18;
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -194,6 +194,15 @@ impl Resolver {
         }
     }
 
+    /// Forgets what concerns next hops that are gone: their ids will be other neighbours'.
+    pub fn forget_gone(&mut self, next_hops: &NextHops) {
+        let is_there = |id: &NextHopId| !next_hops.is_gone(*id);
+        self.questions.retain(|id, _| is_there(id));
+        self.deadlines.retain(|(_, id)| is_there(&NextHopId(*id)));
+        self.confirmed.retain(|id, _| is_there(id));
+        self.awaited.retain(is_there);
+    }
+
     fn want(&mut self, around: Surroundings<'_>, id: NextHopId, now: Tick) -> Option<Ask> {
         let Some(question) = self.questions.get_mut(&id) else {
             return self.begin(around, id, now);

@@ -25,6 +25,7 @@ use super::resolve::{Ask, Resolver, Surroundings};
 use super::view::{Change, Conflict, View};
 use super::{HostOptions, Shared, sysctl};
 use crate::flow::{Mac, PortId};
+use crate::next_hop::readers::HopReader;
 use crate::next_hop::{Neighbor, NextHops};
 use crate::time::Tick;
 use crate::wire::arp::Arp;
@@ -33,6 +34,7 @@ use crate::wire::arp::Arp;
 pub struct Watch {
     shared: Arc<Shared>,
     next_hops: Arc<NextHops>,
+    hop_reader: HopReader,
     plan: Plan,
     manage_addresses: bool,
     interfaces: Vec<Interface>,
@@ -79,6 +81,7 @@ impl Watch {
         let ports = interfaces.iter().map(|interface| interface.port.index() + 1).max();
         let mut watch = Self {
             shared,
+            hop_reader: options.next_hops.reader(),
             next_hops: options.next_hops,
             plan: Plan::default(),
             manage_addresses: options.manage_addresses,
@@ -112,6 +115,7 @@ impl Watch {
         while !self.shared.is_stopping.load(Ordering::Acquire) {
             self.sleep();
             self.shared.bell.silence();
+            self.let_go_of_hops();
             let new_plan = self.shared.new_plan.lock().take();
             if let Some(plan) = new_plan {
                 self.take_plan(plan);
@@ -122,6 +126,14 @@ impl Watch {
             self.resolve();
             self.announce();
             self.forget_conflicts();
+        }
+    }
+
+    /// Forgets the next hops that are gone, so that their ids may be another neighbour's.
+    fn let_go_of_hops(&mut self) {
+        if let Some(epoch) = self.hop_reader.due() {
+            self.resolver.forget_gone(&self.next_hops);
+            self.hop_reader.pass(epoch);
         }
     }
 

@@ -1,7 +1,8 @@
-//! One next hop as it lies in memory: three words, each true by itself, and how they are packed.
+//! One next hop as it lies in memory: three words, each true by itself, how they are packed, and the
+//! link to the next one in the index.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{Neighbor, Resolution};
 use crate::flow::{Mac, PortId};
@@ -17,6 +18,8 @@ pub struct Hop {
     /// From the top: tag (16 bits), MTU (16 bits), the neighbour's IPv4 address (32 bits; IPv6
     /// addresses stand in a [`WideAddress`]).
     pub network: AtomicU64,
+    /// The hop behind it in its chain of the index: an id plus one, or zero.
+    pub next: AtomicU32,
 }
 
 impl Hop {
@@ -26,7 +29,41 @@ impl Hop {
             destination: AtomicU64::new(FAILED),
             source: AtomicU64::new(0),
             network: AtomicU64::new(0),
+            next: AtomicU32::new(0),
         }
+    }
+
+    /// Notes that somebody asks for this hop. False if it is gone.
+    pub fn ask(&self) -> bool {
+        self.destination.load(Ordering::Acquire) & (DOUBTED | GONE) == 0 || self.believe()
+    }
+
+    /// Whether nobody can find it any more.
+    pub fn is_gone(&self) -> bool {
+        self.destination.load(Ordering::Acquire) & GONE != 0
+    }
+
+    /// Marks it as one that nobody asks for, until somebody does. Not while its resolution is under
+    /// way: there are frames that wait for it. Nor a reachable one, unless `even_reachable`.
+    pub fn doubt(&self, even_reachable: bool) -> bool {
+        let settled = if even_reachable { FAILED | REACHABLE } else { FAILED };
+        let is_settled = |word| word & settled != 0 && word & (GONE | WANTED) == 0;
+        let update = |word| is_settled(word).then_some(word | DOUBTED);
+        self.destination.try_update(Ordering::AcqRel, Ordering::Acquire, update).is_ok()
+    }
+
+    /// Has it gone if still nobody has asked for it. Whoever asks meanwhile wins, or finds it gone.
+    pub fn go(&self) -> bool {
+        let is_settled = |word| word & (FAILED | REACHABLE) != 0 && word & (GONE | WANTED) == 0;
+        let update =
+            |word| (is_settled(word) && word & DOUBTED != 0).then_some(FAILED | DOUBTED | GONE);
+        self.destination.try_update(Ordering::AcqRel, Ordering::Acquire, update).is_ok()
+    }
+
+    #[cold]
+    fn believe(&self) -> bool {
+        let update = |word| (word & GONE == 0).then_some(word & !DOUBTED);
+        self.destination.try_update(Ordering::AcqRel, Ordering::Acquire, update).is_ok()
     }
 
     /// Whether this is the IPv4 neighbour `address` on `port` under `vlan`.
@@ -54,7 +91,7 @@ impl Hop {
     }
 }
 
-/// An IPv6 address, written once before its hop is found.
+/// An IPv6 address, written before its hop is found.
 #[derive(Default)]
 pub struct WideAddress {
     halves: [AtomicU64; 2],
@@ -88,6 +125,10 @@ pub const WANTED: u64 = 1 << 50;
 pub const USED: u64 = 1 << 51;
 /// Somebody said that it is reachable since the flag was last taken away.
 pub const CONFIRMED: u64 = 1 << 52;
+/// Nobody has asked for this hop since the flag was set.
+pub const DOUBTED: u64 = 1 << 53;
+/// The hop is nobody's: whoever asks for its neighbour gets another one.
+pub const GONE: u64 = 1 << 54;
 
 pub const fn resolution(destination: u64) -> Resolution {
     if destination & REACHABLE != 0 {

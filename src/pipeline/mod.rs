@@ -23,6 +23,7 @@ mod passage;
 pub mod plan;
 mod pptp;
 mod queries;
+pub mod reclaim;
 pub mod review;
 pub mod shared;
 mod slow;
@@ -40,6 +41,7 @@ use crate::flow::{Mac, PortId, Protocol, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::Fragments;
 use crate::next_hop::Resolution;
+use crate::next_hop::readers::HopReader;
 use crate::policy::publish::Reader;
 use crate::policy::{Attachment, Policy};
 use crate::session::shape::Shape;
@@ -74,6 +76,8 @@ pub struct Pipeline<F> {
     tally: Tally,
     /// What the first look at a batch found out about frames that the fast path is not for, in order.
     looks: Vec<Look>,
+    /// Says when no id of a next hop is held from before.
+    hop_reader: HopReader,
     waiting: Waiting<F>,
     fragments: Fragments<FragmentPlan, (PortId, F)>,
     fragments_ipv6: Fragments<ipv6::FragmentPlan, (PortId, F), Ipv6Addr>,
@@ -136,6 +140,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             policy: shared.policy.reader(),
             tally: Tally::new(),
             looks: Vec::with_capacity(BATCH_MAX),
+            hop_reader: shared.next_hops.reader(),
             waiting: Waiting::new(),
             fragments: Fragments::new(
                 FRAGMENT_DATAGRAMS_MAX,

@@ -165,6 +165,10 @@ fn session_of<F, S>(
     };
     let decider = Decider::new(policy, shared);
     let Decision::Open(plan) = decider.decide(&question, &mut ()) else { return None };
+    let [initiator_next_hop, responder_next_hop] = [
+        shared.next_hops.again(control.initiator_next_hop)?,
+        shared.next_hops.again(control.responder_next_hop)?,
+    ];
     (plan.kind == SessionKind::SourceNat).then(|| NewSession {
         initiator: key(realm, guest, Endpoint::new(server, call.server)),
         responder: key(
@@ -172,8 +176,8 @@ fn session_of<F, S>(
             Endpoint::new(server, 0),
             Endpoint::new(public, call.client),
         ),
-        initiator_next_hop: control.initiator_next_hop,
-        responder_next_hop: control.responder_next_hop,
+        initiator_next_hop,
+        responder_next_hop,
         rule: plan.rule,
         generation: policy.generation(),
         kind: SessionKind::SourceNat,

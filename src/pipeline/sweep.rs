@@ -128,6 +128,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         frames: &mut S,
         now: Tick,
     ) -> bool {
+        // Between batches nobody holds the id of a next hop, but for frames that wait: they go their
+        // way from the start, whoever is behind that id when it is resolved.
+        if let Some(epoch) = self.hop_reader.due() {
+            self.hop_reader.pass(epoch);
+        }
         let policy = self.policy.current();
         let shared = Rc::clone(&self.shared);
         let Batch { extra, host, .. } = batch;

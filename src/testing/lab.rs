@@ -65,6 +65,12 @@ impl Lab {
     /// The same, with a configuration that `change` has changed.
     #[must_use]
     pub fn with(json: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_next_hops(json, 4096, change)
+    }
+
+    /// The same, with room for `capacity` next hops.
+    #[must_use]
+    pub fn with_next_hops(json: &str, capacity: usize, change: impl FnOnce(&mut Config)) -> Self {
         let interface = |name: &str, role| Interface {
             name: name.to_owned(),
             role,
@@ -80,7 +86,7 @@ impl Lab {
         config.sessions.max_ipv6 = 4096;
         change(&mut config);
         let seed = [0x6e61, 0x7477, 0x6572, 0x6b21];
-        let next_hops = Arc::new(NextHops::new(4096));
+        let next_hops = Arc::new(NextHops::new(capacity));
         let published = Published::new(crate::policy::Policy::empty());
         let settings = Settings::new(&config, 1, seed);
         let table = Table::in_memory(config.sessions.max, seed);

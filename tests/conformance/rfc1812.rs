@@ -1,5 +1,7 @@
 //! RFC 1812: routers.
 
+use natwerk::testing::lab::{GUEST, Lab};
+
 use crate::Net;
 
 /// Shows R-099.
@@ -127,4 +129,16 @@ fn later_fragments_share_the_verdict_of_the_first() {
     assert_eq!(net.guest(&format!("{line}64-100")), "hold");
     assert_eq!(net.guest(&format!("{line}0-40")), "drop egress_denied");
     assert_eq!(net.guest(&format!("{line}40-64")), "drop egress_denied");
+}
+
+/// Shows R-102 R-104.
+#[test]
+fn what_fits_inside_and_not_outside_is_told_or_cut() {
+    let mut net = Net::new();
+    net.lab.shared.next_hops.set_interface(GUEST, Lab::router_mac(GUEST), 1800);
+    let told = net.guest("udp 10.1.1.5:4000 > 198.51.100.9:53 len=1700");
+    assert!(told.starts_with("drop mtu_exceeded + guest: icmp 10.1.1.1 > 10.1.1.5"), "{told}");
+    assert!(told.contains("mtu=1500 about [udp 10.1.1.5:4000 > 198.51.100.9:53 "), "{told}");
+    let cut = net.guest("udp 10.1.1.5:4000 > 198.51.100.9:53 len=1700 nodf");
+    assert_eq!(cut.matches("public: udp 203.0.113.10").count(), 2, "{cut}");
 }

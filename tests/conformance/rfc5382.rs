@@ -191,6 +191,36 @@ fn rfc5961_3_2_a_reset_is_believed_only_when_exact() {
     assert_eq!(net.sessions(), 1);
 }
 
+/// Nor does a sweep over a range of ports, as that of ReDAN, end any of the connections that it meets.
+///
+/// Shows R-052.
+#[test]
+fn rfc5961_3_2_a_sweep_of_forged_resets_ends_no_connection() {
+    let mut net = Net::new();
+    let guest = |port: u16| format!("tcp 10.1.1.5:{port} > 198.51.100.9:80");
+    let remote = |port: u16| format!("tcp 198.51.100.9:80 > 203.0.113.10:{port}");
+    let connections: Vec<_> = (4000..4010)
+        .map(|port| {
+            let external = external_port(&net.guest(&format!("{} seq=100", guest(port))));
+            net.public(&format!("{} flags=syn,ack seq=500 ack=101", remote(external)));
+            net.guest(&format!("{} flags=ack seq=101 ack=501", guest(port)));
+            (port, external)
+        })
+        .collect();
+    for port in 3000..5000_u16 {
+        let sequence = u32::from(port).wrapping_mul(1_000_003);
+        net.public(&format!("{} flags=rst seq={sequence}", remote(port)));
+    }
+    net.seconds(1000);
+    for (port, external) in connections {
+        let data = format!("{} flags=ack seq=501 ack=101 data=x", remote(external));
+        assert!(
+            net.public(&data)
+                .starts_with(&format!("guest: tcp 198.51.100.9:80 > 10.1.1.5:{port} "))
+        );
+    }
+}
+
 /// Shows R-058.
 #[test]
 fn rfc5382_req_10_icmp_ends_no_connection() {

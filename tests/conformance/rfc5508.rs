@@ -44,6 +44,19 @@ fn rfc5508_req_2_a_query_mapping_lives_a_minute() {
     assert_eq!(net.sessions(), 0);
 }
 
+/// Shows R-050.
+#[test]
+fn rfc5508_req_2_an_answer_after_58_seconds_still_arrives() {
+    let mut net = Net::new();
+    let asked = net.guest("icmp 10.1.1.5 > 198.51.100.9 echo-request ident=7");
+    assert!(asked.contains("203.0.113.10 > 198.51.100.9 echo-request"), "{asked}");
+    let (_, ident) = asked.split_once("ident=").expect("an identifier");
+    let ident = ident.split(' ').next().expect("a number");
+    net.seconds(58);
+    let late = net.public(&format!("icmp 198.51.100.9 > 203.0.113.10 echo-reply ident={ident}"));
+    assert!(late.starts_with("guest: icmp 198.51.100.9 > 10.1.1.5 echo-reply ident=7"), "{late}");
+}
+
 /// Shows R-073.
 #[test]
 fn rfc5508_req_4_an_error_from_outside_is_translated_inside_out() {

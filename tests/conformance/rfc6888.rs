@@ -218,3 +218,30 @@ fn edge_ports_and_identifiers() {
         assert!(out.starts_with("public: icmp 203.0.113.10 > 198.51.100.9 echo-request"), "{out}");
     }
 }
+
+/// Shows R-143.
+#[test]
+fn rfc6888_req_4_a_limit_counts_the_sessions_that_the_process_before_left() {
+    let line =
+        |guest: u8, port: u16| format!("udp 10.1.8.{guest}:{port} > 198.51.100.9:53 vlan=800");
+    let mut before = Net::new();
+    let external = [4000, 4001].map(|port| external_port(&before.guest(&line(5, port))));
+    let mut net = Net::new();
+    // The engine begins with a generation that no session has.
+    net.lab.reload(crate::RULES);
+    let tables = (&before.lab.shared.sessions, &net.lab.shared.sessions);
+    tables.0.walk(&mut 0, tables.0.slots(), |view| {
+        tables.1.insert(&view.session, before.lab.now()).expect("an empty table");
+    });
+    // As a process does that finds another one's table after a `kill -9`.
+    assert_eq!(net.lab.shared.adopt(&net.lab.shared.policy.load(), net.lab.now()), 2);
+    let told = net.guest(&line(5, 4002));
+    assert!(told.starts_with("drop session_limit + guest: icmp"), "{told}");
+    for (port, external) in [4000, 4001].into_iter().zip(external) {
+        assert_eq!(external_port(&net.guest(&line(5, port))), external);
+        let back = net.public(&format!("udp 198.51.100.9:53 > 203.0.113.21:{external}"));
+        assert_eq!(back, format!("guest: udp 198.51.100.9:53 > 10.1.8.5:{port} vlan=800"));
+    }
+    let other = net.guest(&line(6, 4000));
+    assert!(other.starts_with("public: udp"), "{other}");
+}

@@ -173,7 +173,9 @@ fn egress_rule(number: u32, network: u64, place: &Place) -> Result<EgressRule, F
 /// The gateway and every guest, all of them known.
 fn next_hops(traffic: &Traffic) -> NextHops {
     let guests = traffic.guests();
-    let hops = NextHops::new(usize::try_from(guests).unwrap_or(usize::MAX).saturating_add(64));
+    // One network gets no more than eight ninths.
+    let capacity = usize::try_from(guests).unwrap_or(usize::MAX).saturating_add(64) / 8 * 9;
+    let hops = NextHops::new(capacity);
     for port in [GUEST, PUBLIC] {
         hops.set_interface(port, router_mac(port), 1500);
     }

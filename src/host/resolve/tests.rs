@@ -318,3 +318,24 @@ fn an_upstream_router_is_asked_for_until_it_answers_and_missed_only_when_somebod
     assert_eq!(router.hops.resolution(id), Resolution::Reachable(MAC));
     assert_eq!(router.resolver.deadline(), None);
 }
+
+#[test]
+fn a_next_hop_that_is_gone_leaves_no_question_for_the_one_that_gets_its_id() {
+    let mut router = Router::new(false, 7);
+    let id = router.hops.id(guest(7)).expect("room");
+    router.wanted(0);
+    for second in 1..4 {
+        router.go_on(second * 1000);
+    }
+    assert_eq!(router.hops.resolution(id), Resolution::Failed);
+    assert!(router.resolver.deadline().is_some(), "it rests");
+    router.hops.doubt(false);
+    let mut gone = router.hops.take_out(&router.hops.noted());
+    router.resolver.forget_gone(&router.hops);
+    assert_eq!(router.resolver.deadline(), None);
+    assert_eq!(router.hops.free(&mut gone), 1);
+    let other = Neighbor { address: Ipv4Addr::new(10, 1, 1, 6).into(), ..guest(7) };
+    assert_eq!(router.hops.id(other), Some(id));
+    let asked = Ask::Arp { id, neighbor: other, sender: GATEWAY, destination: None };
+    assert_eq!(router.wanted(3100), [asked], "at once, and not after the other's rest");
+}
