@@ -29,6 +29,9 @@ use self::readers::{HopReader, Readers};
 use self::share::Shares;
 use self::stations::Stations;
 use crate::flow::{Mac, PortId};
+use crate::prefetch::prefetch;
+
+pub use self::hop::Way;
 
 /// A next hop: its place in [`NextHops`] (23 bits), and whether packets there are watched.
 /// It leads to one neighbour for as long as a session or the work of a [`HopReader`] holds it.
@@ -57,8 +60,6 @@ impl NextHopId {
 
 /// One for each number that a port may have.
 const INTERFACES: usize = 256;
-/// A link address in a word.
-const MAC_BITS: u64 = (1 << 48) - 1;
 
 /// The flag of [`NextHopId::watched`], above the places.
 const WATCHED: u32 = 1 << 23;
@@ -87,19 +88,6 @@ pub struct Link {
     pub source: Mac,
     /// The neighbour's address, or why there is none.
     pub destination: Resolution,
-}
-
-/// What a frame needs to reach a neighbour whose link address is known.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Way {
-    /// The interface to transmit on.
-    pub port: PortId,
-    /// The tag to transmit with; zero for none.
-    pub vlan: u16,
-    /// The largest IP packet the link takes, in bytes.
-    pub mtu: u16,
-    /// The neighbour's address and our own, as [`Mac::as_bits`] gives them.
-    pub stations: [u64; 2],
 }
 
 /// How far the resolution of a neighbour's link address has come.
@@ -233,12 +221,20 @@ impl NextHops {
         }
         let source = hop.source.load(Ordering::Relaxed);
         let network = hop.network.load(Ordering::Relaxed);
-        Some(Way {
-            port: source_port(source),
-            vlan: network_vlan(network),
-            mtu: network_mtu(network),
-            stations: [destination & MAC_BITS, source & MAC_BITS],
-        })
+        Some(Way::new([destination, source, network]))
+    }
+
+    /// Whether there are more next hops than stay in the nearest cache.
+    #[inline]
+    #[must_use]
+    pub fn are_many(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > NEAR_MAX
+    }
+
+    /// Brings a next hop near.
+    #[inline]
+    pub fn prefetch(&self, id: NextHopId) {
+        self.hop(id).map(prefetch);
     }
 
     /// Who this next hop is.
@@ -330,6 +326,14 @@ impl NextHops {
     #[must_use]
     pub fn source_mac(&self, port: PortId) -> Mac {
         Mac::from_bits(self.interface(port))
+    }
+
+    /// Whether a frame that begins with these eight bytes is sent to our own address on an interface.
+    #[inline]
+    #[must_use]
+    pub fn is_own(&self, port: PortId, start: [u8; 8]) -> bool {
+        // Both have an address in their upper 48 bits; what stands below is the sender's, or nothing.
+        (u64::from_be_bytes(start) ^ self.interface(port) << 16) >> 16 == 0
     }
 
     /// Which VTEP the stations of VXLAN networks are behind.
@@ -447,6 +451,8 @@ impl Neighbor {
 /// What an interface's MTU is taken for until `host` has said.
 const MTU_DEFAULT: u16 = 1500;
 const CAPACITY_MAX: usize = 1 << 23;
+/// Next hops of 8 KiB together, a small part of the nearest cache.
+const NEAR_MAX: u32 = 256;
 
 #[cfg(test)]
 mod tests;

@@ -48,7 +48,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("host", &["config", "io", "next_hop", "policy", "rules", "telemetry", "wire"]),
     ("io", &["config"]),
     ("nat", &["policy::Balancer", "prefetch", "rules::set"]),
-    ("next_hop", &[]),
+    ("next_hop", &["prefetch"]),
     (
         "pipeline",
         &[

@@ -112,6 +112,50 @@ impl WideAddress {
     }
 }
 
+/// What a frame needs to reach a neighbour whose link address is known: the words of its next hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    destination: u64,
+    source: u64,
+    network: u64,
+}
+
+impl Way {
+    /// The way that a hop's words, in their order, lead.
+    #[inline]
+    pub(super) const fn new([destination, source, network]: [u64; 3]) -> Self {
+        Self { destination, source, network }
+    }
+
+    /// The interface to transmit on.
+    #[inline]
+    #[must_use]
+    pub const fn port(self) -> PortId {
+        source_port(self.source)
+    }
+
+    /// The tag to transmit with; zero for none.
+    #[inline]
+    #[must_use]
+    pub const fn vlan(self) -> u16 {
+        network_vlan(self.network)
+    }
+
+    /// The largest IP packet the link takes, in bytes.
+    #[inline]
+    #[must_use]
+    pub const fn mtu(self) -> u16 {
+        network_mtu(self.network)
+    }
+
+    /// The neighbour's address and our own, each as [`Mac::from_bits`] takes it.
+    #[inline]
+    #[must_use]
+    pub const fn stations(self) -> [u64; 2] {
+        [self.destination, self.source]
+    }
+}
+
 /// In [`Hop::source`]: the neighbour is an IPv6 one.
 const IPV6: u64 = 1 << 56;
 

@@ -49,6 +49,16 @@ fn what_was_learned_is_what_frames_get() {
 }
 
 #[test]
+fn a_frame_is_ours_by_its_first_six_bytes() {
+    let hops = NextHops::new(8);
+    hops.set_interface(PortId(1), OURS, 1500);
+    assert!(hops.is_own(PortId(1), [2, 0, 0, 0, 0, 1, 0xff, 0xff]));
+    assert!(!hops.is_own(PortId(1), [2, 0, 0, 0, 0, 2, 0, 0]));
+    assert!(!hops.is_own(PortId(1), [3, 0, 0, 0, 0, 1, 0, 0]));
+    assert!(!hops.is_own(PortId(2), [2, 0, 0, 0, 0, 1, 0, 0]));
+}
+
+#[test]
 fn link_properties_reach_present_and_future_hops_of_their_interface_only() {
     let hops = NextHops::new(8);
     let tagged = hops.id(neighbor(0, 7, 1)).expect("room");

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{Generation, Mac, PortId, Protocol};
+use crate::flow::{Generation, Mac, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::next_hop::{NextHops, Way};
 use crate::pipeline::Ready;
@@ -16,14 +16,14 @@ use crate::pipeline::shared::Shared;
 use crate::pipeline::sweep::Shortest;
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
-use crate::session::hash::{Hash, Hasher};
+use crate::session::hash::Hash;
 use crate::session::shape::PackedKey;
 use crate::session::table::Table;
 use crate::telemetry::tally::Tally;
 use crate::time::{Coarse, Tick};
 use crate::verdict::Verdict;
 use crate::wire;
-use crate::wire::plain::Plain;
+use crate::wire::plain::{LENGTH_MIN, Plain};
 
 /// A plain packet with what the lookup needs.
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ impl Glance {
     pub(super) const NONE: Self =
         Self { packet: Plain::NONE, hash: Hash(0), home: 0, likely: EntryIndex::NONE };
 
-    /// First look at a frame: what it is. Returns whether it is plain and to be forwarded.
+    /// First look at a frame: what it is. A tagged one gets its realm at once.
     #[inline(always)]
     pub(super) fn look(
         &mut self,
@@ -49,47 +49,59 @@ impl Glance {
         port: PortId,
         policy: &Policy,
         next_hops: &NextHops,
-    ) -> bool {
-        if wire::parse::destination_station(frame) != Some(next_hops.source_mac(port).as_bits()) {
+    ) {
+        // No plain packet is shorter, and one comparison for all that is read is enough.
+        let Some((start, _)) = frame.split_first_chunk::<{ LENGTH_MIN }>() else {
+            return self.forget();
+        };
+        if !start.first_chunk().is_some_and(|&start| next_hops.is_own(port, start)) {
             return self.forget();
         }
-        let Some(mut packet) = Plain::read(frame) else {
-            return self.look_tagged(frame, port, policy);
-        };
-        let realm = match policy.untagged_realm(port) {
-            None => policy.realm_of(port, 0, packet.source()),
-            sure => sure,
-        };
-        let Some(realm) = realm else { return self.forget() };
-        packet.set_realm(realm);
-        self.packet.become_other(packet);
-        true
+        match Plain::read(frame) {
+            Some(packet) => self.packet.become_other(packet),
+            None => self.look_tagged(frame, port, policy),
+        }
     }
 
     /// The same of a frame that may be tagged.
     #[inline(never)]
-    fn look_tagged(&mut self, frame: &[u8], port: PortId, policy: &Policy) -> bool {
+    fn look_tagged(&mut self, frame: &[u8], port: PortId, policy: &Policy) {
         let Some((mut packet, vlan)) = Plain::read_tagged(frame) else { return self.forget() };
         let Some(realm) = policy.realm_of(port, vlan, packet.source()) else {
             return self.forget();
         };
-        packet.set_realm(realm);
+        packet.set_realm(realm.as_raw());
         self.packet.become_other(packet);
+    }
+
+    /// Then: the realm that it came in from, and the hash of its key, whose place in the index it asks
+    /// for. Returns whether it is plain and to be forwarded.
+    #[inline(always)]
+    pub(super) fn find_home(&mut self, port: PortId, policy: &Policy, sessions: &Table) -> bool {
+        if !self.is_plain() {
+            return false;
+        }
+        if self.packet.is_untagged() {
+            let realm = match policy.untagged_realm(port) {
+                None => policy.realm_of(port, 0, self.packet.source()).map(Realm::as_raw),
+                sure => sure,
+            };
+            let Some(realm) = realm else {
+                self.forget();
+                return false;
+            };
+            self.packet.set_realm(realm);
+        }
+        let key = PackedKey::<Ipv4Addr>::from_words(self.packet.key_words());
+        self.hash = key.hash(sessions.hasher());
+        self.home = sessions.prefetch_home(self.hash);
         true
     }
 
-    /// Then: the hash of its key, whose place in the index it asks for.
+    /// Makes it that of a frame that is not plain.
     #[inline(always)]
-    pub(super) fn find_home(&mut self, sessions: &Table, hasher: &Hasher) {
-        self.hash = PackedKey::<Ipv4Addr>::from_words(self.packet.key_words()).hash(hasher);
-        self.home = sessions.prefetch_home(self.hash);
-    }
-
-    /// Makes it that of a frame that is not plain: false.
-    #[inline(always)]
-    pub(super) const fn forget(&mut self) -> bool {
+    pub(super) const fn forget(&mut self) {
         self.packet.length = 0;
-        false
     }
 
     /// Whether there is a plain packet at all.
@@ -103,6 +115,15 @@ impl Glance {
     #[inline(always)]
     pub(super) fn find_place(&mut self, sessions: &Table) {
         self.likely = sessions.prefetch_likely(self.hash, self.home);
+    }
+
+    /// Between the second look and the last: asks for what its session's next hop is, where there are so
+    /// many next hops that it is not near.
+    #[inline(always)]
+    pub(super) fn find_way(&self, sessions: &Table, next_hops: &NextHops) {
+        if let Some(hop) = sessions.next_hop_at(self.likely) {
+            next_hops.prefetch(hop);
+        }
     }
 
     /// What the general way would know of the packet; none if nothing hangs where it came in.
@@ -129,18 +150,17 @@ impl Glance {
 pub(super) struct Moment {
     generation: Generation,
     now: Coarse,
-    /// What has been idle for less time than this, on the coarse clock, is not expired.
-    shortest: u32,
+    /// What was seen since is not expired.
+    since: Coarse,
 }
 
 impl Moment {
     /// The moment `now` under `policy`.
     pub(super) fn new(policy: &Policy, now: Tick, shortest: &Shortest) -> Self {
-        Self {
-            generation: policy.generation(),
-            now: now.coarse(),
-            shortest: shortest.tcp.min(shortest.udp),
-        }
+        let now = now.coarse();
+        // What has been idle for a shorter time than the shortest.
+        let since = now.before(shortest.tcp.min(shortest.udp).saturating_sub(1));
+        Self { generation: policy.generation(), now, since }
     }
 }
 
@@ -160,30 +180,32 @@ pub(super) fn fast<F: FrameBuffer>(
     let Some((entry, session)) = shared.sessions.entry_of(key, *hash, *likely) else {
         return false;
     };
+    let seen = entry.seen();
     if session.generation() != moment.generation
-        || moment.now.since(entry.last_seen()) >= moment.shortest
+        || seen.last() < moment.since
         || session.next_hop().is_watched()
     {
         return false;
     }
     let Some(way) = shared.next_hops.way(session.next_hop()) else { return false };
-    if packet.length > way.mtu {
+    if packet.length > way.mtu() {
         return false;
     }
     if packet.protocol() == Protocol::TCP {
         let Some(end) = packet.sequence_end(frame.bytes()) else { return false };
-        if !entry.touch_established(packet.length, moment.now, end) {
+        if !entry.touch_established(seen, packet.length, moment.now, end) {
             return false;
         }
     } else {
-        entry.touch(packet.length, moment.now);
+        entry.touch(seen, packet.length, moment.now);
     }
-    if !rewrite(frame, packet, &way, session.leaves_as()) {
+    if !rewrite(frame, packet, way, session.leaves_as()) {
         return false;
     }
-    tally.crossed(*port, way.port, packet.length);
-    tally.forwarded(way.port, frame.bytes().len());
-    *verdict = Verdict::Forward(way.port);
+    let out = way.port();
+    tally.crossed(*port, out, packet.length);
+    tally.forwarded(out, frame.bytes().len());
+    *verdict = Verdict::Forward(out);
     true
 }
 
@@ -193,25 +215,27 @@ pub(super) fn fast<F: FrameBuffer>(
 fn rewrite<F: FrameBuffer>(
     frame: &mut F,
     packet: &Plain,
-    way: &Way,
+    way: Way,
     (addresses, ports): (u64, u32),
 ) -> bool {
     // Ethernet padding ends here: it is no part of the packet (RFC 894).
     frame.truncate(packet.end());
     let bytes = frame.bytes_mut();
-    let is_done = way.vlan == 0 && packet.rewrite_untagged(bytes, way.stations, addresses, ports);
-    is_done || rewrite_tagged(frame, packet, way, (addresses, ports))
+    let is_done =
+        way.vlan() == 0 && packet.rewrite_untagged(bytes, way.stations(), addresses, ports);
+    is_done || rewrite_tagged(frame, packet, way.vlan(), way.stations(), (addresses, ports))
 }
 
 #[inline(never)]
 fn rewrite_tagged<F: FrameBuffer>(
     frame: &mut F,
     packet: &Plain,
-    way: &Way,
+    vlan: u16,
+    stations: [u64; 2],
     (addresses, ports): (u64, u32),
 ) -> bool {
-    let [destination, source] = way.stations.map(Mac::from_bits);
-    match wire::link::write_header(frame, packet.network, destination, source, way.vlan) {
+    let [destination, source] = stations.map(Mac::from_bits);
+    match wire::link::write_header(frame, packet.network, destination, source, vlan) {
         Some(network) => {
             packet.moved_to(network).rewrite(frame.bytes_mut(), addresses, ports);
             true

@@ -30,6 +30,16 @@ pub(super) struct Group {
 impl Group {
     /// No frames.
     pub(super) const EMPTY: Self = Self { glances: [Glance::NONE; GROUP], count: 0, looks: 0..0 };
+
+    /// Asks for the next hops of the frames' sessions, all of them before the first is read.
+    #[inline(never)]
+    pub(super) fn find_ways(&self, shared: &Shared) {
+        for glance in self.glances.iter().take(self.count) {
+            if glance.is_plain() {
+                glance.find_way(&shared.sessions, &shared.next_hops);
+            }
+        }
+    }
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
@@ -43,33 +53,29 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) {
         let Context { shared, policy, .. } = context;
         let (sessions, next_hops) = (&shared.sessions, &*shared.next_hops);
-        let tally = &mut self.tally;
-        let mut plain = 0;
+        let tally = &mut *self.tally;
         for (slot, glance) in slots.iter().zip(&mut group.glances) {
-            let is_plain = match &slot.frame {
+            match &slot.frame {
                 Some(frame) => {
                     let bytes = frame.bytes();
                     tally.received(slot.port, bytes.len());
                     // What was refused already may look like anything.
                     if matches!(slot.verdict, Verdict::Drop(_)) {
-                        glance.forget()
+                        glance.forget();
                     } else {
-                        glance.look(bytes, slot.port, policy, next_hops)
+                        glance.look(bytes, slot.port, policy, next_hops);
                     }
                 }
                 None => glance.forget(),
-            };
-            plain += usize::from(is_plain);
-        }
-        let hasher = *sessions.hasher();
-        for glance in group.glances.get_mut(..slots.len()).into_iter().flatten() {
-            if glance.is_plain() {
-                glance.find_home(sessions, &hasher);
             }
+        }
+        let mut has_others = false;
+        for (slot, glance) in slots.iter().zip(&mut group.glances) {
+            has_others |= !glance.find_home(slot.port, policy, sessions);
         }
         group.count = slots.len();
         let first = self.looks.len();
-        if plain < slots.len() {
+        if has_others {
             self.look_elsewhere(slots, group, context);
         }
         group.looks = first..self.looks.len();
@@ -96,7 +102,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     #[inline(never)]
     pub(super) fn find_places(&self, group: &mut Group, shared: &Shared) {
         let sessions = &shared.sessions;
-        for glance in group.glances.get_mut(..group.count).into_iter().flatten() {
+        for glance in group.glances.iter_mut().take(group.count) {
             if glance.is_plain() {
                 glance.find_place(sessions);
             }

@@ -73,7 +73,7 @@ pub struct Pipeline<F> {
     shared: Rc<Arc<Shared>>,
     policy: Reader,
     counters: Arc<WorkerCounters>,
-    tally: Tally,
+    tally: Box<Tally>,
     /// What the first look at a batch found out about frames that the fast path is not for, in order.
     looks: Vec<Look>,
     /// Says when no id of a next hop is held from before.
@@ -138,7 +138,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         Self {
             index,
             policy: shared.policy.reader(),
-            tally: Tally::new(),
+            tally: Box::new(Tally::new()),
             looks: Vec::with_capacity(BATCH_MAX),
             hop_reader: shared.next_hops.reader(),
             waiting: Waiting::new(),
@@ -183,6 +183,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let moment = Moment::new(&policy, now, self.sweep.shortest());
         let mut under_way = [const { Group::EMPTY }; 3];
         let [mut first, mut second, mut third] = under_way.each_mut();
+        let has_many_ways = shared.next_hops.are_many();
         let mut next_look = 0;
         self.looks.clear();
         prefetch_headers(group(slots, 0));
@@ -193,6 +194,9 @@ impl<F: FrameBuffer> Pipeline<F> {
             self.look_at(group(slots, step), first, &context);
             self.find_places(second, &shared);
             if let Some(before) = step.checked_sub(2) {
+                if has_many_ways {
+                    third.find_ways(&shared);
+                }
                 let slots = group_mut(slots, before);
                 self.finish(slots, third, &moment, &mut next_look, &mut context);
             }
@@ -217,7 +221,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) {
         let mut frames = slots.iter_mut().zip(&group.glances);
         loop {
-            let (tally, shared) = (&mut self.tally, context.shared);
+            let (tally, shared) = (&mut *self.tally, context.shared);
             let other = frames.find_map(|(slot, glance)| {
                 let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
                 (!is_done).then_some((slot, glance))

@@ -307,10 +307,11 @@ impl Policy {
         }
     }
 
-    /// The realm of all packets on `port` without a tag; none where more has to be asked.
+    /// The realm of all packets on `port` without a tag, as [`Realm::as_raw`] gives it; none where more
+    /// has to be asked.
     #[inline(always)]
     #[must_use]
-    pub fn untagged_realm(&self, port: PortId) -> Option<Realm> {
+    pub fn untagged_realm(&self, port: PortId) -> Option<u16> {
         self.attachments.untagged_realm(port)
     }
 

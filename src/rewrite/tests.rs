@@ -345,7 +345,7 @@ proptest! {
         let parsed = parse(&frame).expect("plain packets are sound");
         let realm = Realm::from_raw(realm);
         let key = parsed.key(realm);
-        plain.set_realm(realm);
+        plain.set_realm(realm.as_raw());
         prop_assert_eq!(plain.key_words(), key.words());
         prop_assert_eq!(plain.parsed(&frame), Some(parsed));
         prop_assert_eq!(plain.source(), parsed.source.address);

@@ -163,6 +163,13 @@ impl<A: Shape> Entry<A> {
             }
     }
 
+    /// Where packets of whatever session it holds go.
+    #[inline]
+    #[must_use]
+    pub fn next_hop(&self) -> NextHopId {
+        NextHopId((self.word(4).load(Ordering::Relaxed) >> 40) as u32)
+    }
+
     fn traits(&self) -> Traits {
         Traits(self.word(3).load(Ordering::Relaxed))
     }

@@ -49,13 +49,14 @@ impl<'t, A: Shape> Found<'t, A> {
     /// Counts a packet of `bytes` bytes and remembers when it came. Only the worker that receives
     /// this direction calls it (one writer an entry).
     pub fn touch(&self, bytes: u16, now: Coarse) {
-        self.entry.touch(bytes, now);
+        self.entry.touch(self.entry.seen(), bytes, now);
     }
 
     /// Counts a packet of `bytes` bytes without letting it keep the session alive: a segment that
     /// was not believed.
     pub fn count(&self, bytes: u16) {
-        self.entry.touch(bytes, self.entry.last_seen());
+        let seen = self.entry.seen();
+        self.entry.touch(seen, bytes, seen.last());
     }
 
     /// The TCP state of this direction.

@@ -155,6 +155,30 @@ impl<'t> Index<'t> {
         }
     }
 
+    /// The first place where a key of this hash may be, of those behind its home group, whose word is
+    /// `word`.
+    #[must_use]
+    pub fn first_beyond(self, hash: Hash, home: u32, word: Group) -> Option<EntryIndex> {
+        let shard_groups = self.layout.shard_groups;
+        let end = self.layout.shard(hash).wrapping_add(1).wrapping_mul(shard_groups);
+        let (mut group, mut word) = (home, word);
+        while word.passed_by() != 0 {
+            // What `Layout::next` does, without a division.
+            group = group.wrapping_add(1);
+            if group == end {
+                group = group.wrapping_sub(shard_groups);
+            }
+            if group == home {
+                break;
+            }
+            word = self.group(group);
+            if let Some(slot) = word.first_of(hash.tag()) {
+                return Some(slot_of(group, slot));
+            }
+        }
+        None
+    }
+
     /// Takes a place for a key of this hash. None if its shard is full. The caller holds the
     /// shard's lock.
     #[must_use]
@@ -292,7 +316,19 @@ impl Group {
         Slots(!((difference & LOW_BITS).wrapping_add(LOW_BITS) | difference | LOW_BITS) & TAGS)
     }
 
+    /// The lowest slot whose tag is `tag`.
+    #[inline]
+    #[must_use]
+    pub const fn first_of(self, tag: u8) -> Option<u32> {
+        // Subtracting one from each byte of the difference borrows from the lowest that is zero; what
+        // the bytes above it then say is of no interest.
+        let difference = self.0 ^ (tag as u64).wrapping_mul(ONES);
+        let found = difference.wrapping_sub(ONES) & !difference & TAGS & !LOW_BITS;
+        if found == 0 { None } else { Some(found.trailing_zeros() / 8) }
+    }
+
     /// How many keys wanted a place here and stand further on.
+    #[inline]
     #[must_use]
     pub const fn passed_by(self) -> u8 {
         (self.0 >> 56) as u8
@@ -349,6 +385,7 @@ mod tests {
         fn slots_of_a_tag_are_exactly_those_that_hold_it(word: u64, tag: u8) {
             let expected: Vec<u32> =
                 (0..GROUP_SLOTS).filter(|slot| word.to_le_bytes()[*slot as usize] == tag).collect();
+            prop_assert_eq!(Group(word).first_of(tag), expected.first().copied());
             prop_assert_eq!(Group(word).slots_of(tag).collect::<Vec<_>>(), expected);
         }
 
@@ -365,9 +402,11 @@ mod tests {
 
         #[test]
         fn what_was_taken_is_found_until_it_is_given_back(
-            operations in prop::collection::vec((any::<u8>(), any::<bool>()), 1..400)
+            operations in prop::collection::vec((any::<u8>(), any::<bool>()), 1..400),
+            is_sharded: bool,
         ) {
-            let layout = Layout::new(40);
+            let sharded = Layout { sessions_max: 40, shards: 4, shard_groups: 4 };
+            let layout = if is_sharded { sharded } else { Layout::new(40) };
             let words: Vec<AtomicU64> =
                 (0..layout.groups()).map(|_| AtomicU64::new(0)).collect();
             let index = Index { words: &words, layout };
@@ -378,7 +417,13 @@ mod tests {
                     let hash = Hash(u64::from(choice & 0xf0) << 56 | u64::from(choice & 3));
                     match index.take(hash) {
                         Some(place) => standing.push((hash, place)),
-                        None => prop_assert_eq!(standing.len(), layout.slots() as usize),
+                        None => {
+                            let here = |&&(other, _): &&(Hash, _)| {
+                                layout.shard(other) == layout.shard(hash)
+                            };
+                            let count = standing.iter().filter(here).count() as u32;
+                            prop_assert_eq!(count, layout.shard_groups * GROUP_SLOTS);
+                        }
                     }
                 } else if !standing.is_empty() {
                     let (hash, place) = standing.swap_remove(usize::from(choice) % standing.len());
@@ -387,6 +432,11 @@ mod tests {
                 for (hash, place) in &standing {
                     let found = index.search(*hash, |at| (at == *place).then_some(()));
                     prop_assert!(found.is_some());
+                    let home = layout.home(*hash);
+                    let word = index.group(home);
+                    let here = word.first_of(hash.tag()).map(|slot| slot_of(home, slot));
+                    let first = here.or_else(|| index.first_beyond(*hash, home, word));
+                    prop_assert_eq!(first, index.search(*hash, Some));
                 }
             }
             for (hash, place) in standing {

@@ -12,6 +12,7 @@ mod fuse;
 pub mod hash;
 pub mod header;
 pub mod index;
+mod nearby;
 pub mod region;
 mod seen;
 pub mod shape;

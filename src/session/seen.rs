@@ -9,11 +9,30 @@ use crate::session::table::DirectionView;
 use crate::session::tcp::{self, TcpState};
 use crate::time::Coarse;
 
+/// When a packet last came, and the highest sequence number plus one: word 5.
+#[derive(Clone, Copy)]
+pub struct Seen(u64);
+
+impl Seen {
+    /// When a packet last came.
+    #[inline]
+    #[must_use]
+    pub const fn last(self) -> Coarse {
+        Coarse::from_raw((self.0 >> 32) as u32)
+    }
+}
+
 impl<A: Shape> Entry<A> {
+    /// What was seen last, to be given to who counts the next packet.
+    #[inline]
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        Seen(self.word(5).load(Ordering::Relaxed))
+    }
+
     /// Counts a packet of `bytes` bytes that came at `now`. Only the direction's worker calls it.
     #[inline]
-    pub fn touch(&self, bytes: u16, now: Coarse) {
-        let seen = self.word(5).load(Ordering::Relaxed);
+    pub fn touch(&self, Seen(seen): Seen, bytes: u16, now: Coarse) {
         // The clock moves every 128 ms, so most packets of a busy session leave this word alone.
         if seen >> 32 != u64::from(now.as_raw()) {
             self.word(5)
@@ -30,12 +49,11 @@ impl<A: Shape> Entry<A> {
     /// has not acknowledged the other's SYN: what [`tcp::judge`] says then depends on more.
     #[inline]
     #[must_use]
-    pub fn touch_established(&self, bytes: u16, now: Coarse, end: u32) -> bool {
+    pub fn touch_established(&self, Seen(seen): Seen, bytes: u16, now: Coarse, end: u32) -> bool {
         let bits = self.word(6).load(Ordering::Relaxed);
         if bits & TCP_ACKNOWLEDGED == 0 {
             return false;
         }
-        let seen = self.word(5).load(Ordering::Relaxed);
         let next = tcp::advanced_to(end, seen as u32, (bits >> 12 & 0xf) as u8);
         let changed = u64::from(now.as_raw()) << 32 | u64::from(next);
         if changed != seen {
@@ -51,7 +69,7 @@ impl<A: Shape> Entry<A> {
     #[inline]
     #[must_use]
     pub fn last_seen(&self) -> Coarse {
-        Coarse::from_raw((self.word(5).load(Ordering::Relaxed) >> 32) as u32)
+        self.seen().last()
     }
 
     /// Sees to it that the last packet did not come after `now`.

@@ -15,7 +15,7 @@ use crate::next_hop::NextHopId;
 use crate::prefetch::prefetch;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
-use crate::session::index::{GROUP_SLOTS, Group, Index, Layout, NotTaken, slot_of};
+use crate::session::index::{GROUP_SLOTS, Index, Layout, NotTaken, slot_of};
 use crate::session::region::Region;
 use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
@@ -103,7 +103,7 @@ impl<A: Shape> Table<A> {
     }
 
     /// The memory it lies in.
-    #[cfg(test)]
+    #[inline(always)]
     pub(super) const fn region(&self) -> &Region<A> {
         &self.region
     }
@@ -119,92 +119,6 @@ impl<A: Shape> Table<A> {
     #[must_use]
     pub const fn hasher(&self) -> &Hasher {
         &self.hasher
-    }
-
-    /// Asks for the index line of a hash. Returns the group that the search for it begins in.
-    #[inline(always)]
-    #[must_use]
-    pub fn prefetch_home(&self, hash: Hash) -> u32 {
-        let words = self.region.groups();
-        // There are as many words as groups, and fewer than 2^27.
-        let home = hash.below(words.len() as u32);
-        if let Some(word) = words.get(home as usize) {
-            prefetch(word);
-        }
-        home
-    }
-
-    /// Where a key with this hash stands most likely, [`EntryIndex::NONE`] if nowhere; asks for that
-    /// entry's line, or else for the one that a new session's direction would take. `home` is what
-    /// [`Self::prefetch_home`] gave.
-    #[inline(always)]
-    #[must_use]
-    pub fn prefetch_likely(&self, hash: Hash, home: u32) -> EntryIndex {
-        let word = self.region.groups().get(home as usize).map_or(Group(0), Group::load);
-        let place = match word.slots_of(hash.tag()).next() {
-            Some(slot) => slot_of(home, slot),
-            None => self.first_displaced(hash),
-        };
-        if let Some(entry) = self.entry(place) {
-            prefetch(entry);
-        }
-        place
-    }
-
-    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave.
-    #[inline(always)]
-    #[must_use]
-    pub fn entry_of(
-        &self,
-        key: PackedKey<A>,
-        hash: Hash,
-        likely: EntryIndex,
-    ) -> Option<(&Entry<A>, Identity<A>)> {
-        match self.entry_at(likely, &key) {
-            None => self.search_entry(key, hash),
-            found => found,
-        }
-    }
-
-    /// The same for a hash whose home has no such tag.
-    #[cold]
-    #[inline(never)]
-    fn first_displaced(&self, hash: Hash) -> EntryIndex {
-        self.index().search(hash, Some).unwrap_or_else(|| {
-            self.prefetch_vacant(hash);
-            EntryIndex::NONE
-        })
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn search_entry(&self, key: PackedKey<A>, hash: Hash) -> Option<(&Entry<A>, Identity<A>)> {
-        self.index().search(hash, |index| self.entry_at(index, &key))
-    }
-
-    /// The entry at `index` and what it is, if it holds `key`.
-    #[inline(always)]
-    fn entry_at(&self, index: EntryIndex, key: &PackedKey<A>) -> Option<(&Entry<A>, Identity<A>)> {
-        let entry = self.entry(index)?;
-        Some((entry, entry.identity_of(key)?))
-    }
-
-    /// Brings the index line of a hash near: a packet's first look.
-    #[inline]
-    pub fn prefetch_index(&self, hash: Hash) {
-        let _ = self.prefetch_home(hash);
-    }
-
-    /// Brings the entry that a new session's direction would most likely take near.
-    pub fn prefetch_vacant(&self, hash: Hash) {
-        let vacant = self.index().vacant(hash).and_then(|place| self.entry(place));
-        vacant.map(prefetch);
-    }
-
-    /// Brings the entry that a hash most likely leads to near, or else the one that a new session's
-    /// direction would take: its second look.
-    pub fn prefetch_entry(&self, hash: Hash) {
-        let _ = self.prefetch_likely(hash, self.index().layout.home(hash));
     }
 
     /// The entry of a key. Lock-free.
@@ -483,12 +397,12 @@ impl<A: Shape> Table<A> {
     }
 
     #[inline]
-    fn index(&self) -> Index<'_> {
+    pub(super) fn index(&self) -> Index<'_> {
         self.region.index()
     }
 
     #[inline]
-    fn entry(&self, index: EntryIndex) -> Option<&Entry<A>> {
+    pub(super) fn entry(&self, index: EntryIndex) -> Option<&Entry<A>> {
         self.region.entries().get(index.as_usize())
     }
 }

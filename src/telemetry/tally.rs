@@ -6,7 +6,7 @@ use crate::telemetry::counters::WorkerCounters;
 
 /// The counts of a batch, by interface.
 pub struct Tally {
-    ports: Box<[PortTally; PORTS]>,
+    ports: [PortTally; PORTS],
 }
 
 #[derive(Clone, Copy, Default)]
@@ -40,7 +40,7 @@ impl Tally {
     /// Nothing counted.
     #[must_use]
     pub fn new() -> Self {
-        Self { ports: Box::new([PortTally::default(); PORTS]) }
+        Self { ports: [PortTally::default(); PORTS] }
     }
 
     /// A frame of `bytes` bytes came in on `port`.

@@ -118,14 +118,6 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     Ok(parsed)
 }
 
-/// The link address that a frame is sent to, as [`Mac::as_bits`] gives it.
-#[inline]
-#[must_use]
-pub fn destination_station(frame: &[u8]) -> Option<u64> {
-    let start = frame.first_chunk::<8>()?;
-    Some(u64::from_be_bytes(*start) >> 16)
-}
-
 /// The destination and source of the Ethernet header, if the frame is long enough.
 #[must_use]
 pub fn macs(frame: &[u8]) -> Option<(Mac, Mac)> {

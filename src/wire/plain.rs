@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::flow::{Endpoint, Protocol, Realm};
+use crate::flow::{Endpoint, Protocol};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
@@ -29,47 +29,56 @@ pub struct Plain {
     pub length: u16,
 }
 
-/// An IPv4 header without options and the first eight bytes behind it, in words as they are read.
+/// An IPv4 header without options and the first eight bytes behind it.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Words {
-    /// Version and header length (8 bits), type of service (8), total length (16), identification
-    /// (16), flags and fragment offset (16).
-    start: U64,
-    /// Time to live (8 bits), protocol (8), checksum (16).
-    life: U32,
-    /// Source and destination.
-    addresses: U64,
-    /// Source and destination.
-    ports: U32,
-    /// UDP's length and checksum.
-    udp: U32,
-}
-
-/// The same in parts as they are written.
-#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
-#[repr(C)]
-struct Parts {
-    start: U64,
+struct Headers {
+    /// The version (4 bits) and how many words the header has.
+    version: u8,
+    service: u8,
+    length: U16,
+    identification: U16,
+    /// Flags, and which part of a datagram it is.
+    fragment: U16,
     time_to_live: u8,
     protocol: u8,
     checksum: U16,
+    /// Source and destination.
     addresses: U64,
+    /// Source and destination.
     ports: U32,
     udp_length: U16,
     udp_checksum: U16,
 }
 
+/// The same as it is summed: a sum of numbers of sixteen bits says the same whichever of its bytes is
+/// taken for the higher one (RFC 1071, section 2).
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Summed {
+    start: [u8; 8],
+    middle: [u8; 4],
+    end: [u8; 8],
+    _behind: [u8; 8],
+}
+
+impl Headers {
+    /// The sum of the IPv4 header, which a right checksum makes all ones.
+    #[inline(always)]
+    fn sum(&self) -> u64 {
+        let Summed { start, middle, end, .. } = zerocopy::transmute_ref!(self);
+        let sum = plus(u64::from_ne_bytes(*start), u64::from_ne_bytes(*end));
+        plus(sum, u32::from_ne_bytes(*middle).into())
+    }
+}
+
 /// An untagged frame with such a packet.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Untagged<P> {
-    /// The destination (48 bits), and the source's first 16 bits.
-    stations: U64,
-    /// The source's other 32 bits.
-    source_end: U32,
+struct Untagged {
+    _stations: [u8; 12],
     ether_type: U16,
-    packet: P,
+    packet: Headers,
 }
 
 impl Plain {
@@ -81,11 +90,11 @@ impl Plain {
     #[inline(always)]
     #[must_use]
     pub fn read(frame: &[u8]) -> Option<Self> {
-        let untagged: &Untagged<Words> = view(frame, 0)?;
+        let untagged: &Untagged = view(frame, 0)?;
         if untagged.ether_type.get() != ether_type::IPV4 {
             return None;
         }
-        Self::read_words(&untagged.packet, frame, LINK_LENGTH)
+        Self::read_headers(&untagged.packet, frame, LINK_LENGTH)
     }
 
     /// The same of a frame under one tag, with its VLAN identifier; zero for a priority tag.
@@ -96,35 +105,34 @@ impl Plain {
         if outer.get() != ether_type::VLAN || tag.ether_type.get() != ether_type::IPV4 {
             return None;
         }
-        let words = view(frame, LINK_LENGTH_TAGGED)?;
-        let packet = Self::read_words(words, frame, LINK_LENGTH_TAGGED)?;
+        let headers = view(frame, LINK_LENGTH_TAGGED)?;
+        let packet = Self::read_headers(headers, frame, LINK_LENGTH_TAGGED)?;
         Some((packet, tag.control.get() & VLAN_MASK))
     }
 
     /// Reads the packet that begins with `header`, at `network` of `frame`.
     #[inline(always)]
-    fn read_words(header: &Words, frame: &[u8], network: u16) -> Option<Self> {
-        let (start, life) = (header.start.get(), header.life.get());
-        let (addresses, ports) = (header.addresses.get(), header.ports.get());
-        let length = (start >> 32) as u16;
-        let is_plain = start & SHAPE_MASK == SHAPE
-            && life >= TTL_MIN
+    fn read_headers(header: &Headers, frame: &[u8], network: u16) -> Option<Self> {
+        let (length, addresses, ports) =
+            (header.length.get(), header.addresses.get(), header.ports.get());
+        let is_plain = header.version == VERSION
+            && header.fragment.get() & FRAGMENT_MASK == 0
+            && header.time_to_live >= TTL_MIN
             && usize::from(network) + usize::from(length) <= frame.len()
-            && fold(plus(plus(start, addresses), life.into())) == 0xffff
+            && is_all_ones(header.sum())
             && ports >> 16 != 0
             && ports & 0xffff != 0;
         if !is_plain {
             return None;
         }
         let transport_length = length.wrapping_sub(HEADER_LENGTH);
-        let protocol = (life >> 16) as u8;
+        let protocol = header.protocol;
         let checksum = match Protocol(protocol) {
             Protocol::UDP if length >= UDP_LENGTH_MIN => {
-                let udp = header.udp.get();
-                if (udp >> 16) as u16 != transport_length {
+                if header.udp_length.get() != transport_length {
                     return None;
                 }
-                udp as u16
+                header.udp_checksum.get()
             }
             Protocol::TCP if length >= TCP_LENGTH_MIN => {
                 let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
@@ -137,10 +145,13 @@ impl Plain {
             }
             _ => return None,
         };
-        // What the field holds while the sending kernel leaves the rest to its device
-        // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1).
-        let rest = u64::from(protocol).wrapping_add(transport_length.into());
-        if checksum == fold(plus(addresses, rest)) {
+        // What the field holds while the sending kernel leaves the rest to its device, the sum of these
+        // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1). A sum of all ones is as good as none, so that UDP
+        // without a checksum may look so too.
+        let rest = u64::from(transport_length)
+            .wrapping_add(protocol.into())
+            .wrapping_add((!checksum).into());
+        if is_all_ones(plus(addresses, rest)) {
             return None;
         }
         let rest = u64::from(ports) << 32 | u64::from(protocol) << 8;
@@ -150,7 +161,7 @@ impl Plain {
     /// The packet that was read from `frame` as [`super::parse`] reads it.
     #[must_use]
     pub fn parsed(&self, frame: &[u8]) -> Option<Parsed> {
-        let header: &Words = view(frame, self.network)?;
+        let header: &Headers = view(frame, self.network)?;
         let vlan = match self.network {
             LINK_LENGTH => 0,
             _ => view::<VlanTag>(frame, LINK_LENGTH)?.control.get() & VLAN_MASK,
@@ -172,8 +183,8 @@ impl Plain {
             source: Endpoint::new(address(self.addresses >> 32), (self.rest >> 48) as u16),
             destination: Endpoint::new(address(self.addresses), (self.rest >> 32) as u16),
             tcp_flags,
-            ttl: (header.life.get() >> 24) as u8,
-            dont_fragment: header.start.get() & DONT_FRAGMENT != 0,
+            ttl: header.time_to_live,
+            dont_fragment: header.fragment.get() & DONT_FRAGMENT != 0,
         })
     }
 
@@ -184,13 +195,13 @@ impl Plain {
     /// is what folding after each change comes to.
     #[inline(always)]
     pub fn rewrite(&self, frame: &mut [u8], addresses: u64, ports: u32) {
-        let Some(parts) = view_mut::<Parts>(frame, self.network) else { return };
-        let changes = self.rewrite_parts(parts, addresses, ports);
-        self.rewrite_tcp(frame, changes);
+        let Some(headers) = view_mut::<Headers>(frame, self.network) else { return };
+        let change = self.rewrite_headers(headers, addresses, ports);
+        self.rewrite_tcp(frame, change);
     }
 
-    /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them, if
-    /// the frame is untagged. Returns whether it is.
+    /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them
+    /// (what stands above their 48 bits is ignored), if the frame is untagged. Returns whether it is.
     #[inline(always)]
     #[must_use]
     pub fn rewrite_untagged(
@@ -200,42 +211,49 @@ impl Plain {
         addresses: u64,
         ports: u32,
     ) -> bool {
-        if self.network != LINK_LENGTH {
+        if !self.is_untagged() {
             return false;
         }
-        let Some(untagged) = view_mut::<Untagged<Parts>>(frame, 0) else { return false };
-        untagged.stations.set(destination << 16 | source >> 32);
-        untagged.source_end.set(source as u32);
-        let changes = self.rewrite_parts(&mut untagged.packet, addresses, ports);
-        self.rewrite_tcp(frame, changes);
+        let Some(untagged) = view_mut::<Untagged>(frame, 0) else { return false };
+        let change = self.rewrite_headers(&mut untagged.packet, addresses, ports);
+        // Each address as a whole word: behind the destination come the source's first bytes, which are
+        // written next, and behind the source the frame's type, which is what it was.
+        if let Some(word) = view_mut::<U64>(frame, 0) {
+            word.set(destination << 16);
+        }
+        if let Some(word) = view_mut::<U64>(frame, SOURCE_STATION) {
+            word.set(source << 16 | u64::from(ether_type::IPV4));
+        }
+        self.rewrite_tcp(frame, change);
         true
     }
 
-    /// All but TCP's checksum. Returns what the changes of addresses and ports add to a checksum.
+    /// All but TCP's checksum. Returns what the changes of addresses and ports add to that.
     #[inline(always)]
-    fn rewrite_parts(&self, header: &mut Parts, addresses: u64, ports: u32) -> [u64; 2] {
-        let change = plus(!self.addresses, addresses);
+    fn rewrite_headers(&self, header: &mut Headers, addresses: u64, ports: u32) -> Change {
+        let change = Change::of(plus(!self.addresses, addresses));
         header.time_to_live = header.time_to_live.wrapping_sub(1);
-        header.checksum.set(updated(header.checksum.get(), change, TTL_CHANGE));
+        change.and(TTL_CHANGE).update(&mut header.checksum);
         let old_ports = (self.rest >> 32) as u32;
-        let port_change = u64::from(!old_ports).wrapping_add(ports.into());
+        let change = change.and(Change::of_narrow(!old_ports, ports));
         header.addresses.set(addresses);
         header.ports.set(ports);
-        let checksum = header.udp_checksum.get();
         // Zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
-        if self.protocol() == Protocol::UDP && checksum != 0 {
-            let checksum = updated(checksum, change, port_change);
-            header.udp_checksum.set(if checksum == 0 { u16::MAX } else { checksum });
+        if self.protocol() == Protocol::UDP && header.udp_checksum.get() != 0 {
+            change.update(&mut header.udp_checksum);
+            if header.udp_checksum.get() == 0 {
+                header.udp_checksum.set(u16::MAX);
+            }
         }
-        [change, port_change]
+        change
     }
 
     #[inline(always)]
-    fn rewrite_tcp(&self, frame: &mut [u8], [change, port_change]: [u64; 2]) {
+    fn rewrite_tcp(&self, frame: &mut [u8], change: Change) {
         if self.protocol() == Protocol::TCP
             && let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport())
         {
-            tcp.checksum.set(updated(tcp.checksum.get(), change, port_change));
+            change.update(&mut tcp.checksum);
         }
     }
 
@@ -270,6 +288,13 @@ impl Plain {
         Protocol((self.rest >> 8) as u8)
     }
 
+    /// Whether no tag stands before it.
+    #[inline]
+    #[must_use]
+    pub const fn is_untagged(&self) -> bool {
+        self.network == LINK_LENGTH
+    }
+
     /// The source address.
     #[inline]
     #[must_use]
@@ -277,10 +302,11 @@ impl Plain {
         Ipv4Addr::from_bits((self.addresses >> 32) as u32)
     }
 
-    /// Makes `realm`, which no packet says of itself, a part of its key.
+    /// Makes a realm, which no packet says of itself, a part of its key: as
+    /// [`crate::flow::Realm::as_raw`] gives it.
     #[inline]
-    pub const fn set_realm(&mut self, realm: Realm) {
-        self.rest |= (realm.as_raw() as u64) << 16;
+    pub const fn set_realm(&mut self, realm: u16) {
+        self.rest |= (realm as u64) << 16;
     }
 
     /// The packet's key, as [`crate::flow::FlowKey::words`] gives it.
@@ -306,6 +332,42 @@ impl Plain {
     }
 }
 
+/// What a change of a packet adds to its checksum's complement, in the order of bytes that the checksum
+/// has in memory.
+#[derive(Clone, Copy)]
+struct Change(u16);
+
+impl Change {
+    /// What `sum`, of old words' complements and new words, comes to.
+    #[inline(always)]
+    const fn of(sum: u64) -> Self {
+        Self::of_narrow(sum as u32, (sum >> 32) as u32)
+    }
+
+    /// What the sum of both comes to.
+    #[inline(always)]
+    const fn of_narrow(one: u32, other: u32) -> Self {
+        let (sum, carry) = one.overflowing_add(other);
+        let sum = sum.wrapping_add(carry as u32);
+        // Turned by half its length, a sum has each half above the other's carry.
+        Self(((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16).to_be())
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    const fn and(self, other: Self) -> Self {
+        let (sum, carry) = self.0.overflowing_add(other.0);
+        Self(sum.wrapping_add(carry as u16))
+    }
+
+    /// Changes a checksum.
+    #[inline(always)]
+    fn update(self, checksum: &mut U16) {
+        let Self(complement) = self.and(Self(!u16::from_ne_bytes(checksum.to_bytes())));
+        *checksum = U16::from_bytes((!complement).to_ne_bytes());
+    }
+}
+
 /// The one's complement sum of both, each taken as four numbers of sixteen bits (RFC 1071, section 2).
 #[inline(always)]
 const fn plus(one: u64, other: u64) -> u64 {
@@ -313,37 +375,37 @@ const fn plus(one: u64, other: u64) -> u64 {
     sum.wrapping_add(carry as u64)
 }
 
-/// Such a sum as one number of sixteen bits.
+/// Whether such a sum comes to sixteen ones, or to none: it does if it is a multiple of 0xffff, in
+/// whichever order its bytes are. Times the inverse, the multiples are the smallest of all words.
 #[inline(always)]
-const fn fold(sum: u64) -> u16 {
-    // Both halves added with the carry, thirty-two bits and then sixteen: turned by half its length,
-    // a sum has each half above the other's carry.
-    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
-    let sum = sum.wrapping_add(carry as u32);
-    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
+const fn is_all_ones(sum: u64) -> bool {
+    sum.wrapping_mul(ALL_ONES_INVERSE) <= u64::MAX / ALL_ONES
 }
 
-/// `checksum` after changes that add `change` and `more`, of fewer than 63 bits, to its complement.
-#[inline(always)]
-const fn updated(checksum: u16, change: u64, more: u64) -> u16 {
-    !fold(plus(change, more.wrapping_add(!checksum as u64)))
-}
-
-/// Version 4, five words of header; neither more fragments nor a fragment's offset.
-const SHAPE: u64 = 0x45 << 56;
-const SHAPE_MASK: u64 = 0xff << 56 | 0x3fff;
-const DONT_FRAGMENT: u64 = 0x4000;
+const ALL_ONES: u64 = 0xffff;
+/// By which [`ALL_ONES`] becomes one.
+const ALL_ONES_INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+const _: () = assert!(ALL_ONES.wrapping_mul(ALL_ONES_INVERSE) == 1);
+/// Version 4, five words of header.
+const VERSION: u8 = 0x45;
+/// Neither more fragments nor a fragment's offset.
+const FRAGMENT_MASK: u16 = 0x3fff;
+const DONT_FRAGMENT: u16 = 0x4000;
 /// Two hops to live.
-const TTL_MIN: u32 = 2 << 24;
+const TTL_MIN: u8 = 2;
+/// Where the source's link address is.
+const SOURCE_STATION: u16 = 6;
 /// Without options, in bytes.
 const HEADER_LENGTH: u16 = 20;
+/// The shortest frame that carries a plain packet, in bytes.
+pub const LENGTH_MIN: usize = size_of::<Untagged>();
 const TCP_HEADER_MIN: u16 = 20;
 const TCP_LENGTH_MIN: u16 = HEADER_LENGTH + TCP_HEADER_MIN;
 const UDP_LENGTH_MIN: u16 = HEADER_LENGTH + 8;
 /// The six classic flags.
 const FLAGS_JUDGED: u8 = 0x3f;
 /// What one hop less to live adds to a checksum: `~m + m'`, with `m' = m - 0x100` (RFC 1624).
-const TTL_CHANGE: u64 = 0xfeff;
+const TTL_CHANGE: Change = Change(0xfeff_u16.to_be());
 
 #[cfg(test)]
 mod tests {
