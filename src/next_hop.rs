@@ -160,6 +160,16 @@ impl NextHops {
         self.find(neighbor).or_else(|| self.make(neighbor))
     }
 
+    /// The same for who knows where it stands `likely`: one comparison instead of a search.
+    pub fn id_near(&self, neighbor: Neighbor, likely: NextHopId) -> Option<NextHopId> {
+        if let (IpAddr::V4(address), Some(hop)) = (neighbor.address, self.hop(likely))
+            && hop.is_at(neighbor.port, neighbor.vlan, address)
+        {
+            return Some(likely);
+        }
+        self.id(neighbor)
+    }
+
     /// The id of `neighbor`, if somebody asked for it before.
     #[must_use]
     pub fn find(&self, neighbor: Neighbor) -> Option<NextHopId> {

@@ -18,3 +18,4 @@ pub mod shape;
 pub mod table;
 pub mod tcp;
 pub mod timeout;
+mod walk;
