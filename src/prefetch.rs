@@ -20,6 +20,26 @@ pub fn prefetch_start(bytes: &[u8]) {
     let _ = bytes;
 }
 
+/// Where things lie that may be asked for by who may not look at them: an address, and nothing more.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    start: usize,
+    each: usize,
+}
+
+impl Lines {
+    /// Where `things` lie, for as long as they lie there.
+    pub fn of<T>(things: &[T]) -> Self {
+        Self { start: things.as_ptr().addr(), each: size_of::<T>() }
+    }
+
+    /// Asks for the thing at `place`.
+    pub fn prefetch(self, place: usize) {
+        let address = self.start.wrapping_add(place.wrapping_mul(self.each));
+        ask_for(std::ptr::without_provenance(address));
+    }
+}
+
 #[inline(always)]
 fn ask_for(place: *const u8) {
     #[cfg(target_arch = "x86_64")]

@@ -119,6 +119,11 @@ impl Mappings {
         }
     }
 
+    /// Asks for what [`Self::bind`] will look at first of an internal endpoint.
+    pub fn prefetch(&self, realm: Realm, protocol: Protocol, internal: Endpoint) {
+        self.index.prefetch(self.index.place(protocol, Owner::new(realm, internal)));
+    }
+
     /// The external endpoint for a new session of `request.internal`: its present mapping, or a new
     /// one. Takes one reference (unless overloaded). `unused` says whether the external endpoint
     /// carries no session to the remote in question yet; it is asked only for overloading, where there
@@ -375,7 +380,7 @@ impl Mappings {
         self.quota.enter(owner.guest(), request.protocol, request.limits)?;
         let port = space.ports.lock().take(
             &wish,
-            || self.random(space, owner),
+            |draw| self.random(space, draw),
             |port| !is_shared || unused(space.endpoint(port)),
         );
         if port.is_none() {
@@ -405,7 +410,8 @@ impl Mappings {
                 space.overloaded.fetch_add(1, Ordering::Relaxed);
                 return Ok(Bound { external, overloaded: true, is_new: false });
             }
-            candidate = pass.port(self.random(space, owner) as u32);
+            let draw = space.ports.lock().next_draw();
+            candidate = pass.port(self.random(space, draw) as u32);
             // The later half of the attempts takes either parity.
             let parity = if attempt < OVERLOAD_ATTEMPTS / 2 { pass.parity } else { Parity::Any };
             candidate = parity.nearest(candidate);
@@ -413,10 +419,9 @@ impl Mappings {
         Err(BindError::PortsExhausted)
     }
 
-    /// A number that nobody can foretell who does not know the seed.
-    fn random(&self, space: &Space, owner: Owner) -> u64 {
-        let draw = space.draws.fetch_add(1, Ordering::Relaxed);
-        self.hasher.hash_one((draw, space.number, owner))
+    /// The number of a draw, which nobody can foretell who does not know the seed.
+    fn random(&self, space: &Space, draw: u64) -> u64 {
+        self.hasher.hash_one(draw << 16 | u64::from(space.number))
     }
 
     /// The pool address of a guest: the same for all its sessions and protocols (RFC 4787, REQ-2),

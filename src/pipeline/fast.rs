@@ -137,7 +137,12 @@ impl Glance {
     /// Whether there is a session for it, in force or not.
     pub(super) fn has_session(&self, sessions: &Table) -> bool {
         let key = PackedKey::from_words(self.packet.key_words());
-        sessions.entry_of(key, self.hash, self.likely).is_some()
+        sessions.may_hold(self.hash) && sessions.entry_of(key, self.hash, self.likely).is_some()
+    }
+
+    /// The hash of its key.
+    pub(super) const fn hash(&self) -> Hash {
+        self.hash
     }
 
     /// The same with the place where its entry stands.

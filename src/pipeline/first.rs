@@ -1,13 +1,218 @@
 //! The first packet of a session, if it is plain: what the fast path's looks found out serves to open the
 //! session, and the fast path itself then does what the session says.
+//!
+//! Guests' first packets of one group are taken one step after the other together: what the rules say
+//! of each, an external port for each, next hops for each, and then each session is put into the table.
+//! What a step needs from memory comes while the others are at the step before.
 
+use std::net::Ipv4Addr;
+
+use crate::flow::{FlowKey, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::batch::Slot;
+use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::fast::{Glance, Moment, fast};
-use crate::pipeline::{Context, Pipeline};
+use crate::pipeline::look::GROUP;
+use crate::pipeline::open::{Opening, Refused, choose_target, guest_limits, pair};
+use crate::pipeline::{Context, Pipeline, Ready};
+use crate::session::entry::NewSession;
 use crate::verdict::{DropReason, Verdict};
 
+/// Guests' first packets of a group, which open sessions together.
+pub(super) struct Newcomers<'f, 'c, F> {
+    packets: [Option<Newcomer<'f, 'c, F>>; GROUP],
+    count: usize,
+}
+
+/// A packet that a session is opened for.
+struct Newcomer<'f, 'c, F> {
+    slot: &'f mut Slot<F>,
+    glance: Glance,
+    ready: Ready,
+    key: FlowKey,
+    plan: Plan<'c>,
+    /// The pool address that its guest's other sessions have.
+    paired: Option<Ipv4Addr>,
+    /// What it got so far.
+    opening: Option<Opening>,
+    session: Option<NewSession>,
+}
+
+impl<F> Newcomers<'_, '_, F> {
+    pub(super) fn new() -> Self {
+        Self { packets: [const { None }; GROUP], count: 0 }
+    }
+
+    /// Whether one of them may be of the same session.
+    fn has(&self, glance: &Glance) -> bool {
+        let waiting = self.packets.get(..self.count).unwrap_or_default();
+        waiting.iter().flatten().any(|packet| packet.glance.hash() == glance.hash())
+    }
+}
+
 impl<F: FrameBuffer> Pipeline<F> {
+    /// Has a packet that the fast path did not follow join `newcomers`, or gives it its verdict. Returns its
+    /// slot, and did nothing, if it is for others to say what becomes of it.
+    #[inline(never)]
+    pub(super) fn join<'f, 'c, S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &'f mut Slot<F>,
+        glance: &Glance,
+        newcomers: &mut Newcomers<'f, 'c, F>,
+        context: &mut Context<'c, F, S>,
+    ) -> Option<&'f mut Slot<F>> {
+        let (shared, policy) = (context.shared, context.policy);
+        if !glance.is_plain() || newcomers.has(glance) || glance.has_session(&shared.sessions) {
+            return Some(slot);
+        }
+        let port = slot.port;
+        let Some(frame) = slot.frame.as_mut() else { return Some(slot) };
+        let Some(ready) = glance.ready(frame.bytes(), port, policy) else { return Some(slot) };
+        let key = ready.packet.key(ready.realm);
+        // What is said of packets to public addresses depends on sessions, which may be on their way.
+        let is_outbound = matches!(key.realm, Realm::Internal(_))
+            && policy.public_address(key.destination.address).is_none();
+        if !is_outbound {
+            return Some(slot);
+        }
+        match self.judged(frame, port, &ready, &key, context) {
+            // Who answers from inside may do so in the same group, and find the session.
+            Ok(Plan { target: Target::Balanced(_) | Target::Guest { .. }, .. }) => {
+                return Some(slot);
+            }
+            Ok(plan) => {
+                if let Source::Gateway(_) | Source::Pool(_) = plan.source {
+                    shared.mappings.prefetch(key.realm, key.protocol, key.source);
+                }
+                // There are as many places as frames in a group.
+                if let Some(place) = newcomers.packets.get_mut(newcomers.count) {
+                    let (glance, paired) = (*glance, None);
+                    let (opening, session) = (None, None);
+                    *place =
+                        Some(Newcomer { slot, glance, ready, key, plan, paired, opening, session });
+                    newcomers.count += 1;
+                }
+            }
+            Err(verdict) => {
+                slot.verdict = verdict;
+                self.count(verdict);
+            }
+        }
+        None
+    }
+
+    /// Opens the sessions of all newcomers, whose packets then go the fast path. Nobody waits after that.
+    #[inline(never)]
+    pub(super) fn open_all<S: FrameSource<Frame = F>>(
+        &mut self,
+        newcomers: &mut Newcomers<'_, '_, F>,
+        moment: &Moment,
+        context: &mut Context<'_, F, S>,
+    ) {
+        let packets = newcomers.packets.get_mut(..newcomers.count).unwrap_or_default();
+        newcomers.count = 0;
+        for packet in packets.iter_mut().flatten() {
+            packet.opening = self.bound(packet, context);
+        }
+        for packet in packets.iter_mut().flatten() {
+            packet.session = self.with_next_hops(packet, context);
+        }
+        for packet in packets.iter_mut().flatten() {
+            self.enter(packet, moment, context);
+        }
+    }
+
+    /// Counts the packet's guest and gives it an external endpoint. None if it may not have one: the
+    /// packet has its verdict then.
+    fn bound<S: FrameSource<Frame = F>>(
+        &mut self,
+        packet: &mut Newcomer<'_, '_, F>,
+        context: &mut Context<'_, F, S>,
+    ) -> Option<Opening> {
+        let Newcomer { ready, key, plan, paired, .. } = packet;
+        let (shared, policy, now) = (context.shared, context.policy, context.now);
+        // First of all, so that a guest over its limit leaves no ports resting for others.
+        let limits = guest_limits(ready.attachment, policy);
+        let opening = choose_target(plan, key, shared, policy).and_then(|target| {
+            *paired = shared.enter_guest(key, limits, now)?;
+            let opening = self.translate(key, plan, target, (*paired, false), context);
+            opening.inspect_err(|_| shared.leave_guest(key))
+        });
+        match opening {
+            Ok(opening) => Some(opening),
+            Err(reason) => {
+                self.turn_away(packet, reason, context);
+                None
+            }
+        }
+    }
+
+    /// Finds the session's next hops. None if there is none: the packet has its verdict then.
+    fn with_next_hops<S: FrameSource<Frame = F>>(
+        &mut self,
+        packet: &mut Newcomer<'_, '_, F>,
+        context: &mut Context<'_, F, S>,
+    ) -> Option<NewSession> {
+        let opening = packet.opening?;
+        match self.planned(&packet.key, &packet.plan, &opening, context) {
+            Ok(session) => Some(session),
+            Err(reason) => {
+                give_back(packet, &opening, context);
+                self.turn_away(packet, reason, context);
+                None
+            }
+        }
+    }
+
+    /// Puts the session into the table, and has the packet forwarded.
+    fn enter<S: FrameSource<Frame = F>>(
+        &mut self,
+        packet: &mut Newcomer<'_, '_, F>,
+        moment: &Moment,
+        context: &mut Context<'_, F, S>,
+    ) {
+        let (Some(opening), Some(session)) = (packet.opening, packet.session) else { return };
+        let hashes = [packet.glance.hash(), opening.hash()];
+        let place = match self.remember(&session, hashes, &packet.plan, context) {
+            Ok(place) => place,
+            Err(refused) => {
+                give_back(packet, &opening, context);
+                match refused {
+                    Refused::Because(reason) => self.turn_away(packet, reason, context),
+                    // Another session has one of the keys. What then, they know who take one packet
+                    // after the other.
+                    Refused::Taken => {
+                        let Newcomer { slot, glance, .. } = packet;
+                        slot.verdict = self.general(slot, glance, moment, &mut 0, context);
+                    }
+                }
+                return;
+            }
+        };
+        let Newcomer { slot, glance, ready, key, plan, paired, .. } = packet;
+        pair(key, plan, *paired, opening.pooled(plan), context.shared);
+        if let Some(frame) = &slot.frame {
+            self.opened(frame, slot.port, ready, plan, context);
+        }
+        let verdict = self.pass_on(slot, &glance.at(place), ready, key, moment, context);
+        slot.verdict = verdict;
+        self.count(verdict);
+    }
+
+    /// Gives a packet whose session was not opened its verdict.
+    fn turn_away<S: FrameSource<Frame = F>>(
+        &mut self,
+        packet: &mut Newcomer<'_, '_, F>,
+        reason: DropReason,
+        context: &mut Context<'_, F, S>,
+    ) {
+        let Newcomer { slot, ready, plan, .. } = packet;
+        let Some(frame) = &slot.frame else { return };
+        let verdict = self.not_opened(frame, slot.port, ready, (reason, plan), context);
+        slot.verdict = verdict;
+        self.count(verdict);
+    }
+
     /// What becomes of a plain packet that has no session yet. None, and nothing was changed, if it has
     /// one that the fast path did not follow.
     pub(super) fn first<S: FrameSource<Frame = F>>(
@@ -24,19 +229,38 @@ impl<F: FrameBuffer> Pipeline<F> {
         let frame = slot.frame.as_mut()?;
         let ready = glance.ready(frame.bytes(), port, context.policy)?;
         let key = ready.packet.key(ready.realm);
-        let place = match self.settled(frame, port, &ready, &key, context) {
-            Ok(place) => place,
-            Err(verdict) => return Some(verdict),
-        };
-        let glance = place.map_or(glance, |place| glance.at(place));
-        if fast(slot, &glance, moment, &mut self.tally, context.shared) {
-            return Some(slot.verdict);
-        }
-        let found = context.shared.sessions.find(&key, ready.hash);
-        Some(match found {
-            Some(found) => self.apply(&mut slot.frame, port, &ready, &found, context),
-            // It was ended already, by who knows other rules.
-            None => Verdict::Drop(DropReason::SessionTableFull),
+        Some(match self.settled(frame, port, &ready, &key, context) {
+            Ok(place) => {
+                let glance = place.map_or(glance, |place| glance.at(place));
+                self.pass_on(slot, &glance, &ready, &key, moment, context)
+            }
+            Err(verdict) => verdict,
         })
     }
+
+    /// Does what the session of a packet says that was opened just now.
+    fn pass_on<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Slot<F>,
+        glance: &Glance,
+        ready: &Ready,
+        key: &FlowKey,
+        moment: &Moment,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        if fast(slot, glance, moment, &mut self.tally, context.shared) {
+            return slot.verdict;
+        }
+        match context.shared.sessions.find(key, ready.hash) {
+            Some(found) => self.apply(&mut slot.frame, slot.port, ready, &found, context),
+            // It was ended already, by who knows other rules.
+            None => Verdict::Drop(DropReason::SessionTableFull),
+        }
+    }
+}
+
+/// Takes back what a packet's session was given that does not come to be.
+fn give_back<F, S>(packet: &Newcomer<'_, '_, F>, opening: &Opening, context: &Context<'_, F, S>) {
+    opening.release(packet.key.protocol, context.shared, context.now);
+    context.shared.leave_guest(&packet.key);
 }

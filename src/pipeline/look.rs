@@ -15,7 +15,7 @@ use crate::verdict::{DropReason, Verdict};
 
 /// How many frames go through the looks together. Frames begin at the same place of their chunks, so
 /// the headers of few of them fit into the nearest cache at a time.
-const GROUP: usize = 8;
+pub(super) const GROUP: usize = 8;
 
 /// What the first look found out about a group of frames.
 pub(super) struct Group {

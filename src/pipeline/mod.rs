@@ -15,6 +15,7 @@ mod events;
 mod fast;
 mod first;
 mod fragments;
+mod hints;
 pub mod ipv6;
 mod look;
 mod open;
@@ -60,7 +61,9 @@ use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
 use fast::{Glance, Moment, fast};
+use first::Newcomers;
 use fragments::{FragmentPlan, own_identification};
+use hints::Hints;
 use look::{Group, attached, group, group_mut, groups, prefetch_headers};
 use shared::Shared;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
@@ -87,6 +90,7 @@ pub struct Pipeline<F> {
     released_before: Vec<Released<F>>,
     error_limit: ErrorLimit,
     replicas: Replicas<F>,
+    hints: Hints,
     sweep: sweep::Sweep,
 }
 
@@ -158,6 +162,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             released_before: Vec::with_capacity(RELEASED_MAX),
             error_limit: ErrorLimit::new(settings.icmp_errors_per_second),
             replicas: Replicas::new(),
+            hints: Hints::new(),
             sweep: sweep::Sweep::new(&settings.timeouts),
             counters,
             shared: Rc::new(shared),
@@ -209,7 +214,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 
-    /// The last look at a group of frames: each goes its way, in order.
+    /// The last look at a group of frames: each goes its way.
     #[inline(never)]
     fn finish<S: FrameSource<Frame = F>>(
         &mut self,
@@ -220,14 +225,22 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) {
         let mut frames = slots.iter_mut().zip(&group.glances);
+        let mut newcomers = None;
         loop {
             let (tally, shared) = (&mut *self.tally, context.shared);
             let other = frames.find_map(|(slot, glance)| {
                 let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
                 (!is_done).then_some((slot, glance))
             });
-            let Some((slot, glance)) = other else { return };
-            slot.verdict = self.general(slot, glance, moment, next_look, context);
+            let Some((slot, glance)) = other else { break };
+            let newcomers = newcomers.get_or_insert_with(Newcomers::new);
+            if let Some(slot) = self.join(slot, glance, newcomers, context) {
+                self.open_all(newcomers, moment, context);
+                slot.verdict = self.general(slot, glance, moment, next_look, context);
+            }
+        }
+        if let Some(newcomers) = &mut newcomers {
+            self.open_all(newcomers, moment, context);
         }
     }
 

@@ -17,16 +17,26 @@ use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::ways::Way;
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{EntryIndex, NewSession, SessionKind};
-use crate::session::table::InsertError;
+use crate::session::table::{Hash, InsertError};
 use crate::telemetry::events::Change;
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
 /// How a source was translated, and what that took.
 #[derive(Clone, Copy)]
-struct Translated {
+pub(super) struct Translated {
     endpoint: Endpoint,
     held: Held,
+}
+
+/// A session whose source was translated: what its packets are known by in both directions.
+#[derive(Clone, Copy)]
+pub(super) struct Opening {
+    target: (Realm, Endpoint),
+    translated: Translated,
+    responder: FlowKey,
+    /// Of the responder's key.
+    hash: Hash,
 }
 
 /// What a translated source holds in the mappings.
@@ -38,13 +48,30 @@ enum Held {
     SharedPort,
 }
 
-impl Translated {
-    fn release(&self, protocol: Protocol, shared: &Shared, now: Tick) {
-        match self.held {
-            Held::Mapping => shared.release_mapping(protocol, self.endpoint, now),
+impl Opening {
+    /// Gives back what the translation took.
+    pub(super) fn release(&self, protocol: Protocol, shared: &Shared, now: Tick) {
+        let Translated { endpoint, held } = self.translated;
+        match held {
+            Held::Mapping => shared.release_mapping(protocol, endpoint, now),
             Held::Nothing => {}
-            Held::SharedPort => shared.mappings.release_overloaded(protocol, self.endpoint),
+            Held::SharedPort => shared.mappings.release_overloaded(protocol, endpoint),
         }
+    }
+
+    /// The address of a pool that it took; none if its source came from no pool.
+    pub(super) fn pooled(&self, plan: &Plan<'_>) -> Option<Ipv4Addr> {
+        matches!(plan.source, Source::Pool(_)).then_some(self.translated.endpoint.address)
+    }
+
+    /// Asks for the entry that the responder's direction will most likely take.
+    pub(super) fn prefetch_entry(&self, shared: &Shared) {
+        shared.sessions.prefetch_vacant(self.hash);
+    }
+
+    /// The hash of the responder's key.
+    pub(super) const fn hash(&self) -> Hash {
+        self.hash
     }
 }
 
@@ -59,16 +86,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<Option<EntryIndex>, DropReason> {
         let (shared, now) = (context.shared, context.now);
-        let target = choose_target(plan, key, shared, context.policy)?;
         // First of all, so that a guest over its limit leaves no ports resting for others.
         let limits = guest_limits(ready.attachment, context.policy);
+        let target = choose_target(plan, key, shared, context.policy)?;
         let paired = shared.enter_guest(key, limits, now)?;
         match self.open_entered(key, plan, target, paired, context) {
             Ok(Opened::Here(place, public)) => {
-                // Another side's address, which a policy route leads to, is none to stay with.
-                if plan.way.is_none() && public.is_some() && public != paired {
-                    shared.pair_guest(key, public);
-                }
+                pair(key, plan, paired, public, shared);
                 Ok(Some(place))
             }
             Ok(Opened::Elsewhere) => {
@@ -94,27 +118,24 @@ impl<F: FrameBuffer> Pipeline<F> {
         let (shared, now) = (context.shared, context.now);
         let mut was_taken = false;
         for _ in 0..OPEN_ATTEMPTS {
-            let translated = self.translate(key, plan, target, (paired, was_taken), context)?;
+            let opening = self.translate(key, plan, target, (paired, was_taken), context)?;
+            let hashes = [shared.sessions.hash(key), opening.hash];
             let opened = self
-                .planned(key, plan, target, &translated, context)
-                .and_then(|session| self.remember(&session, plan, context));
+                .planned(key, plan, &opening, context)
+                .map_err(Refused::Because)
+                .and_then(|session| self.remember(&session, hashes, plan, context));
             let reason = match opened {
-                Ok(place) => {
-                    let pooled = matches!(plan.source, Source::Pool(_));
-                    let public = pooled.then_some(translated.endpoint.address);
-                    return Ok(Opened::Here(place, public));
-                }
+                Ok(place) => return Ok(Opened::Here(place, opening.pooled(plan))),
                 Err(reason) => reason,
             };
-            translated.release(key.protocol, shared, now);
+            opening.release(key.protocol, shared, now);
             match reason {
                 // Another worker was first with the very same session.
                 Refused::Taken if shared.sessions.contains(key) => return Ok(Opened::Elsewhere),
                 // A session of rules that are no more makes way; one that lives on keeps the pair of
                 // endpoints, and there is no other port to take.
-                Refused::Taken if translated.held == Held::Nothing => {
-                    let taken = responder(key, target, translated.endpoint);
-                    let hash = shared.sessions.hash(&taken);
+                Refused::Taken if opening.translated.held == Held::Nothing => {
+                    let Opening { responder: taken, hash, .. } = opening;
                     // Who sends to itself through its own address is its own answer.
                     if taken == *key || self.living(&taken, hash, context).is_some() {
                         return Err(match key.protocol.has_ports() {
@@ -133,9 +154,10 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// Puts a session into the table and counts it. Returns its place there.
-    fn remember<S>(
+    pub(super) fn remember<S>(
         &self,
         session: &NewSession,
+        hashes: [Hash; 2],
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
     ) -> Result<EntryIndex, Refused> {
@@ -144,7 +166,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if plan.through_mapping && !shared.mappings.hold(protocol, public) {
             return Err(Refused::Because(DropReason::FirewallDenied));
         }
-        let place = shared.sessions.insert(session, now).map_err(|error| {
+        let place = shared.sessions.insert_hashed(session, hashes, now).map_err(|error| {
             if plan.through_mapping {
                 shared.release_mapping(protocol, public, now);
             }
@@ -161,9 +183,27 @@ impl<F: FrameBuffer> Pipeline<F> {
         Ok(place)
     }
 
+    /// What the source becomes, and who answers. What the table needs of the answers' key comes near
+    /// while other things are looked up.
+    pub(super) fn translate<S>(
+        &self,
+        key: &FlowKey,
+        plan: &Plan<'_>,
+        target: (Realm, Endpoint),
+        paired: (Option<Ipv4Addr>, bool),
+        context: &Context<'_, F, S>,
+    ) -> Result<Opening, DropReason> {
+        let translated = self.translated(key, plan, target, paired, context)?;
+        let responder = responder(key, target, translated.endpoint);
+        let sessions = &context.shared.sessions;
+        let hash = sessions.hash(&responder);
+        sessions.prefetch_index(hash);
+        Ok(Opening { target, translated, responder, hash })
+    }
+
     /// What the source becomes.
-    fn translate<S>(
-        &mut self,
+    fn translated<S>(
+        &self,
         key: &FlowKey,
         plan: &Plan<'_>,
         (realm, target): (Realm, Endpoint),
@@ -219,38 +259,49 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// The session that is to be remembered.
-    fn planned<S>(
-        &self,
+    pub(super) fn planned<S>(
+        &mut self,
         key: &FlowKey,
         plan: &Plan<'_>,
-        (realm, target): (Realm, Endpoint),
-        translated: &Translated,
+        opening: &Opening,
         context: &Context<'_, F, S>,
-    ) -> Result<NewSession, Refused> {
-        let sessions = &context.shared.sessions;
-        let responder = responder(key, (realm, target), translated.endpoint);
-        // What the table needs of it comes near while next hops are looked up.
-        let hash = sessions.hash(&responder);
-        sessions.prefetch_index(hash);
+    ) -> Result<NewSession, DropReason> {
+        let Context { shared, policy, .. } = context;
+        let Opening { target: (realm, target), translated, responder, .. } = *opening;
         let public = public_side(plan.kind, key, translated.endpoint);
-        let hop = |way, realm, address| {
-            next_hop(context.shared, context.policy, way, (realm, address), public)
-                .map_err(Refused::Because)
+        let mut hop = |way, realm, address| {
+            let hop = next_hop(policy, way, (realm, address), public)?;
+            let id = self.hints.id(&shared.next_hops, hop.neighbor);
+            id.map(|id| hop.watch(id)).ok_or(DropReason::NeighborQueueFull)
         };
         let initiator_next_hop = hop(plan.way, realm, target.address)?;
-        sessions.prefetch_vacant(hash);
+        opening.prefetch_entry(shared);
         let back = hop(None, key.realm, key.source.address)?;
         Ok(NewSession {
             initiator: *key,
             responder,
             initiator_next_hop,
-            responder_next_hop: answers_hop(back, plan.kind, key, context.policy),
+            responder_next_hop: answers_hop(back, plan.kind, key, policy),
             rule: plan.rule,
-            generation: context.policy.generation(),
+            generation: policy.generation(),
             kind: plan.kind,
             source_mapped: translated.held == Held::Mapping,
             target_mapped: plan.through_mapping,
         })
+    }
+}
+
+/// Remembers the pool address that a guest's new session has, if it is another one than before.
+pub(super) fn pair(
+    key: &FlowKey,
+    plan: &Plan<'_>,
+    paired: Option<Ipv4Addr>,
+    public: Option<Ipv4Addr>,
+    shared: &Shared,
+) {
+    // Another side's address, which a policy route leads to, is none to stay with.
+    if plan.way.is_none() && public.is_some() && public != paired {
+        shared.pair_guest(key, public);
     }
 }
 
@@ -264,7 +315,7 @@ enum Opened {
 }
 
 /// Why a session was not remembered.
-enum Refused {
+pub(super) enum Refused {
     Because(DropReason),
     /// Its responder's key is another session's.
     Taken,
@@ -298,16 +349,28 @@ pub(super) fn public_side(
     }
 }
 
+/// Who packets go to next, and whether limits are to be asked on the way.
+pub(super) struct NextHop {
+    pub(super) neighbor: Neighbor,
+    limited: bool,
+}
+
+impl NextHop {
+    /// The id of the neighbour, so that limits are asked where there are some.
+    pub(super) const fn watch(&self, id: NextHopId) -> NextHopId {
+        if self.limited { id.watched() } else { id }
+    }
+}
+
 /// The next hop of packets to `address` in `realm`, by `way` if a policy route says so.
 pub(super) fn next_hop(
-    shared: &Shared,
     policy: &Policy,
     way: Option<&Way>,
     (realm, address): (Realm, Ipv4Addr),
     public: Option<Ipv4Addr>,
-) -> Result<NextHopId, DropReason> {
+) -> Result<NextHop, DropReason> {
     let mut limited = false;
-    let hop = match (way, realm) {
+    let neighbor = match (way, realm) {
         (Some(way), _) => {
             if let Way::Guest { network, .. } = way {
                 limited = policy.network(*network).rate_limits.is_some();
@@ -326,11 +389,10 @@ pub(super) fn next_hop(
         }
     };
     limited |= public.is_some_and(|public| policy.address_limits(public).is_some());
-    let id = shared.next_hops.id(hop).ok_or(DropReason::NeighborQueueFull)?;
-    Ok(if limited { id.watched() } else { id })
+    Ok(NextHop { neighbor, limited })
 }
 
-fn choose_target(
+pub(super) fn choose_target(
     plan: &Plan<'_>,
     key: &FlowKey,
     shared: &Shared,
@@ -352,7 +414,7 @@ fn choose_target(
     })
 }
 
-fn guest_limits(attachment: Attachment, policy: &Policy) -> GuestLimits {
+pub(super) fn guest_limits(attachment: Attachment, policy: &Policy) -> GuestLimits {
     match attachment {
         Attachment::Guest(network) => policy.network(network).limits,
         Attachment::Public => GuestLimits::default(),

@@ -92,7 +92,10 @@ pub fn renewed(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<R
     };
     let (initiator, responder) = (&session.initiator, &session.responder);
     let public = public_side(session.kind, initiator, responder.destination);
-    let hop = |way, realm, address| next_hop(shared, policy, way, (realm, address), public).ok();
+    let hop = |way, realm, address| {
+        let hop = next_hop(policy, way, (realm, address), public).ok()?;
+        Some(hop.watch(shared.next_hops.id(hop.neighbor)?))
+    };
     let next_hops = [
         hop(way, responder.realm, responder.source.address)?,
         answers_hop(

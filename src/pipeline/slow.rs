@@ -63,7 +63,25 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         context: &mut Context<'_, F, S>,
     ) -> Result<Option<EntryIndex>, Verdict> {
-        let shared = context.shared;
+        let plan = self.judged(frame, port, ready, key, context)?;
+        match self.open(ready, key, &plan, context) {
+            Ok(place) => {
+                self.opened(frame, port, ready, &plan, context);
+                Ok(place)
+            }
+            Err(reason) => Err(self.not_opened(frame, port, ready, (reason, &plan), context)),
+        }
+    }
+
+    /// How the session of a packet that has none is to be opened, or the packet's verdict.
+    pub(super) fn judged<'c, S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &mut F,
+        port: PortId,
+        ready: &Ready,
+        key: &FlowKey,
+        context: &mut Context<'c, F, S>,
+    ) -> Result<Plan<'c>, Verdict> {
         self.admit(ready, context.policy).map_err(Verdict::Drop)?;
         let packet = &ready.packet;
         if packet.protocol == Protocol::TCP && !opens_connection(packet.tcp_flags) {
@@ -71,29 +89,34 @@ impl<F: FrameBuffer> Pipeline<F> {
             return Err(Verdict::Drop(DropReason::TcpNoSession));
         }
         let question = question(frame.bytes(), ready, key);
-        let decider = Decider::new(context.policy, shared);
-        match decider.decide(&question, &mut ()) {
-            Decision::Open(plan) => match self.open(ready, key, &plan, context) {
-                Ok(place) => {
-                    self.counters.session_created();
-                    self.learn_sender(frame, port, ready, context);
-                    if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
-                        let bytes = u64::from(packet.packet_length());
-                        shared.rules.add(plan.admitted_by, 1, bytes);
-                    }
-                    Ok(place)
-                }
-                Err(reason) => Err(self.not_opened(frame, port, ready, (reason, &plan), context)),
-            },
+        match Decider::new(context.policy, context.shared).decide(&question, &mut ()) {
+            Decision::Open(plan) => Ok(plan),
             Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
             Decision::Host(reason) => Err(Verdict::Host(reason)),
             Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet, context)),
         }
     }
 
+    /// Notes that the session of a packet was opened.
+    pub(super) fn opened<S>(
+        &self,
+        frame: &F,
+        port: PortId,
+        ready: &Ready,
+        plan: &Plan<'_>,
+        context: &Context<'_, F, S>,
+    ) {
+        self.counters.session_created();
+        self.learn_sender(frame, port, ready, context);
+        if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
+            let bytes = u64::from(ready.packet.packet_length());
+            context.shared.rules.add(plan.admitted_by, 1, bytes);
+        }
+    }
+
     /// The verdict of a packet whose session was allowed, but not opened.
     #[cold]
-    fn not_opened<S: FrameSource<Frame = F>>(
+    pub(super) fn not_opened<S: FrameSource<Frame = F>>(
         &mut self,
         frame: &F,
         port: PortId,

@@ -10,30 +10,46 @@ use crate::flow::Realm;
 /// Where each public address stands in the policy's list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PublicPlaces {
-    places: HashMap<u32, usize>,
-    /// The lowest and the highest; without meaning while there are none.
-    bounds: (u32, u32),
+    /// The lowest one.
+    first: u32,
+    /// The places from that one on, [`NOWHERE`] in the gaps, if they lie so close together that there are
+    /// not many gaps.
+    near: Box<[u32]>,
+    /// All of them, if not; the highest is so far above the lowest.
+    far: HashMap<u32, u32>,
+    far_span: u32,
 }
+
+/// What stands in place of a place where there is none.
+const NOWHERE: u32 = u32::MAX;
+/// Gaps that each address may have, at most, where places are listed without a hash.
+const GAPS_MAX: usize = 16;
 
 impl PublicPlaces {
     /// The places of `addresses` in their order; the last of equal ones counts.
     pub fn new(addresses: impl Iterator<Item = Ipv4Addr>) -> Self {
-        let places: HashMap<u32, usize> =
-            addresses.enumerate().map(|(place, address)| (address.to_bits(), place)).collect();
-        let bounds = (places.keys().min(), places.keys().max());
-        let bounds = (bounds.0.copied().unwrap_or(0), bounds.1.copied().unwrap_or(0));
-        Self { places, bounds }
+        let far: HashMap<u32, u32> = addresses.map(Ipv4Addr::to_bits).zip(0..NOWHERE).collect();
+        let bounds = (far.keys().min().copied(), far.keys().max().copied());
+        let (Some(first), Some(last)) = bounds else { return Self::default() };
+        let far_span = last - first;
+        let span = usize::try_from(far_span).unwrap_or(usize::MAX);
+        if span > far.len().saturating_mul(GAPS_MAX) {
+            return Self { first, near: Box::default(), far, far_span };
+        }
+        let near = (first..=last).map(|bits| far.get(&bits).copied().unwrap_or(NOWHERE)).collect();
+        Self { first, near, far: HashMap::default(), far_span: 0 }
     }
 
     /// The place of `address`, if it is one of them.
     #[inline]
     pub fn find(&self, address: Ipv4Addr) -> Option<usize> {
-        let address = address.to_bits();
-        let (first, last) = self.bounds;
-        if address < first || address > last {
-            return None;
-        }
-        self.places.get(&address).copied()
+        let above = address.to_bits().wrapping_sub(self.first);
+        let place = match self.near.get(above as usize) {
+            Some(place) => *place,
+            None if above > self.far_span => return None,
+            None => *self.far.get(&address.to_bits())?,
+        };
+        (place != NOWHERE).then_some(place as usize)
     }
 }
 
@@ -78,7 +94,11 @@ mod tests {
     use super::*;
 
     fn address() -> impl Strategy<Value = Ipv4Addr> {
-        (0_u32..600).prop_map(|bits| Ipv4Addr::from_bits(0xc000_0200 + bits))
+        (0_u32..600, 0_u32..8).prop_map(|(bits, distance)| {
+            // Most lie close together, some nowhere near.
+            let far = if distance == 0 { bits << 20 } else { 0 };
+            Ipv4Addr::from_bits((0xc000_0200 + bits).wrapping_add(far))
+        })
     }
 
     proptest! {

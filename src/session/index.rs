@@ -133,6 +133,13 @@ impl<'t> Index<'t> {
         Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
     }
 
+    /// Whether a key of this hash may be anywhere, as far as its home tells.
+    #[must_use]
+    pub fn may_hold(self, hash: Hash) -> bool {
+        let word = self.group(self.layout.home(hash));
+        word.passed_by() != 0 || word.slots_of(hash.tag()).next().is_some()
+    }
+
     /// Searches the places where a key of this hash may be, until `look` finds something.
     #[inline]
     pub fn search<T>(self, hash: Hash, mut look: impl FnMut(EntryIndex) -> Option<T>) -> Option<T> {
@@ -183,8 +190,7 @@ impl<'t> Index<'t> {
     /// shard's lock.
     #[must_use]
     pub fn take(self, hash: Hash) -> Option<EntryIndex> {
-        let home = self.layout.home(hash);
-        self.take_from(home, self.group(home), hash)
+        self.take_unless(hash, |_| false).ok()
     }
 
     /// The same, unless `is_it` says of a place where the key may be that it stands there.
@@ -197,14 +203,22 @@ impl<'t> Index<'t> {
         mut is_it: impl FnMut(EntryIndex) -> bool,
     ) -> Result<EntryIndex, NotTaken> {
         let home = self.layout.home(hash);
-        let word = self.group(home);
+        let Some(cell) = self.words.get(home as usize) else { return Err(NotTaken::Full) };
+        let word = Group::load(cell);
         let is_here = word.slots_of(hash.tag()).any(|slot| is_it(slot_of(home, slot)));
         // Nearly always nobody passed by, and the one word has said all.
         let mut is_there = || self.search(hash, |place| is_it(place).then_some(())).is_some();
         if is_here || word.passed_by() != 0 && is_there() {
             return Err(NotTaken::Exists);
         }
-        self.take_from(home, word, hash).ok_or(NotTaken::Full)
+        match word.slots_of(0).next() {
+            Some(slot) => {
+                step();
+                cell.store(word.with(slot, hash.tag()).0, Ordering::Release);
+                Ok(slot_of(home, slot))
+            }
+            None => self.take_beyond(home, hash).ok_or(NotTaken::Full),
+        }
     }
 
     /// Gives the place of a key of this hash back. The caller holds the shard's lock.
@@ -228,16 +242,11 @@ impl<'t> Index<'t> {
         self.update(group, |word| word.with(index.0 % GROUP_SLOTS, hash.tag()));
     }
 
-    /// [`Self::take`], where `home` and its word are known.
-    fn take_from(self, home: u32, word: Group, hash: Hash) -> Option<EntryIndex> {
-        let (group, slot) = match word.slots_of(0).next() {
-            Some(slot) => (home, slot),
-            None => {
-                let (group, slot) = self.first_vacant(home)?;
-                self.count_passing(home, group, Group::pass);
-                (group, slot)
-            }
-        };
+    /// Takes a place behind a home group that is full.
+    #[cold]
+    fn take_beyond(self, home: u32, hash: Hash) -> Option<EntryIndex> {
+        let (group, slot) = self.first_vacant(home)?;
+        self.count_passing(home, group, Group::pass);
         self.update(group, |word| word.with(slot, hash.tag()));
         Some(slot_of(group, slot))
     }

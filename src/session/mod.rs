@@ -19,3 +19,4 @@ pub mod shape;
 pub mod table;
 pub mod tcp;
 pub mod timeout;
+mod walk;

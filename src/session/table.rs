@@ -12,10 +12,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::flow::{Family, FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
-use crate::prefetch::prefetch;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
-use crate::session::index::{GROUP_SLOTS, Index, Layout, NotTaken, slot_of};
+use crate::session::index::{Index, Layout, NotTaken};
 use crate::session::region::Region;
 use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
@@ -147,6 +146,12 @@ impl<A: Shape> Table<A> {
         self.holds(&PackedKey::new(key), self.hash(key))
     }
 
+    /// Whether a key with this hash may be in the table: one word says of most that are not.
+    #[must_use]
+    pub fn may_hold(&self, hash: Hash) -> bool {
+        self.index().may_hold(hash)
+    }
+
     /// Remembers a session: both entries, or none.
     ///
     /// A responder's key that is taken means that another session has this external 5-tuple: no
@@ -156,10 +161,24 @@ impl<A: Shape> Table<A> {
     /// When there is no room, or a key is taken (or both keys are the same). A full table says so
     /// without a look at the keys.
     pub fn insert(&self, session: &NewSession<A>, now: Tick) -> Result<EntryIndex, InsertError> {
+        let hashes = [session.initiator, session.responder].map(|key| self.hash(&key));
+        self.insert_hashed(session, hashes, now)
+    }
+
+    /// The same where the hashes of the initiator's and the responder's key are known.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn insert_hashed(
+        &self,
+        session: &NewSession<A>,
+        hashes: [Hash; 2],
+        now: Tick,
+    ) -> Result<EntryIndex, InsertError> {
         if !self.reserve() {
             return Err(InsertError::Full);
         }
-        let inserted = self.insert_reserved(session, now.coarse());
+        let inserted = self.insert_reserved(session, hashes, now.coarse());
         if inserted.is_err() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -217,40 +236,6 @@ impl<A: Shape> Table<A> {
         }
     }
 
-    /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
-    /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
-    pub fn walk(&self, cursor: &mut u32, slots: u32, visit: impl FnMut(SessionView<A>)) -> bool {
-        self.walk_unless(|_| false, cursor, slots, visit)
-    }
-
-    /// The same, without the sessions of whose initiator's entry `passes` says so: of them no more
-    /// than that entry is read.
-    pub fn walk_unless(
-        &self,
-        passes: impl Fn(&Entry<A>) -> bool,
-        cursor: &mut u32,
-        slots: u32,
-        mut visit: impl FnMut(SessionView<A>),
-    ) -> bool {
-        let total = self.slots();
-        let mut slot = if *cursor < total { *cursor } else { 0 };
-        let mut left = slots.min(total);
-        let mut wrapped = false;
-        while left > 0 {
-            let first = slot % GROUP_SLOTS;
-            let count = left.min(GROUP_SLOTS - first);
-            self.walk_group(slot / GROUP_SLOTS, first..first + count, &passes, &mut visit);
-            left -= count;
-            slot += count;
-            if slot == total {
-                slot = 0;
-                wrapped = true;
-            }
-        }
-        *cursor = slot;
-        wrapped
-    }
-
     /// Slots that a whole walk looks at.
     #[must_use]
     pub fn slots(&self) -> u32 {
@@ -293,13 +278,13 @@ impl<A: Shape> Table<A> {
     fn insert_reserved(
         &self,
         session: &NewSession<A>,
+        hashes: [Hash; 2],
         now: Coarse,
     ) -> Result<EntryIndex, InsertError> {
         let keys = [session.initiator, session.responder].map(|key| PackedKey::new(&key));
         if keys[0] == keys[1] {
             return Err(InsertError::Exists);
         }
-        let hashes = keys.map(|key| key.hash(&self.hasher));
         let _locks = self.lock(hashes);
         let index = self.index();
         let take = |key, hash| {
@@ -329,7 +314,11 @@ impl<A: Shape> Table<A> {
             .is_ok()
     }
 
-    fn view_as(&self, index: EntryIndex, identity: &Identity<A>) -> Option<SessionView<A>> {
+    pub(super) fn view_as(
+        &self,
+        index: EntryIndex,
+        identity: &Identity<A>,
+    ) -> Option<SessionView<A>> {
         let partner = identity.traits().partner();
         let (one, two) = (self.entry(index)?, self.entry(partner)?);
         let other = two.identity()?;
@@ -349,36 +338,6 @@ impl<A: Shape> Table<A> {
         };
         // Both entries come and go together: while this one stayed, so did the other.
         one.identity().is_some_and(|now| now.is_same(identity)).then_some(view)
-    }
-
-    fn walk_group(
-        &self,
-        group: u32,
-        slots: std::ops::Range<u32>,
-        passes: &impl Fn(&Entry<A>) -> bool,
-        visit: &mut impl FnMut(SessionView<A>),
-    ) {
-        let word = self.index().group(group);
-        if word.is_empty() {
-            return;
-        }
-        // Each session is seen once, where its initiator's direction stands. All partners of a group
-        // are asked for before the first one is read.
-        let mut found = [const { None }; GROUP_SLOTS as usize];
-        for (slot, place) in slots.filter(|&slot| word.tag(slot) != 0).zip(&mut found) {
-            let index = slot_of(group, slot);
-            let entry = self.entry(index).filter(|entry| entry.is_initiator() && !passes(entry));
-            let identity = entry.and_then(Entry::identity);
-            *place = identity.filter(|identity| identity.traits().is_initiator()).map(|identity| {
-                self.entry(identity.traits().partner()).map(prefetch);
-                (index, identity)
-            });
-        }
-        for (index, identity) in found.into_iter().flatten() {
-            if let Some(view) = self.view_as(index, &identity) {
-                visit(view);
-            }
-        }
     }
 
     fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {

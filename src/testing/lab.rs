@@ -202,6 +202,26 @@ impl Lab {
         outcome
     }
 
+    /// Sends frames as one batch, as if their senders knew the router. What became of each, and what was sent
+    /// beside them. Nobody answers for neighbours that are not known yet.
+    pub fn send_all(&mut self, frames: &[(PortId, Vec<u8>)]) -> (Vec<Outcome>, Outcome) {
+        self.batch.clear();
+        for (port, bytes) in frames {
+            let mut bytes = bytes.clone();
+            bytes[0..6].copy_from_slice(&Self::router_mac(*port).0);
+            let frame = copied(&mut self.frames, &bytes).expect("a free frame");
+            self.batch.push(*port, frame);
+        }
+        self.pipeline.process(&mut self.batch, &mut self.frames, self.now);
+        let slots: Vec<_> = self.batch.slots.drain(..).collect();
+        let beside = self.collect();
+        let each = slots.into_iter().map(|slot| {
+            self.batch.slots.push(slot);
+            self.collect()
+        });
+        (each.collect(), beside)
+    }
+
     /// Processes frames as batches of at most 64, as a worker would, and counts those that were
     /// forwarded. For benches: nothing is copied out.
     pub fn forward<'f>(&mut self, frames: impl IntoIterator<Item = (PortId, &'f [u8])>) -> usize {

@@ -83,6 +83,11 @@ impl Pass {
         // The product's high half is below `count`, so the sum stays in the range.
         self.first + ((u64::from(random) * count) >> 32) as u16
     }
+
+    /// The port of the wanted parity that `random` chooses. It may be the neighbour of the range's end.
+    pub(super) fn drawn(&self, random: u64) -> u16 {
+        self.parity.nearest(self.port(random as u32))
+    }
 }
 
 impl<'p> Allowed<'p> {

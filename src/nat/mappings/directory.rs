@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -31,8 +31,6 @@ pub(super) struct Space {
     pub(super) number: u16,
     /// Sessions that share a port.
     pub(super) overloaded: AtomicU32,
-    /// Random numbers drawn.
-    pub(super) draws: AtomicU64,
     /// The ports.
     pub(super) ports: Mutex<Ports>,
 }
@@ -92,7 +90,6 @@ impl Directory {
                         protocol,
                         number: number(level, at),
                         overloaded: AtomicU32::new(0),
-                        draws: AtomicU64::new(0),
                         ports: Mutex::new(Ports::new()),
                     })
                 });

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::owner::Owner;
 use crate::flow::Protocol;
+use crate::prefetch::Lines;
 
 /// Names in a bucket.
 const BUCKET_NAMES: usize = 10;
@@ -70,6 +71,8 @@ pub(super) struct Shard {
 /// The whole index.
 pub(super) struct Index {
     shards: Box<[Mutex<Shard>]>,
+    /// Where the buckets of each shard lie, which never move.
+    lines: Box<[Lines]>,
     /// Buckets in each shard.
     buckets: usize,
     hasher: RandomState,
@@ -81,8 +84,9 @@ impl Index {
         let shards = 1 << (capacity / SHARD_MAPPINGS_MIN).max(1).ilog2().min(SHARD_BITS_MAX);
         let each = capacity.div_ceil(shards);
         let buckets = (each + each / 4).div_ceil(BUCKET_NAMES) + 1;
-        let shard = || Mutex::new(Shard::new(buckets));
-        Self { shards: (0..shards).map(|_| shard()).collect(), buckets, hasher }
+        let shards: Vec<Shard> = (0..shards).map(|_| Shard::new(buckets)).collect();
+        let lines = shards.iter().map(|shard| Lines::of(&shard.buckets)).collect();
+        Self { shards: shards.into_iter().map(Mutex::new).collect(), lines, buckets, hasher }
     }
 
     /// Where the mappings of `owner` stand.
@@ -96,6 +100,13 @@ impl Index {
         }
     }
 
+    /// Asks for the bucket that a search for `place` begins in. Takes no lock.
+    pub(super) fn prefetch(&self, place: Place) {
+        if let Some(lines) = self.lines.get(place.shard) {
+            lines.prefetch(place.bucket);
+        }
+    }
+
     /// Locks the shard that `place` is in.
     pub(super) fn lock(&self, place: Place) -> MutexGuard<'_, Shard> {
         self.shards[place.shard].lock()
@@ -103,7 +114,7 @@ impl Index {
 
     /// Bytes of memory.
     pub(super) fn memory_bytes(&self) -> usize {
-        let shard = size_of::<Mutex<Shard>>() + self.buckets * size_of::<Bucket>();
+        let shard = size_of::<(Mutex<Shard>, Lines)>() + self.buckets * size_of::<Bucket>();
         self.shards.len() * shard
     }
 }

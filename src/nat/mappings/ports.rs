@@ -9,8 +9,10 @@ use super::slots::{Slot, Slots};
 use crate::prefetch::prefetch;
 use crate::time::Coarse;
 
-/// Rested ports that become free again with each request; more come only when nothing is free.
-const SETTLE_BURST: u32 = 32;
+/// Rested ports that become free again with each request, half of them before it is answered and half
+/// after; more come only when nothing is free. More than one, so that the list empties; no more, because
+/// each one's slot says which is next, and has to come from memory first.
+const SETTLE_BURST: u32 = 2;
 /// Ports drawn before a search begins.
 const DRAWS_MAX: u32 = 4;
 /// Candidates a search looks at before it gives up.
@@ -87,31 +89,51 @@ pub(super) struct Ports {
     /// The ends of the list of resting ports; without meaning while there are none.
     oldest: u16,
     newest: u16,
+    /// How many random numbers were drawn.
+    draws: u64,
+    /// One that was drawn and not used yet.
+    drawn_before: Option<u64>,
 }
 
 impl Ports {
     /// All free.
     pub(super) fn new() -> Self {
-        Self { slots: Slots::new(), live: 0, resting: 0, oldest: 0, newest: 0 }
+        Self {
+            slots: Slots::new(),
+            live: 0,
+            resting: 0,
+            oldest: 0,
+            newest: 0,
+            draws: 0,
+            drawn_before: None,
+        }
     }
 
     /// Gives a port to `wish.owner`, with one reference: the one it wants if possible (port
     /// preservation), else one like it (RFC 4787, REQ-3a and REQ-4) from a place that `random`
     /// decides (RFC 6056, section 3.3.1), else any allowed one. `accept` has the last word on each.
+    /// `random` makes a number that nobody can foretell of that of a draw.
     pub(super) fn take(
         &mut self,
         wish: &Wish<'_>,
-        random: impl Fn() -> u64,
+        random: impl Fn(u64) -> u64,
         accept: impl Fn(u16) -> bool,
     ) -> Option<u16> {
-        self.settle(wish, SETTLE_BURST);
+        self.settle(wish, SETTLE_BURST / 2);
         let port = self
             .preserved(wish, &accept)
-            .or_else(|| self.draw(wish, &random, &accept))
-            .or_else(|| self.search(wish, random(), &accept))
+            .or_else(|| self.drawn(wish, &random, &accept))
+            .or_else(|| self.search(wish, &random, &accept))
             .or_else(|| self.search_resting(wish, &accept))?;
         self.occupy(port, wish.owner);
+        self.settle(wish, SETTLE_BURST / 2);
         Some(port)
+    }
+
+    /// The number of the next draw.
+    pub(super) const fn next_draw(&mut self) -> u64 {
+        self.draws = self.draws.wrapping_add(1);
+        self.draws
     }
 
     /// One more reference for `owner` on its port.
@@ -211,34 +233,52 @@ impl Ports {
     }
 
     /// A free port of the best kind from a few draws. What a search from a drawn port on would find
-    /// instead is the end of a reserved range more often than chance has it.
-    fn draw(
-        &self,
+    /// instead is the end of a reserved range more often than chance has it. The first number was
+    /// drawn after the request before, and the slot that it leads to has come near meanwhile.
+    fn drawn(
+        &mut self,
         wish: &Wish<'_>,
-        random: impl Fn() -> u64,
+        random: impl Fn(u64) -> u64,
         accept: impl Fn(u16) -> bool,
     ) -> Option<u16> {
         let passes = wish.allowed.passes(wish.owner.port());
         let pass = passes.iter().flatten().next()?;
-        (0..DRAWS_MAX).find_map(|_| {
-            let port = pass.parity.nearest(pass.port(random() as u32));
-            let is_free = !self.slots.is_busy(port);
-            let is_good = pass.contains(port)
-                && is_free
+        let mut next = self.drawn_before.take();
+        let found = (0..DRAWS_MAX).find_map(|_| {
+            let number = next.take().unwrap_or_else(|| random(self.next_draw()));
+            let port = pass.drawn(number);
+            let is_good = !self.slots.is_busy(port)
+                && pass.contains(port)
                 && wish.allowed.contains(port)
                 && self.slots.at(port).is_none_or(|slot| wish.suits(slot))
                 && accept(port);
             is_good.then_some(port)
-        })
+        });
+        self.draw_ahead(pass, random);
+        found
+    }
+
+    /// Draws for the next request, which is likely to want a port of the same kind.
+    fn draw_ahead(&mut self, pass: &Pass, random: impl Fn(u64) -> u64) {
+        for _ in 0..DRAWS_MAX {
+            let number = random(self.next_draw());
+            let port = pass.drawn(number);
+            if !self.slots.is_busy(port) {
+                self.slots.at(port).map(prefetch);
+                self.drawn_before = Some(number);
+                return;
+            }
+        }
     }
 
     /// A port found by going through the bitmap, with more made free as long as there is none.
     fn search(
         &mut self,
         wish: &Wish<'_>,
-        random: u64,
+        random: impl Fn(u64) -> u64,
         accept: impl Fn(u16) -> bool,
     ) -> Option<u16> {
+        let random = random(self.next_draw());
         for _ in 0..ROUNDS_MAX {
             if let Some(port) = self.search_passes(wish, random, &accept) {
                 return Some(port);

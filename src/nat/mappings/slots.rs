@@ -93,10 +93,8 @@ impl Slot {
 /// Words looked at again for closed ports at a time.
 const REOPEN_WORDS: u16 = 16;
 
-/// 64 ports.
+/// The slots of 64 ports.
 struct Block {
-    busy: u64,
-    closed: u64,
     slots: [Slot; 64],
 }
 
@@ -104,20 +102,36 @@ impl Block {
     /// Of ports that nobody has used yet.
     #[cold]
     fn unused() -> Box<Self> {
-        Box::new(Self { busy: 0, closed: 0, slots: [Slot::UNUSED; 64] })
+        Box::new(Self { slots: [Slot::UNUSED; 64] })
     }
 }
 
-type Group = [Option<Box<Block>>; 32];
-
-#[cold]
-fn empty_group() -> Box<Group> {
-    Box::new([const { None }; 32])
+/// 32 words of 64 ports. The bitmaps of many words lie side by side, apart from the slots: who looks for
+/// a free port finds them near, also where there are more slots than caches hold.
+struct Group {
+    busy: [u64; GROUP_WORDS],
+    closed: [u64; GROUP_WORDS],
+    blocks: [Option<Box<Block>>; GROUP_WORDS],
 }
+
+impl Group {
+    #[cold]
+    fn unused() -> Box<Self> {
+        let (busy, closed) = ([0; GROUP_WORDS], [0; GROUP_WORDS]);
+        Box::new(Self { busy, closed, blocks: [const { None }; GROUP_WORDS] })
+    }
+
+    /// The ports of a word that are neither busy nor closed, as bits.
+    const fn open_ports(&self, at: usize) -> u64 {
+        !(self.busy[at] | self.closed[at])
+    }
+}
+
+const GROUP_WORDS: usize = 32;
 
 /// All 65,536 ports.
 pub(super) struct Slots {
-    groups: [Option<Box<Group>>; 32],
+    groups: [Option<Box<Group>>; GROUP_WORDS],
     /// By parity: the words with a port that is neither busy nor closed, as bits.
     open: [[u64; 16]; 2],
     blocks: usize,
@@ -128,39 +142,52 @@ pub(super) struct Slots {
 impl Slots {
     /// All free and never used.
     pub(super) const fn new() -> Self {
-        Self { groups: [const { None }; 32], open: [[u64::MAX; 16]; 2], blocks: 0, reopened_to: 0 }
+        Self {
+            groups: [const { None }; GROUP_WORDS],
+            open: [[u64::MAX; 16]; 2],
+            blocks: 0,
+            reopened_to: 0,
+        }
     }
 
     /// Makes a port busy, with this slot. Who takes a closed port was allowed to.
     pub(super) fn occupy(&mut self, port: u16, slot: Slot) {
         let word = port / WORD_PORTS;
-        let block = self.block_mut(word);
+        let at = place(word);
         let bit = 1 << (port % WORD_PORTS);
-        block.busy |= bit;
-        block.closed &= !bit;
-        block.slots[usize::from(port % WORD_PORTS)] = slot;
-        let open_ports = !(block.busy | block.closed);
-        self.summarize(word, open_ports);
+        *self.at_mut(port) = slot;
+        let Some(group) = self.existing_group_mut(word) else { return };
+        group.busy[at] |= bit;
+        group.closed[at] &= !bit;
+        let parity = Parity::of(port);
+        if group.open_ports(at) & parity.bits() == 0 {
+            self.open[parity_place(parity)][usize::from(word / 64)] &= !(1 << (word % 64));
+        }
     }
 
     /// Makes a port free again. Returns its slot, if it has one.
     pub(super) fn set_free(&mut self, port: u16) -> Option<Slot> {
         let word = port / WORD_PORTS;
-        let block = self.existing_block_mut(word)?;
-        block.busy &= !(1 << (port % WORD_PORTS));
-        let slot = block.slots[usize::from(port % WORD_PORTS)];
-        let open_ports = !(block.busy | block.closed);
-        self.summarize(word, open_ports);
+        let at = place(word);
+        let slot = *self.at(port)?;
+        let group = self.existing_group_mut(word)?;
+        let bit = 1 << (port % WORD_PORTS);
+        group.busy[at] &= !bit;
+        if group.closed[at] & bit == 0 {
+            let parity = parity_place(Parity::of(port));
+            self.open[parity][usize::from(word / 64)] |= 1 << (word % 64);
+        }
         Some(slot)
     }
 
-    /// Closes ports of a word, unless none of it was ever used: that would cost memory.
+    /// Closes ports of a word, unless none of it or its neighbours was ever used: that would cost memory.
     pub(super) fn close(&mut self, word: u16, ports: u64) {
-        if let Some(block) = self.existing_block_mut(word)
-            && ports & !block.closed != 0
+        let at = place(word);
+        if let Some(group) = self.existing_group_mut(word)
+            && ports & !group.closed[at] != 0
         {
-            block.closed |= ports;
-            let open_ports = !(block.busy | block.closed);
+            group.closed[at] |= ports;
+            let open_ports = group.open_ports(at);
             self.summarize(word, open_ports);
         }
     }
@@ -173,13 +200,14 @@ impl Slots {
         for _ in first..=last.min(first + REOPEN_WORDS - 1) {
             let word = self.reopened_to.clamp(first, last);
             self.reopened_to = if word < last { word + 1 } else { first };
-            if let Some(block) = self.existing_block_mut(word)
-                && block.closed != 0
+            let at = place(word);
+            if let Some(group) = self.existing_group_mut(word)
+                && group.closed[at] != 0
             {
-                let still = block.closed & allowed.reserved_in_word(word).0;
-                has_opened |= still != block.closed;
-                block.closed = still;
-                let open_ports = !(block.busy | block.closed);
+                let still = group.closed[at] & allowed.reserved_in_word(word).0;
+                has_opened |= still != group.closed[at];
+                group.closed[at] = still;
+                let open_ports = group.open_ports(at);
                 self.summarize(word, open_ports);
             }
         }
@@ -204,13 +232,14 @@ impl Slots {
 
     /// Whether a port is live or rests.
     pub(super) fn is_busy(&self, port: u16) -> bool {
-        let block = self.block(port / WORD_PORTS);
-        block.is_some_and(|block| block.busy >> (port % WORD_PORTS) & 1 == 1)
+        let word = port / WORD_PORTS;
+        self.group(word)
+            .is_some_and(|group| group.busy[place(word)] >> (port % WORD_PORTS) & 1 == 1)
     }
 
     /// The ports of a word that are neither busy nor closed, as bits.
     pub(super) fn open_word(&self, word: u16) -> u64 {
-        self.block(word).map_or(u64::MAX, |block| !(block.busy | block.closed))
+        self.group(word).map_or(u64::MAX, |group| group.open_ports(place(word)))
     }
 
     /// The first word from `from` on with an open port of that parity.
@@ -250,28 +279,53 @@ impl Slots {
         }
     }
 
+    fn existing_group_mut(&mut self, word: u16) -> Option<&mut Group> {
+        self.groups[group_of(word)].as_deref_mut()
+    }
+
     fn existing_block_mut(&mut self, word: u16) -> Option<&mut Block> {
-        let group = self.groups[usize::from(word / 32 % 32)].as_deref_mut()?;
-        group[usize::from(word % 32)].as_deref_mut()
+        self.existing_group_mut(word)?.blocks[place(word)].as_deref_mut()
     }
 
     fn block_mut(&mut self, word: u16) -> &mut Block {
-        let group = self.groups[usize::from(word / 32 % 32)].get_or_insert_with(empty_group);
+        let group = self.groups[group_of(word)].get_or_insert_with(Group::unused);
         let blocks = &mut self.blocks;
-        group[usize::from(word % 32)].get_or_insert_with(|| {
+        group.blocks[place(word)].get_or_insert_with(|| {
             *blocks += 1;
             Block::unused()
         })
     }
 
+    fn group(&self, word: u16) -> Option<&Group> {
+        self.groups[group_of(word)].as_deref()
+    }
+
     fn block(&self, word: u16) -> Option<&Block> {
-        let group = self.groups[usize::from(word / 32 % 32)].as_deref()?;
-        group[usize::from(word % 32)].as_deref()
+        self.group(word)?.blocks[place(word)].as_deref()
     }
 }
 
+/// Where [`Slots::open`] has the words of a parity; [`Parity::Any`] is both.
+const fn parity_place(parity: Parity) -> usize {
+    match parity {
+        Parity::Any | Parity::Even => 0,
+        Parity::Odd => 1,
+    }
+}
+
+/// Which group a word is in. Ports have 1024 words, in as many groups as a group has words.
+const fn group_of(word: u16) -> usize {
+    word as usize / GROUP_WORDS % GROUP_WORDS
+}
+
+/// The place of a word in its group.
+const fn place(word: u16) -> usize {
+    word as usize % GROUP_WORDS
+}
+
+const _: () = assert!(GROUP_WORDS * GROUP_WORDS * WORD_PORTS as usize == 1 << 16);
 const _: () = assert!(size_of::<Slot>() == 16);
-const _: () = assert!(size_of::<Block>() == 64 * 16 + 16);
+const _: () = assert!(size_of::<Block>() == 64 * 16);
 
 #[cfg(test)]
 mod tests {

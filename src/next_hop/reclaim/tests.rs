@@ -99,6 +99,23 @@ fn who_is_asked_for_meanwhile_stays_at_every_step() {
 }
 
 #[test]
+fn who_remembers_a_place_finds_its_neighbor_there_or_elsewhere() {
+    let hops = NextHops::new(4);
+    let id = failed(&hops, 1);
+    assert_eq!(hops.id_near(neighbor(2), id), hops.find(neighbor(2)));
+    hops.doubt(false);
+    assert_eq!(hops.id_near(neighbor(1), id), Some(id));
+    assert!(hops.take_out(&hops.noted()).is_empty(), "it was asked for");
+    hops.doubt(false);
+    let mut gone = hops.take_out(&hops.noted());
+    let anew = hops.id_near(neighbor(1), id).expect("room");
+    assert_ne!(anew, id);
+    assert_eq!(hops.free(&mut gone), 1);
+    assert_eq!(hops.id(neighbor(4)), Some(id));
+    assert_eq!(hops.id_near(neighbor(1), id), Some(anew));
+}
+
+#[test]
 fn no_place_is_free_before_every_reader_has_passed() {
     let hops = NextHops::new(1);
     let (passes, sleeps) = (hops.reader(), hops.reader());
@@ -176,6 +193,8 @@ fn session(number: u32, id: NextHopId) -> u64 {
 fn work(hops: &NextHops, sessions: &[AtomicU64], seed: u64, stop: &AtomicBool) -> u64 {
     let reader = hops.reader();
     let (mut state, mut opened) = (seed, 0);
+    // Kept over all turns, as a worker's hints are.
+    let mut likely = [NextHopId(u32::MAX); 96];
     let mut random = |below: u64| {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -188,7 +207,9 @@ fn work(hops: &NextHops, sessions: &[AtomicU64], seed: u64, stop: &AtomicBool) -
             let place = &sessions[usize::try_from(random(sessions.len() as u64)).expect("few")];
             let found = place.load(Ordering::Acquire);
             if found == EMPTY {
-                if let Some(id) = hops.id(neighbor(number)) {
+                let hint = &mut likely[number as usize];
+                if let Some(id) = hops.id_near(neighbor(number), *hint) {
+                    *hint = id;
                     std::thread::yield_now();
                     let is_put = place.compare_exchange(
                         EMPTY,

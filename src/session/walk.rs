@@ -1,0 +1,73 @@
+//! Walks over the table, a share of it at a time: for the sweep, for people, for who starts.
+
+use crate::prefetch::prefetch;
+use crate::session::entry::Entry;
+use crate::session::index::{GROUP_SLOTS, slot_of};
+use crate::session::shape::Shape;
+use crate::session::table::{SessionView, Table};
+
+impl<A: Shape> Table<A> {
+    /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
+    /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
+    pub fn walk(&self, cursor: &mut u32, slots: u32, visit: impl FnMut(SessionView<A>)) -> bool {
+        self.walk_unless(|_| false, cursor, slots, visit)
+    }
+
+    /// The same, without the sessions of whose initiator's entry `passes` says so: of them no more
+    /// than that entry is read.
+    pub fn walk_unless(
+        &self,
+        passes: impl Fn(&Entry<A>) -> bool,
+        cursor: &mut u32,
+        slots: u32,
+        mut visit: impl FnMut(SessionView<A>),
+    ) -> bool {
+        let total = self.slots();
+        let mut slot = if *cursor < total { *cursor } else { 0 };
+        let mut left = slots.min(total);
+        let mut wrapped = false;
+        while left > 0 {
+            let first = slot % GROUP_SLOTS;
+            let count = left.min(GROUP_SLOTS - first);
+            self.walk_group(slot / GROUP_SLOTS, first..first + count, &passes, &mut visit);
+            left -= count;
+            slot += count;
+            if slot == total {
+                slot = 0;
+                wrapped = true;
+            }
+        }
+        *cursor = slot;
+        wrapped
+    }
+
+    fn walk_group(
+        &self,
+        group: u32,
+        slots: std::ops::Range<u32>,
+        passes: &impl Fn(&Entry<A>) -> bool,
+        visit: &mut impl FnMut(SessionView<A>),
+    ) {
+        let word = self.index().group(group);
+        if word.is_empty() {
+            return;
+        }
+        // Each session is seen once, where its initiator's direction stands. All partners of a group
+        // are asked for before the first one is read.
+        let mut found = [const { None }; GROUP_SLOTS as usize];
+        for (slot, place) in slots.filter(|&slot| word.tag(slot) != 0).zip(&mut found) {
+            let index = slot_of(group, slot);
+            let entry = self.entry(index).filter(|entry| entry.is_initiator() && !passes(entry));
+            let identity = entry.and_then(Entry::identity);
+            *place = identity.filter(|identity| identity.traits().is_initiator()).map(|identity| {
+                self.entry(identity.traits().partner()).map(prefetch);
+                (index, identity)
+            });
+        }
+        for (index, identity) in found.into_iter().flatten() {
+            if let Some(view) = self.view_as(index, &identity) {
+                visit(view);
+            }
+        }
+    }
+}
