@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::flow::PortId;
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::io::frame::{Frame, FramePool};
-use crate::io::wait::{Bell, Patience, Waiter};
+use crate::io::wait::{Bell, Patience, Waiter, be_punctual};
 use crate::io::{Lane, LanePort, Losses, Port};
 use crate::pipeline::Pipeline;
 use crate::pipeline::batch::{BATCH_MAX, Batch};
@@ -131,6 +131,7 @@ where
 
     /// Works until `bell` says stop. Hands the ports' losses to `publish` about once a second.
     pub fn run(&mut self, bell: &Bell, pace: Pace, mut publish: impl FnMut(usize, Losses)) {
+        be_punctual();
         let mut waiter = Waiter::new(bell.clone());
         for descriptor in self.ports.iter().filter_map(|port| port.socket.descriptor()) {
             waiter.add(descriptor);
@@ -148,8 +149,10 @@ where
             }
             if turn.received > 0 {
                 patience.reward();
-            } else if !turn.more && !pace.spin {
-                if patience.is_over() {
+            } else if !pace.spin {
+                if turn.more {
+                    self.rest(&mut waiter, REST);
+                } else if patience.is_over() {
                     self.sleep(&mut waiter);
                 } else {
                     std::hint::spin_loop();
@@ -230,8 +233,12 @@ where
     /// looked after more often.
     fn sleep(&mut self, waiter: &mut Waiter) {
         let waits = self.pool.whereabouts().in_hand > 0;
+        self.rest(waiter, if waits { SLEEP_WITH_FRAMES } else { SLEEP });
+    }
+
+    fn rest(&self, waiter: &mut Waiter, longest: Duration) {
         let start = Instant::now();
-        waiter.wait(if waits { SLEEP_WITH_FRAMES } else { SLEEP });
+        waiter.wait(longest);
         self.counters.slept(start.elapsed());
     }
 }
@@ -269,6 +276,9 @@ const OUTBOX_ROOM: usize = 1088;
 const SLEEP: Duration = Duration::from_millis(100);
 /// The longest sleep while frames wait for a neighbour or for their first fragment.
 const SLEEP_WITH_FRAMES: Duration = Duration::from_millis(2);
+/// The longest rest in the midst of work that is due without a frame. What brings frames may run on
+/// this core, and frames come before such work.
+const REST: Duration = Duration::from_micros(20);
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

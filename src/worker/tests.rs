@@ -13,6 +13,9 @@ struct Obedient {
     kept: Vec<Frame>,
     give_back: bool,
     make: usize,
+    /// How often more work is due than was done, and who is told when that is over.
+    owes: usize,
+    teller: Option<Bell>,
 }
 
 const FORWARD: u8 = 0;
@@ -63,7 +66,11 @@ impl Processor<Frame> for Obedient {
                 }
             }
         }
-        false
+        self.owes = self.owes.saturating_sub(1);
+        if let (0, Some(teller)) = (self.owes, &self.teller) {
+            teller.stop();
+        }
+        self.owes > 0
     }
 }
 
@@ -208,4 +215,20 @@ fn a_stopped_worker_ends_and_an_idle_one_can_be_stopped() {
         bell.stop();
         running.join().expect("it ends");
     });
+}
+
+#[test]
+fn work_that_is_due_leaves_the_core_to_others_now_and_then() {
+    const SHARES: usize = 100;
+    let slept = |spin| {
+        let (bell, counters) = (Bell::new().expect("a bell"), counters());
+        let mut lane = lane(1);
+        let busy = Obedient { owes: SHARES, teller: Some(bell.clone()), ..Obedient::default() };
+        let mut worker = Worker::new(&mut lane, busy, |_, _| true, Arc::clone(&counters));
+        worker.run(&bell, Pace { spin }, |_, _| {});
+        Duration::from_nanos(counters.totals().slept_ns)
+    };
+    // Before each share but the first; in the end there is more patience than that.
+    assert!(slept(false) >= REST * (SHARES as u32 - 1));
+    assert_eq!(slept(true), Duration::ZERO);
 }
