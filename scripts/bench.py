@@ -72,14 +72,20 @@ def tcp_frames_case(lab, seconds):
         set_all("on")
 
 
-def loud_case(prepare, disturb):
+def nothing(_lab):
+    pass
+
+
+def loud_case(prepare, disturb, await_it=nothing):
     """Latency while something else goes on, as a multiple of that of a quiet router in the same run."""
     def case(lab, seconds):
         lab.forget()
         prepare(lab)
         fill(lab, 16, 63)
         stream = lambda meanwhile: measure(lab, 16, 63, seconds, "--rate", 20_000, meanwhile=meanwhile)
-        quiet, loud = stream(None), stream(lambda: disturb(lab, seconds))
+        quiet = stream(None)
+        await_it(lab)
+        loud = stream(lambda: disturb(lab, seconds))
         loud["quiet_us"], loud["loud_us"] = quiet["latency_us"], loud["latency_us"]
         loud["spike"] = loud["latency_us"][2] / quiet["latency_us"][2]
         return loud
@@ -98,24 +104,31 @@ def reload(lab, seconds):
     until(lab, seconds, lambda: lab.reload(next(numbers)))
 
 
-def nothing(_lab):
-    pass
-
-
 def open_a_million(lab):
     fill(lab, MILLION, 63)
 
 
 def open_a_million_short(lab):
-    """So that the last of them ends about when the quiet measurement does."""
+    """So that they end some time after the quiet measurement does."""
     lab.let_end_soon(SHORT_PORT, SHORT_SECONDS)
     lab.pin()
     flows = MILLION * 63
     finished(send(lab, MILLION, 63, 60, "--in-order", "--count", flows, "--rate", 200_000, "--destination-port", SHORT_PORT))
 
 
-def wait(_lab, _seconds):
-    """They end by themselves."""
+def await_first_end(lab):
+    """Until the first of them have ended; the others follow within as many seconds as it took to open them, and a sweep."""
+    before, end = lab.sessions(), time.monotonic() + 2 * SHORT_SECONDS
+    while lab.sessions() >= before and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def see_them_end(lab, seconds):
+    """They end by themselves, of which this makes sure."""
+    before = lab.sessions()
+    time.sleep(seconds)
+    if lab.sessions() >= before:
+        sys.exit("%s: no flow ended while latency was measured" % lab.name)
 
 
 def show(lab, seconds):
@@ -205,7 +218,7 @@ def capacity_case(lab, _seconds):
 ALL = {
     **{name: flows_case(name) for name in FLOWS}, "new": new_case, "latency": latency_case, "tcp": tcp_case,
     "tcp-frames": tcp_frames_case,
-    "latency-reload": loud_case(nothing, reload), "latency-expiry": loud_case(open_a_million_short, wait),
+    "latency-reload": loud_case(nothing, reload), "latency-expiry": loud_case(open_a_million_short, see_them_end, await_first_end),
     "latency-show": loud_case(open_a_million, show), "validation": validation_case, "establishment": establishment_case,
     "throughput-0": throughput_case(0.0), "throughput-0.5": throughput_case(0.005), "teardown": teardown_case, "capacity": capacity_case,
 }

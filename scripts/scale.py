@@ -2,6 +2,7 @@
 
     python3 scripts/scale.py rules 1000 >rules.json      1,000 networks, 10,000 public addresses, 100,000 rules
     sudo python3 scripts/scale.py start 1 100 1000       starts with so many networks, one after the other
+    sudo NATWERK_SESSIONS=4194304 python3 scripts/scale.py start 1       the same with a table for so many sessions
 
 Every network has the same prefix, under a tag and in a realm of its own, ten public addresses (one for its source NAT, three
 static NATs, six with forwarded ports) and a hundred rules. `start` runs $NATWERK (target/release/natwerk) on veth in
@@ -17,6 +18,7 @@ import tempfile
 import time
 
 NATWERK = os.environ.get("NATWERK", "target/release/natwerk")
+SESSIONS = int(os.environ.get("NATWERK_SESSIONS", 1_048_576))
 ADDRESSES_PER_NETWORK = 10
 FIRST_PUBLIC = 100 << 24 | 64 << 16 | 256
 CONFIG = """rules = ["%s/rules.json"]
@@ -29,6 +31,8 @@ role = "public"
 [[interface]]
 name = "eth0"
 role = "guest"
+[sessions]
+max = %d
 """
 
 
@@ -96,7 +100,7 @@ def started(networks):
         with open(os.path.join(folder, "rules.json"), "w") as file:
             json.dump(rules(networks), file)
         with open(os.path.join(folder, "natwerk.toml"), "w") as file:
-            file.write(CONFIG % (folder, folder, folder))
+            file.write(CONFIG % (folder, folder, folder, SESSIONS))
         run("ip", "netns", "add", router)
         for device in ("eth0", "eth2"):
             run("ip", "-n", router, "link", "add", device, "type", "veth", "peer", "name", "x" + device)

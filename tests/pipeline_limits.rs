@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natwerk::flow::{Endpoint, PortId};
-use natwerk::io::frame::FramePool;
+use natwerk::io::frame::{Frame, FramePool};
 use natwerk::pipeline::Pipeline;
 use natwerk::pipeline::batch::Batch;
 use natwerk::testing::lab::{GUEST, Lab, PUBLIC};
 use natwerk::testing::packets::Packet;
 use natwerk::testing::packets_ipv6;
+use natwerk::time::Tick;
 use natwerk::verdict::{DropReason, Verdict};
 
 /// Two tenants behind one address; the first one has `LIMITS`.
@@ -345,26 +346,58 @@ fn what_passes_an_address_is_counted_each_way_and_hairpins_pass_none() {
     assert_eq!((totals.packets_out, totals.bytes_out), (1, 128));
 }
 
-#[test]
-fn what_expires_at_once_ends_a_few_sessions_at_a_time() {
+/// A lab with three thousand sessions, of which a pipeline that has just begun owes a whole sweep.
+fn lab_with_sessions() -> (Lab, Pipeline<Frame>) {
     let mut lab = Lab::new(&rules(""));
-    let sessions = 3000;
-    for port in 0..sessions {
+    for port in 0..SESSIONS {
         let datagram = Packet::udp(at("10.1.1.5", 1024 + port), at(REMOTE, 53), b"");
         lab.send(GUEST, Packet { tag: Some(200), ..datagram }.frame());
     }
-    let table = &lab.shared.sessions;
-    assert_eq!(table.len(), u32::from(sessions));
-    let mut pipeline = Pipeline::new(Arc::clone(&lab.shared), Arc::clone(&lab.counters));
-    let (mut batch, now) = (Batch::new(), lab.now().after(Duration::from_secs(86_400)));
+    assert_eq!(lab.shared.sessions.len(), u32::from(SESSIONS));
+    let pipeline = Pipeline::new(Arc::clone(&lab.shared), Arc::clone(&lab.counters));
+    (lab, pipeline)
+}
+
+const SESSIONS: u16 = 3000;
+
+/// Has `pipeline` do all that is due at `now`, and counts by `count` what each of its calls has done.
+fn by_call(pipeline: &mut Pipeline<Frame>, now: Tick, count: impl Fn() -> u32) -> Vec<u32> {
+    let (mut batch, mut done) = (Batch::new(), Vec::new());
     let mut frames = FramePool::in_memory(64, 2048).expect("memory");
-    loop {
-        let before = table.len();
-        let more = pipeline.idle(&mut batch, &mut frames, now);
-        assert!(before - table.len() < 200, "{} ended in one call", before - table.len());
-        if !more {
-            break;
-        }
+    let (mut before, mut more) = (count(), true);
+    while more {
+        more = pipeline.idle(&mut batch, &mut frames, now);
+        let after = count();
+        done.push(after - before);
+        before = after;
     }
-    assert!(table.is_empty(), "one whole pass ends all");
+    done
+}
+
+#[test]
+fn what_expires_at_once_ends_a_few_sessions_at_a_time() {
+    let (lab, mut pipeline) = lab_with_sessions();
+    let now = lab.now().after(Duration::from_secs(86_400));
+    let ended = || u32::from(SESSIONS) - lab.shared.sessions.len();
+    let by_call = by_call(&mut pipeline, now, ended);
+    // Fifteen may have ended when a last step of fourteen slots begins.
+    assert!(by_call.iter().all(|&ended| ended <= 15 + 14), "{by_call:?}");
+    assert!(lab.shared.sessions.is_empty(), "one whole pass ends all");
+}
+
+#[test]
+fn new_rules_are_held_against_some_sessions_at_a_time() {
+    let (mut lab, mut pipeline) = lab_with_sessions();
+    lab.reload(&rules(r#""new_sessions_per_second": 7"#));
+    let generation = lab.shared.policy.reader().current().generation();
+    let decided = || {
+        let mut count = 0;
+        lab.shared.sessions.walk(&mut 0, lab.shared.sessions.slots(), |view| {
+            count += u32::from(view.session.generation == generation);
+        });
+        count
+    };
+    let by_call = by_call(&mut pipeline, lab.now().after(Duration::from_secs(1)), decided);
+    assert!(by_call.iter().all(|&decided| decided <= 127 + 14), "{by_call:?}");
+    assert_eq!(decided(), u32::from(SESSIONS), "one whole pass decides all");
 }

@@ -12,16 +12,24 @@ use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Policy;
 use crate::session::entry::Entry;
+use crate::session::index::GROUP_SLOTS;
 use crate::session::timeout::{self, Timeouts};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
-/// The slots that one call looks at, at the most: some tens of microseconds.
+/// The slots that one call looks at, at the most: some tens of microseconds where none of their
+/// sessions needs more than one look.
 const SLOTS_PER_CALL: u32 = 2048;
-/// The slots taken at once, and the sessions ended after which a call takes no more: to end one costs
-/// as much as to look at many, and a million that expire at once must not hold packets up.
-const SLOTS_PER_STEP: u32 = 128;
-const ENDS_PER_CALL: u32 = 64;
+/// The slots taken at once: few, as a call cannot stop within a step.
+const SLOTS_PER_STEP: u32 = 2 * GROUP_SLOTS;
+/// What sessions may need in one call, at the most but for its last step: sixteen of them end or 128
+/// are decided again, some tens of microseconds too. A million that expire at once, or that new rules
+/// come for, must not hold packets up.
+const EFFORT_PER_CALL: u32 = 128;
+/// What it takes to look at a whole session, and decide it again if need be, and what to end it: that
+/// reads and writes a dozen lines of memory that are not at hand.
+const EFFORT_OF_A_LOOK: u32 = 1;
+const EFFORT_OF_AN_END: u32 = 8;
 /// How long a whole sweep takes when nothing hurries it, in milliseconds, per 65,536 slots.
 const SWEEP_MS_PER_64K_SLOTS: u64 = 100;
 /// The shortest and the longest time for a whole sweep, in milliseconds.
@@ -150,22 +158,23 @@ impl<F: FrameBuffer> Pipeline<F> {
         fragments_ipv6.expire(now, &mut give_up);
 
         let share = self.sweep.share(&shared, policy.generation(), now);
-        let (mut looked, mut ended) = (0, 0);
-        while looked < share && ended < ENDS_PER_CALL {
+        let (mut looked, mut effort) = (0, 0);
+        while looked < share && effort < EFFORT_PER_CALL {
             let step = (share - looked).min(SLOTS_PER_STEP);
-            ended += self.sweep_step(step, &shared, &policy, now);
+            effort += self.sweep_step(step, &shared, &policy, now);
             looked += step;
         }
         self.sweep.looked_at(looked)
     }
 
-    /// Looks at the next `slots` slots. Returns how many sessions it ended.
+    /// Looks at the next `slots` slots. Returns what effort their sessions took.
     fn sweep_step(&mut self, slots: u32, shared: &Shared, policy: &Policy, now: Tick) -> u32 {
         // One table lies behind the other; a step that crosses an end goes on in the next.
         let (first, second) = (shared.sessions.slots(), shared.sessions_ipv6.slots());
         let mut place = shared.sweep_cursor.fetch_add(slots, Ordering::Relaxed) % (first + second);
         let since = now.coarse().before(self.sweep.shortest.of_all());
-        let (mut left, mut ended) = (slots, 0);
+        let (mut left, mut effort) = (slots, 0);
+        let effort_of = |lives_on| if lives_on { EFFORT_OF_A_LOOK } else { EFFORT_OF_AN_END };
         while left > 0 {
             let (count, mut cursor) = match place.checked_sub(first) {
                 None => (left.min(first - place), place),
@@ -174,17 +183,17 @@ impl<F: FrameBuffer> Pipeline<F> {
             if place < first {
                 let passes = |entry: &Entry| entry.is_settled(policy.generation(), since);
                 shared.sessions.walk_unless(passes, &mut cursor, count, |view| {
-                    ended += u32::from(!self.review(&view, shared, policy, now));
+                    effort += effort_of(self.review(&view, shared, policy, now));
                 });
             } else {
                 let passes = |entry: &Entry<Ipv6Addr>| entry.is_settled(policy.generation(), since);
                 shared.sessions_ipv6.walk_unless(passes, &mut cursor, count, |view| {
-                    ended += u32::from(!self.review_ipv6(&view, shared, policy, now));
+                    effort += effort_of(self.review_ipv6(&view, shared, policy, now));
                 });
             }
             left -= count;
             place = (place + count) % (first + second);
         }
-        ended
+        effort
     }
 }
