@@ -58,8 +58,7 @@ fn one_program() -> Program {
 }
 
 fn counter(program: &Program, name: &str) -> u64 {
-    let counters = program.counters();
-    counters.iter().find(|(known, _)| *known == name).expect("a counter").1
+    program.counters().iter().find(|(known, _)| *known == name).expect("a counter").1
 }
 
 fn forwards_in(mode: XdpMode) {
@@ -125,14 +124,9 @@ fn frames_are_carried_in_the_mode_that_was_negotiated() {
 fn frames_that_came_before_memory_was_offered_are_no_losses_of_a_port() {
     in_namespace(1, || {
         let Opened { lanes, programs: _programs, .. } = opened(XdpMode::Copy, 1);
-        let a = tap("a1");
-        for mark in 0..5 {
-            send(&a, &frame(None, THERE, UDP, 53, mark));
-        }
-        let mut lane = lanes.into_iter().next().expect("one worker").into_lane();
+        (0..5).for_each(|mark| send(&tap("a1"), &frame(None, THERE, UDP, 53, mark)));
+        let lane = lanes.into_iter().next().expect("one worker").into_lane();
         assert_eq!(lane.ports[0].socket.losses().fill_ring_empty, 0);
-        send(&a, &frame(None, THERE, UDP, 53, 5));
-        assert_eq!(carry(&mut lane, |carried| carried >= 1), 1, "what comes now is received");
     });
 }
 
