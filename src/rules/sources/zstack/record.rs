@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::firewall::{ListKey, RuleList};
 use super::firewall_rule;
+use super::nics::Nic;
 use super::policy_routes::PolicyRoutes;
 use super::state::{Entry, State};
 
@@ -17,12 +18,10 @@ pub fn requests(state: &State) -> String {
     for entry in state.removed_nics.values() {
         line(&mut out, "/removenic", "nics", entry, "");
     }
-    // The default route's last: whatever the others' entries say of it, it counts.
-    let (last, first): (Vec<_>, Vec<_>) = state.nics.values().partition(|nic| nic.is_default_route);
-    for nic in first.into_iter().chain(last) {
+    for nic in state.nics.values() {
         match nic.is_default_route {
             true => single(&mut out, "/changeDefaultNic", "newNic", &nic.entry),
-            false => line(&mut out, "/configurenic", "nics", &nic.entry, ""),
+            false => line(&mut out, "/configurenic", "nics", &without_default_route(nic), ""),
         }
         if let Some(address) = &nic.address_entry {
             line(&mut out, "/createvip", "nicIps", address, "");
@@ -60,6 +59,12 @@ pub fn requests(state: &State) -> String {
         single(&mut out, "/flatnetworkprovider/eip/apply", "eip", &eip.entry);
     }
     out
+}
+
+/// What is known of a NIC that has not the default route, whatever it was sent with: another one took it since.
+fn without_default_route(nic: &Nic) -> Entry {
+    let json = nic.entry.json.replace("\"isDefaultRoute\":true", "\"isDefaultRoute\":false");
+    Entry { json, ..nic.entry.clone() }
 }
 
 /// One request: whatever comes later would replace it.
