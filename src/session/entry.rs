@@ -167,7 +167,7 @@ impl<A: Shape> Entry<A> {
     #[inline]
     #[must_use]
     pub fn next_hop(&self) -> NextHopId {
-        NextHopId((self.word(4).load(Ordering::Relaxed) >> 40) as u32)
+        next_hop(self.word(4).load(Ordering::Relaxed))
     }
 
     fn traits(&self) -> Traits {
@@ -369,7 +369,7 @@ impl<A: Shape> Identity<A> {
     #[inline]
     #[must_use]
     pub const fn next_hop(&self) -> NextHopId {
-        NextHopId((self.decision >> 40) as u32)
+        next_hop(self.decision)
     }
 
     /// The rule that allowed it.
@@ -433,6 +433,11 @@ fn decision(next_hop: NextHopId, rule: RuleId, generation: Generation) -> u64 {
     u64::from(next_hop.0 & ID_MASK) << 40
         | u64::from(rule.0 & ID_MASK) << 16
         | u64::from(generation.0)
+}
+
+/// The next hop of such a word.
+const fn next_hop(decision: u64) -> NextHopId {
+    NextHopId((decision >> 40) as u32)
 }
 
 /// The line the entry stands on is being written.
