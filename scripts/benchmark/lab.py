@@ -2,8 +2,8 @@
 
     nwb-X-client c0 ── r0 nwb-X-router r1 ── s0 nwb-X-server        X: nft, natwerk
 
-The router's work is on the last core: its NAPI threads and natwerk's worker. The generator and the receiver's NAPI
-thread are on the first. All of them are real-time threads, so that nothing else takes their cores, and the receiver
+The router's work is on the last core: its NAPI threads and natwerk's worker. The generator and the NAPI threads of the
+client and the server are on the first. All of them are real-time threads, so that nothing else takes their cores, and the receiver
 goes before the generator, so that nothing is lost behind the router.
 """
 import contextlib
@@ -82,7 +82,7 @@ class Lab:
     def pin(self):
         """Gives every thread its core. A program that comes to or leaves an interface ends its NAPI thread, so this is
         done again before each measurement."""
-        for namespace, device in ((self.router, "r0"), (self.router, "r1"), (self.server, "s0")):
+        for namespace, device in ((self.client, "c0"), (self.router, "r0"), (self.router, "r1"), (self.server, "s0")):
             self.within(namespace, "sh", "-c", "echo 1 > /sys/class/net/%s/threaded" % device)
         self.threads = []
         # Those of the other lab have the same names, and rest.
@@ -148,7 +148,7 @@ def napi_threads():
         with contextlib.suppress(OSError):          # it ended meanwhile
             with open(path) as comm:
                 name = comm.read().strip()
-            if re.match(r"napi/[rs][01]-", name):
+            if re.match(r"napi/[crs][01]-", name):
                 found[path.split("/")[2]] = name
     return found
 
@@ -203,7 +203,17 @@ class Nftables(Lab):
         self.within(self.router, "nft", "-f", path)
 
 
-class Natwerk(Lab):
+class AfXdp(Lab):
+    """A router that sends frames by AF_XDP, none of them larger than the MTU. A veth whose peer may send larger ones skips
+    NAPI and GRO, and has what comes from it received on the sender's core."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        for device in ("r0", "r1"):
+            self.within(self.router, "ethtool", "-K", device, "tso", "off")
+
+
+class Natwerk(AfXdp):
     """natwerk, with source NAT behind the same addresses."""
 
     def __init__(self, folder, spin, sessions=1_200_000):
@@ -266,7 +276,7 @@ class Natwerk(Lab):
         super().down()
 
 
-class Bare(Lab):
+class Bare(AfXdp):
     """AF_XDP without natwerk: frames go from one interface to the other by the same sockets, with new link addresses."""
 
     def __init__(self, _folder, _spin):
