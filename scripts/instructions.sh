@@ -35,11 +35,12 @@ each() {
     each established-udp Worker::established .packets --sessions 1000
     each established-tcp Worker::established .packets --sessions 1000 --protocol tcp
     each new-session Worker::opened .sessions --sessions 16384 --acl-rules 100
+    each new-connection Worker::opened .sessions --sessions 16384 --acl-rules 100 --protocol tcp
 } | tee "$scratch/counts"
 
 if [ "${1:-}" = --write ]; then
     {
-        echo "# Instructions of the engine: of each packet of an established session, and of each new session (with 100 rules)."
+        echo "# Instructions of the engine: of each packet of an established session, and of each new session over UDP and TCP (with 100 rules)."
         echo "# Counted by scripts/instructions.sh, which scripts/test.sh has check them within 3 %."
         cat "$scratch/counts"
     } >"$FILE"

@@ -14,7 +14,7 @@ const RULES: &str = r#"{"version": 1,
     "networks": [
         {"name": "web", "domain": "one", "interface": "eth0", "cidr": "10.1.1.0/24", "gateway": "10.1.1.1",
          "source_nat": ["203.0.113.10"], "egress_default": "allow", "egress_reject": true,
-         "limits": {"sessions_per_guest": 7},
+         "mss_clamp": 1200, "limits": {"sessions_per_guest": 7},
          "nat": {"port_range": "4000-4009", "overload": false, "filtering_type": "endpoint-independent"}}],
     "port_forwards": [{"id": "pf", "public_ip": "203.0.113.10", "protocol": "udp", "public_ports": "53",
                        "network": "web", "guest_ip": "10.1.1.5", "guest_ports": "53"}],
@@ -49,11 +49,19 @@ fn frame() -> impl Strategy<Value = (PortId, Vec<u8>)> {
     let public =
         prop_oneof![Just(53_u16), 4000..4010_u16].prop_map(|port| at("203.0.113.10", port));
     let udp = |from, to| Packet::udp(from, to, b"data").frame();
-    let tcp = |from, to, flags| Packet::tcp(from, to, flags, b"", b"").frame();
+    // With an MSS of 1,460.
+    let tcp = |from, to, flags| Packet::tcp(from, to, flags, &[2, 4, 5, 180], b"").frame();
     prop_oneof![
         8 => (source.clone(), remote.clone()).prop_map(move |(from, to)| (GUEST, udp(from, to))),
-        1 => (source.clone(), remote.clone()).prop_map(move |(from, to)| {
-            (GUEST, tcp(from, to, flags::SYN))
+        4 => (source.clone(), remote.clone(), 0..8_u8).prop_map(move |(from, to, kind)| {
+            let mut syn = tcp(from, to, flags::SYN);
+            match kind {
+                0 => leave_checksum(&mut syn),
+                // For somebody else.
+                1 => syn[5] ^= 1,
+                _ => {}
+            }
+            (GUEST, syn)
         }),
         1 => (source.clone(), remote.clone()).prop_map(move |(from, to)| {
             (GUEST, tcp(from, to, flags::ACK))
@@ -62,6 +70,15 @@ fn frame() -> impl Strategy<Value = (PortId, Vec<u8>)> {
         1 => (source.clone(), source).prop_map(move |(from, to)| (GUEST, udp(from, to))),
         2 => (remote, public).prop_map(move |(from, to)| (PUBLIC, udp(from, to))),
     ]
+}
+
+/// Makes the frame of a TCP segment one whose sender leaves the checksum to its device.
+fn leave_checksum(frame: &mut [u8]) {
+    let (addresses, length) = (&frame[26..34], frame.len() - 34);
+    let words = addresses.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = words.sum::<u32>() + 6 + u32::try_from(length).expect("a short frame");
+    let folded = u16::try_from((sum >> 16) + (sum & 0xffff)).expect("few words");
+    frame[50..52].copy_from_slice(&folded.to_be_bytes());
 }
 
 fn told(outcome: &Outcome) -> (Verdict, Vec<(PortId, Vec<u8>)>) {

@@ -145,6 +145,11 @@ impl Glance {
         self.hash
     }
 
+    /// Where its entry most likely stands.
+    pub(super) const fn place(&self) -> EntryIndex {
+        self.likely
+    }
+
     /// The same with the place where its entry stands.
     pub(super) const fn at(self, place: EntryIndex) -> Self {
         Self { likely: place, ..self }

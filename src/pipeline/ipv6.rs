@@ -144,7 +144,7 @@ impl<F: FrameBuffer> Pipeline<F> {
                     if state != own {
                         found.set_tcp(state);
                     }
-                    if seen.flags & flags::SYN != 0 {
+                    if seen.flags & flags::SYN != 0 && context.policy.clamps_mss() {
                         self.clamp_mss_ipv6(frame, packet, found, context.policy);
                     }
                     found.touch(packet.packet_length(), context.now.coarse());

@@ -126,6 +126,7 @@ pub fn compile_with(
         filters_by_address: networks
             .iter()
             .any(|network| network.filtering == FilteringBehavior::AddressDependent),
+        clamps_mss: networks.iter().any(|network| network.mss_clamp.is_some()),
         networks,
         public_addresses,
         services,

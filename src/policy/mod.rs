@@ -52,6 +52,8 @@ pub struct Policy {
     follows_calls: bool,
     /// Whether some network filters by address.
     filters_by_address: bool,
+    /// Whether some network clamps the MSS.
+    clamps_mss: bool,
     public_addresses: Vec<PublicAddress>,
     rules: Vec<RuleInfo>,
     /// Where each rule stands in `rules`.
@@ -338,6 +340,12 @@ impl Policy {
     #[must_use]
     pub const fn follows_calls(&self) -> bool {
         self.follows_calls
+    }
+
+    /// Whether some network clamps the MSS of TCP.
+    #[must_use]
+    pub const fn clamps_mss(&self) -> bool {
+        self.clamps_mss
     }
 
     /// Whether some network filters by address, so that it matters whom guests have sent to.
