@@ -1,51 +1,16 @@
-//! Who packets are for and from, and addresses that no first one may carry: martians and spoofed
-//! sources. Of these, packets of established sessions are only asked whether they came by the right
-//! network of their realm: all else was admitted with their key.
+//! Addresses that no first packet may carry: martians and spoofed sources. Of these, packets of
+//! established sessions are only asked whether they came by the right network of their realm: all
+//! else was admitted with their key.
 
 use std::net::Ipv4Addr;
 
-use crate::config::{ChecksumMode, Role};
-use crate::flow::{Mac, NetworkId, PortId, Realm};
+use crate::flow::{NetworkId, Realm};
 use crate::frame::FrameBuffer;
 use crate::pipeline::{Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
 use crate::verdict::DropReason;
-use crate::wire;
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// Makes sure that a packet is for us and from where it says, and finishes the checksum that its
-    /// sender may have left to a device.
-    pub(super) fn take_in(
-        &self,
-        frame: &mut F,
-        port: PortId,
-        ready: &Ready,
-        policy: &Policy,
-    ) -> Result<(), DropReason> {
-        if !self.is_for_us(frame.bytes(), port) {
-            return Err(DropReason::MacNotOurs);
-        }
-        if is_stray(ready.attachment, ready.packet.source.address, policy) {
-            return Err(DropReason::SourceSpoofed);
-        }
-        if self.checks_partial(port) && wire::checksum::is_partial(frame.bytes(), &ready.packet) {
-            wire::checksum::complete(frame.bytes_mut(), &ready.packet);
-        }
-        Ok(())
-    }
-
-    /// Whether a frame is addressed to this interface (RFC 1812, section 5.3.4).
-    pub(super) fn is_for_us(&self, frame: &[u8], port: PortId) -> bool {
-        let ours = self.shared.next_hops.source_mac(port);
-        wire::parse::macs(frame).is_some_and(|(destination, _): (Mac, Mac)| destination == ours)
-    }
-
-    pub(super) fn checks_partial(&self, port: PortId) -> bool {
-        let port: Option<&(Role, ChecksumMode)> =
-            self.shared.settings.ports.get(port.interface().index());
-        port.is_some_and(|(_, mode)| *mode == ChecksumMode::DetectPartial)
-    }
-
     /// Judges a packet's addresses (RFC 1812, sections 5.3.7 and 5.3.8; BCP 38).
     pub(super) fn admit(&self, ready: &Ready, policy: &Policy) -> Result<(), DropReason> {
         admit(

@@ -1,5 +1,5 @@
-//! The first packet of a session. If it is plain, what the fast path's looks found out serves to open the
-//! session, and the fast path itself then does what the session says; a SYN goes the general way to both.
+//! The first packet of a session, if it is plain: what the fast path's looks found out serves to open the
+//! session, and the fast path itself then does what the session says (the general way, to a SYN).
 //!
 //! Guests' first packets of one group are taken one step after the other together: what the rules say
 //! of each, an external port for each, next hops for each, and then each session is put into the table.
@@ -7,19 +7,16 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{FlowKey, Protocol, Realm};
+use crate::flow::{FlowKey, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::batch::Slot;
 use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::fast::{Glance, Moment, fast};
 use crate::pipeline::look::GROUP;
 use crate::pipeline::open::{Opening, Refused, choose_target, guest_limits, pair};
-use crate::pipeline::slow::opens_connection;
-use crate::pipeline::{Context, Look, Pipeline, Ready};
+use crate::pipeline::{Context, Pipeline, Ready};
 use crate::session::entry::NewSession;
-use crate::session::table::Hash;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::parse::Fragment;
 
 /// Guests' first packets of a group, which open sessions together.
 pub(super) struct Newcomers<'f, 'c, F> {
@@ -30,7 +27,6 @@ pub(super) struct Newcomers<'f, 'c, F> {
 /// A packet that a session is opened for.
 struct Newcomer<'f, 'c, F> {
     slot: &'f mut Slot<F>,
-    /// What the fast path knows of it, if it is plain.
     glance: Glance,
     ready: Ready,
     key: FlowKey,
@@ -48,34 +44,30 @@ impl<F> Newcomers<'_, '_, F> {
     }
 
     /// Whether one of them may be of the same session.
-    fn has(&self, hash: Hash) -> bool {
+    fn has(&self, glance: &Glance) -> bool {
         let waiting = self.packets.get(..self.count).unwrap_or_default();
-        waiting.iter().flatten().any(|packet| packet.ready.hash == hash)
+        waiting.iter().flatten().any(|packet| packet.glance.hash() == glance.hash())
     }
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// Has a packet that the fast path did not follow join `newcomers`, or gives it its verdict. `look` is
-    /// what the first look found out about it, if it is not plain. Returns its slot, and did nothing, if it
-    /// is for others to say what becomes of it.
+    /// Has a packet that the fast path did not follow join `newcomers`, or gives it its verdict. Returns its
+    /// slot, and did nothing, if it is for others to say what becomes of it.
     #[inline(never)]
     pub(super) fn join<'f, 'c, S: FrameSource<Frame = F>>(
         &mut self,
         slot: &'f mut Slot<F>,
         glance: &Glance,
-        look: Option<&Look>,
         newcomers: &mut Newcomers<'f, 'c, F>,
         context: &mut Context<'c, F, S>,
     ) -> Option<&'f mut Slot<F>> {
         let (shared, policy) = (context.shared, context.policy);
-        let ready = match look {
-            None => self.ready_if_plain(slot, glance, newcomers, context),
-            Some(Look::Ipv4(ready)) => self.ready_if_syn(slot, ready, newcomers, context),
-            Some(Look::Ipv6(_) | Look::Nowhere(_) | Look::Refused(_)) => None,
-        };
-        let Some(ready) = ready else { return Some(slot) };
+        if !glance.is_plain() || newcomers.has(glance) || glance.has_session(&shared.sessions) {
+            return Some(slot);
+        }
         let port = slot.port;
         let Some(frame) = slot.frame.as_mut() else { return Some(slot) };
+        let Some(ready) = glance.ready(frame.bytes(), port, policy) else { return Some(slot) };
         let key = ready.packet.key(ready.realm);
         // What is said of packets to public addresses depends on sessions, which may be on their way.
         let is_outbound = matches!(key.realm, Realm::Internal(_))
@@ -109,45 +101,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         None
     }
 
-    /// What is known of a plain packet, if it is the first of its session.
-    fn ready_if_plain<S>(
-        &self,
-        slot: &Slot<F>,
-        glance: &Glance,
-        newcomers: &Newcomers<'_, '_, F>,
-        context: &Context<'_, F, S>,
-    ) -> Option<Ready> {
-        if newcomers.has(glance.hash()) || glance.has_session(&context.shared.sessions) {
-            return None;
-        }
-        glance.ready(slot.frame.as_ref()?.bytes(), slot.port, context.policy)
-    }
-
-    /// `ready` of a packet that is not plain, if it is the SYN that opens a connection.
-    fn ready_if_syn<S>(
-        &self,
-        slot: &mut Slot<F>,
-        ready: &Ready,
-        newcomers: &Newcomers<'_, '_, F>,
-        context: &Context<'_, F, S>,
-    ) -> Option<Ready> {
-        let packet = &ready.packet;
-        let is_syn = packet.protocol == Protocol::TCP
-            && packet.fragment == Fragment::Whole
-            && opens_connection(packet.tcp_flags);
-        if !is_syn || newcomers.has(ready.hash) {
-            return None;
-        }
-        let key = packet.key(ready.realm);
-        if context.shared.sessions.find(&key, ready.hash).is_some() {
-            return None;
-        }
-        // Who is refused here is told why on the general way.
-        self.take_in(slot.frame.as_mut()?, slot.port, ready, context.policy).ok()?;
-        Some(*ready)
-    }
-
-    /// Opens the sessions of all newcomers, whose packets then go their way. Nobody waits after that.
+    /// Opens the sessions of all newcomers, whose packets then go the fast path. Nobody waits after that.
     #[inline(never)]
     pub(super) fn open_all<S: FrameSource<Frame = F>>(
         &mut self,
@@ -218,7 +172,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) {
         let (Some(opening), Some(session)) = (packet.opening, packet.session) else { return };
-        let hashes = [packet.ready.hash, opening.hash()];
+        let hashes = [packet.glance.hash(), opening.hash()];
         let place = match self.remember(&session, hashes, &packet.plan, context) {
             Ok(place) => place,
             Err(refused) => {
@@ -228,9 +182,8 @@ impl<F: FrameBuffer> Pipeline<F> {
                     // Another session has one of the keys. What then, they know who take one packet
                     // after the other.
                     Refused::Taken => {
-                        let Newcomer { slot, glance, ready, .. } = packet;
-                        let look = (!glance.is_plain()).then_some(Look::Ipv4(*ready));
-                        slot.verdict = self.general(slot, glance, look, moment, context);
+                        let Newcomer { slot, glance, .. } = packet;
+                        slot.verdict = self.general(slot, glance, moment, &mut 0, context);
                     }
                 }
                 return;
@@ -295,7 +248,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        if glance.is_plain() && fast(slot, glance, moment, &mut self.tally, context.shared) {
+        if fast(slot, glance, moment, &mut self.tally, context.shared) {
             return slot.verdict;
         }
         let sessions = &context.shared.sessions;

@@ -88,7 +88,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Context { shared, policy, .. } = context;
         let others = slots.iter().zip(&group.glances).filter(|(_, glance)| !glance.is_plain());
         for (slot, _) in others {
-            let look = self.look(slot, policy);
+            let look = self.look(slot, policy).unwrap_or(Look::Nowhere(DropReason::Truncated));
             match &look {
                 Look::Ipv4(ready) => shared.sessions.prefetch_index(ready.hash),
                 Look::Ipv6(ready) => shared.sessions_ipv6.prefetch_index(ready.hash),
@@ -124,15 +124,15 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 
-    /// A look at a frame that the fast path is not for.
+    /// A look at a frame that the fast path is not for; none if there is no frame.
     #[cold]
-    pub(super) fn look(&self, slot: &Slot<F>, policy: &Policy) -> Look {
-        let Some(frame) = &slot.frame else { return Look::NOTHING };
+    pub(super) fn look(&self, slot: &Slot<F>, policy: &Policy) -> Option<Look> {
+        let frame = slot.frame.as_ref()?;
         if let Verdict::Drop(reason) = slot.verdict {
             // What was around it is wrong.
-            return Look::Refused(reason);
+            return Some(Look::Refused(reason));
         }
-        match self.look_ipv4(frame, slot.port, policy) {
+        Some(match self.look_ipv4(frame, slot.port, policy) {
             Ok(ready) => Look::Ipv4(ready),
             Err(DropReason::NotForwardable) => match self.look_ipv6(frame, slot.port, policy) {
                 Some(Ok(ready)) => Look::Ipv6(ready),
@@ -140,7 +140,7 @@ impl<F: FrameBuffer> Pipeline<F> {
                 None => Look::Nowhere(DropReason::NotForwardable),
             },
             Err(reason) => Look::Nowhere(reason),
-        }
+        })
     }
 }
 

@@ -37,7 +37,8 @@ use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::flow::{PortId, Protocol, Realm};
+use crate::config::{ChecksumMode, Role};
+use crate::flow::{Mac, PortId, Protocol, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::Fragments;
 use crate::next_hop::Resolution;
@@ -104,11 +105,6 @@ enum Look {
     Nowhere(DropReason),
     /// It is refused.
     Refused(DropReason),
-}
-
-impl Look {
-    /// At a frame that is not there.
-    const NOTHING: Self = Self::Nowhere(DropReason::Truncated);
 }
 
 /// A sound packet with what the lookup needs.
@@ -238,10 +234,9 @@ impl<F: FrameBuffer> Pipeline<F> {
             });
             let Some((slot, glance)) = other else { break };
             let newcomers = newcomers.get_or_insert_with(Newcomers::new);
-            let look = (!glance.is_plain()).then(|| self.next_look(next_look));
-            if let Some(slot) = self.join(slot, glance, look.as_ref(), newcomers, context) {
+            if let Some(slot) = self.join(slot, glance, newcomers, context) {
                 self.open_all(newcomers, moment, context);
-                slot.verdict = self.general(slot, glance, look, moment, context);
+                slot.verdict = self.general(slot, glance, moment, next_look, context);
             }
         }
         if let Some(newcomers) = &mut newcomers {
@@ -249,41 +244,34 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 
-    /// What the first look found out about the next frame that is not plain.
-    fn next_look(&self, next_look: &mut usize) -> Look {
-        let look = self.looks.get(*next_look).copied();
-        *next_look += 1;
-        look.unwrap_or(Look::NOTHING)
-    }
-
-    /// The last look at a frame that did not go the fast path, and its way. `look` is what the first look
-    /// found out about it, if it is not plain.
+    /// The last look at a frame that did not go the fast path, and its way.
     #[cold]
     #[inline(never)]
     fn general<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
         glance: &Glance,
-        look: Option<Look>,
         moment: &Moment,
+        next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        let look = match look {
-            Some(look) => look,
-            None => {
-                if let Some(verdict) = self.first(slot, *glance, moment, context) {
-                    self.count(verdict);
-                    return verdict;
-                }
-                self.look(slot, context.policy)
+        let look = if glance.is_plain() {
+            if let Some(verdict) = self.first(slot, *glance, moment, context) {
+                self.count(verdict);
+                return verdict;
             }
+            self.look(slot, context.policy)
+        } else {
+            *next_look += 1;
+            self.looks.get(*next_look - 1).copied()
         };
         let Slot { frame, port, .. } = slot;
         let verdict = match look {
-            Look::Ipv4(ready) => self.forward(frame, *port, &ready, context),
-            Look::Ipv6(ready) => self.forward_ipv6(frame, *port, &ready, context),
-            Look::Nowhere(reason) => self.unparsed(frame, *port, reason, context),
-            Look::Refused(reason) => Verdict::Drop(reason),
+            Some(Look::Ipv4(ready)) => self.forward(frame, *port, &ready, context),
+            Some(Look::Ipv6(ready)) => self.forward_ipv6(frame, *port, &ready, context),
+            Some(Look::Nowhere(reason)) => self.unparsed(frame, *port, reason, context),
+            Some(Look::Refused(reason)) => Verdict::Drop(reason),
+            None => Verdict::Drop(DropReason::Truncated),
         };
         self.count(verdict);
         verdict
@@ -314,8 +302,14 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) -> Verdict {
         let shared = context.shared;
         let Some(frame) = slot.as_mut() else { return Verdict::Hold };
-        if let Err(reason) = self.take_in(frame, port, ready, context.policy) {
-            return Verdict::Drop(reason);
+        if !self.is_for_us(frame.bytes(), port) {
+            return Verdict::Drop(DropReason::MacNotOurs);
+        }
+        if admit::is_stray(ready.attachment, ready.packet.source.address, context.policy) {
+            return Verdict::Drop(DropReason::SourceSpoofed);
+        }
+        if self.checks_partial(port) && wire::checksum::is_partial(frame.bytes(), &ready.packet) {
+            wire::checksum::complete(frame.bytes_mut(), &ready.packet);
         }
         if ready.packet.fragment != Fragment::Whole {
             return self.fragment(slot, port, ready, context);
@@ -438,6 +432,18 @@ impl<F: FrameBuffer> Pipeline<F> {
             Judgement::Doubt => Tracked::Passes,
             Judgement::Reopen => Tracked::Reopens,
         }
+    }
+
+    /// Whether a frame is addressed to this interface (RFC 1812, section 5.3.4).
+    fn is_for_us(&self, frame: &[u8], port: PortId) -> bool {
+        let ours = self.shared.next_hops.source_mac(port);
+        wire::parse::macs(frame).is_some_and(|(destination, _): (Mac, Mac)| destination == ours)
+    }
+
+    fn checks_partial(&self, port: PortId) -> bool {
+        let port: Option<&(Role, ChecksumMode)> =
+            self.shared.settings.ports.get(port.interface().index());
+        port.is_some_and(|(_, mode)| *mode == ChecksumMode::DetectPartial)
     }
 
     /// Counts a frame's verdict. A held frame is counted again when it gets its last one.

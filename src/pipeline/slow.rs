@@ -273,6 +273,6 @@ pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey) -> Question {
 }
 
 /// A SYN and nothing that contradicts it; ECN setup and data are welcome (RFC 3168, RFC 7413).
-pub(super) const fn opens_connection(tcp_flags: u8) -> bool {
+const fn opens_connection(tcp_flags: u8) -> bool {
     tcp_flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
 }

@@ -85,8 +85,8 @@ impl Plain {
     /// No packet: nothing has no length.
     pub const NONE: Self = Self { addresses: 0, rest: 0, network: 0, length: 0 };
 
-    /// Reads `frame` if it is an untagged plain packet whose checksum its sender has finished. TCP
-    /// segments that open or end a connection are none.
+    /// Reads `frame` if it is an untagged plain packet whose checksum its sender has finished. Of TCP
+    /// these are the SYN that opens a connection, and segments that neither open nor end one.
     #[inline(always)]
     #[must_use]
     pub fn read(frame: &[u8]) -> Option<Self> {
@@ -138,7 +138,8 @@ impl Plain {
                 let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
                 let header_length = tcp.header_length();
                 let is_sound = (TCP_HEADER_MIN..=transport_length).contains(&header_length);
-                if !is_sound || tcp.flags & FLAGS_JUDGED & !flags::PSH != flags::ACK {
+                let judged = tcp.flags & FLAGS_JUDGED & !flags::PSH;
+                if !is_sound || judged != flags::ACK && judged != flags::SYN {
                     return None;
                 }
                 tcp.checksum.get()
@@ -272,11 +273,15 @@ impl Plain {
         self.length = other.length;
     }
 
-    /// One past the last sequence number of a TCP segment that was read from `frame`.
+    /// One past the last sequence number of a TCP segment that was read from `frame`; none of a SYN, which
+    /// says more than that its connection goes on.
     #[inline(always)]
     #[must_use]
     pub fn sequence_end(&self, frame: &[u8]) -> Option<u32> {
         let tcp: &TcpHeader = view(frame, self.transport())?;
+        if tcp.flags & flags::SYN != 0 {
+            return None;
+        }
         let headers = HEADER_LENGTH.wrapping_add(tcp.header_length());
         Some(tcp.sequence.get().wrapping_add(self.length.wrapping_sub(headers).into()))
     }
@@ -420,6 +425,7 @@ mod tests {
         );
         for packet in [
             Packet::udp(one, two, b""),
+            Packet::tcp(one, two, flags::SYN, &[], b""),
             Packet::tcp(one, two, flags::ACK, &[], b"data"),
             Packet::tcp(one, two, flags::ACK | flags::PSH, &[1, 1, 1, 1], b""),
             Packet { tag: Some(100), ..Packet::udp(one, two, b"x") },
