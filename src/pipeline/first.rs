@@ -1,5 +1,5 @@
-//! The first packet of a session, if it is plain: what the fast path's looks found out serves to open the
-//! session, and the fast path itself then does what the session says (the general way, to a SYN).
+//! Plain packets that the fast path did not follow, most of them the first ones of sessions: what its looks
+//! found out serves to open the session, and it then does what the session says (the general way, to a SYN).
 //!
 //! Guests' first packets of one group are taken one step after the other together: what the rules say
 //! of each, an external port for each, next hops for each, and then each session is put into the table.
@@ -213,22 +213,25 @@ impl<F: FrameBuffer> Pipeline<F> {
         self.count(verdict);
     }
 
-    /// What becomes of a plain packet that has no session yet. None, and nothing was changed, if it has
-    /// one that the fast path did not follow.
-    pub(super) fn first<S: FrameSource<Frame = F>>(
+    /// What becomes of a plain packet that the fast path did not follow. None, and nothing was changed, if
+    /// nothing hangs where it came in.
+    pub(super) fn plain<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
         glance: Glance,
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) -> Option<Verdict> {
-        if glance.has_session(&context.shared.sessions) {
-            return None;
-        }
         let port = slot.port;
         let frame = slot.frame.as_mut()?;
         let ready = glance.ready(frame.bytes(), port, context.policy)?;
         let key = ready.packet.key(ready.realm);
+        let sessions = &context.shared.sessions;
+        if let Some(found) =
+            sessions.at(glance.place(), &key).or_else(|| sessions.find(&key, ready.hash))
+        {
+            return Some(self.forward_known(&mut slot.frame, port, &ready, &key, &found, context));
+        }
         Some(match self.settled(frame, port, &ready, &key, context) {
             Ok(place) => {
                 let glance = place.map_or(glance, |place| glance.at(place));

@@ -38,7 +38,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::{ChecksumMode, Role};
-use crate::flow::{Mac, PortId, Protocol, Realm};
+use crate::flow::{FlowKey, Mac, PortId, Protocol, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::fragments::Fragments;
 use crate::next_hop::Resolution;
@@ -256,7 +256,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
         let look = if glance.is_plain() {
-            if let Some(verdict) = self.first(slot, *glance, moment, context) {
+            if let Some(verdict) = self.plain(slot, *glance, moment, context) {
                 self.count(verdict);
                 return verdict;
             }
@@ -323,12 +323,31 @@ impl<F: FrameBuffer> Pipeline<F> {
         if key.protocol == Protocol::GRE && key.destination.port != 0 {
             return self.forward_call(slot, port, ready, &key, context);
         }
-        let found = match shared.sessions.find(&key, ready.hash) {
-            Some(found) if self.is_current(&found, key.protocol, context) => Ok(found),
-            Some(_) => self.miss(frame, port, ready, &key, context),
-            None => self.newcomer(frame, port, ready, &key, context),
-        };
-        match found {
+        match shared.sessions.find(&key, ready.hash) {
+            Some(found) => self.forward_known(slot, port, ready, &key, &found, context),
+            None => match self.newcomer(frame, port, ready, &key, context) {
+                Ok(found) => self.apply(slot, port, ready, &found, context),
+                Err(verdict) => verdict,
+            },
+        }
+    }
+
+    /// Does what a session says to one of its packets, if the session is in force; else what becomes of
+    /// the packet without it.
+    fn forward_known<S: FrameSource<Frame = F>>(
+        &mut self,
+        slot: &mut Option<F>,
+        port: PortId,
+        ready: &Ready,
+        key: &FlowKey,
+        found: &Found<'_>,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        if self.is_current(found, key.protocol, context) {
+            return self.apply(slot, port, ready, found, context);
+        }
+        let Some(frame) = slot.as_mut() else { return Verdict::Hold };
+        match self.miss(frame, port, ready, key, context) {
             Ok(found) => self.apply(slot, port, ready, &found, context),
             Err(verdict) => verdict,
         }

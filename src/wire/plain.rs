@@ -14,6 +14,7 @@ use crate::flow::{Endpoint, Protocol};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
+use crate::wire::transport::are_possible;
 
 /// What a plain packet says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,8 +86,7 @@ impl Plain {
     /// No packet: nothing has no length.
     pub const NONE: Self = Self { addresses: 0, rest: 0, network: 0, length: 0 };
 
-    /// Reads `frame` if it is an untagged plain packet whose checksum its sender has finished. Of TCP
-    /// these are the SYN that opens a connection, and segments that neither open nor end one.
+    /// Reads `frame` if it is an untagged plain packet whose checksum its sender has finished.
     #[inline(always)]
     #[must_use]
     pub fn read(frame: &[u8]) -> Option<Self> {
@@ -138,8 +138,7 @@ impl Plain {
                 let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
                 let header_length = tcp.header_length();
                 let is_sound = (TCP_HEADER_MIN..=transport_length).contains(&header_length);
-                let judged = tcp.flags & FLAGS_JUDGED & !flags::PSH;
-                if !is_sound || judged != flags::ACK && judged != flags::SYN {
+                if !is_sound || !are_possible(tcp.flags) {
                     return None;
                 }
                 tcp.checksum.get()
@@ -273,13 +272,13 @@ impl Plain {
         self.length = other.length;
     }
 
-    /// One past the last sequence number of a TCP segment that was read from `frame`; none of a SYN, which
-    /// says more than that its connection goes on.
+    /// One past the last sequence number of a TCP segment that was read from `frame`; none of one that says
+    /// more than that its connection goes on.
     #[inline(always)]
     #[must_use]
     pub fn sequence_end(&self, frame: &[u8]) -> Option<u32> {
         let tcp: &TcpHeader = view(frame, self.transport())?;
-        if tcp.flags & flags::SYN != 0 {
+        if tcp.flags & FLAGS_JUDGED & !flags::PSH != flags::ACK {
             return None;
         }
         let headers = HEADER_LENGTH.wrapping_add(tcp.header_length());
@@ -426,6 +425,7 @@ mod tests {
         for packet in [
             Packet::udp(one, two, b""),
             Packet::tcp(one, two, flags::SYN, &[], b""),
+            Packet::tcp(one, two, flags::FIN | flags::ACK, &[], b"end"),
             Packet::tcp(one, two, flags::ACK, &[], b"data"),
             Packet::tcp(one, two, flags::ACK | flags::PSH, &[1, 1, 1, 1], b""),
             Packet { tag: Some(100), ..Packet::udp(one, two, b"x") },

@@ -89,10 +89,16 @@ fn judge_tcp(tcp: &TcpHeader, length: u16, fragment: Fragment) -> Result<(), Dro
             Fragment::First | Fragment::Later => DropReason::FragmentBad,
         });
     }
-    if TCP_FLAGS_POSSIBLE >> (tcp.flags & 0x3f) & 1 == 0 {
+    if !are_possible(tcp.flags) {
         return Err(DropReason::BadTcpFlags);
     }
     Ok(())
+}
+
+/// Whether a stack sends a segment with these flags.
+#[inline(always)]
+pub(super) const fn are_possible(tcp_flags: u8) -> bool {
+    TCP_FLAGS_POSSIBLE >> (tcp_flags & 0x3f) & 1 != 0
 }
 
 /// The TCP header without options, in bytes.
