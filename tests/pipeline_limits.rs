@@ -88,6 +88,24 @@ fn a_network_gets_its_packets_each_way_and_its_neighbour_is_not_asked() {
 }
 
 #[test]
+fn who_answers_is_limited_as_who_asks() {
+    let (slow, free) = ("10.1.1.5", "10.1.2.5");
+    let text =
+        rules(r#""packets_per_second": 1000"#).replace("\"vlan\"", "\"domain\": \"one\", \"vlan\"");
+    let (first, second) = text.split_once("{\"name\": \"free\"").expect("the second network");
+    let joined = format!("{first}{{\"name\": \"free\"{}", second.replace("10.1.1.", "10.1.2."));
+    let mut lab = Lab::new(&joined);
+    let limited = Counts { forwarded: 100, network: 50, guest: 0 };
+    // Each is known to the router once it has sent.
+    assert_eq!(up(&mut lab, 100, slow), limited);
+    assert_eq!(up(&mut lab, 200, free), ALL);
+    let (asks, answers) = (at(free, 5000), at(slow, 53));
+    assert_eq!(burst(&mut lab, GUEST, 200, asks, answers), limited, "what it receives");
+    lab.pass(Duration::from_millis(100));
+    assert_eq!(burst(&mut lab, GUEST, 100, answers, asks), limited, "what it sends");
+}
+
+#[test]
 fn a_guest_leaves_the_others_their_share() {
     let mut lab = Lab::new(&rules(r#""guest_packets_per_second": 1000"#));
     let limited = Counts { forwarded: 100, network: 0, guest: 50 };

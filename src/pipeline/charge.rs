@@ -1,5 +1,5 @@
-//! Limits of bandwidth and packet rate. Sessions to limited networks say so in their next hop, and
-//! attachments of limited networks leave no packet to the fast path, so nobody else is asked.
+//! Limits of bandwidth and packet rate. Sessions of limited networks and addresses say so in their next hops,
+//! which leave no packet to the fast path, so nobody else is asked.
 
 use std::net::IpAddr;
 

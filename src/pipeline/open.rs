@@ -32,7 +32,6 @@ pub(super) struct Translated {
 /// A session whose source was translated: what its packets are known by in both directions.
 #[derive(Clone, Copy)]
 pub(super) struct Opening {
-    target: (Realm, Endpoint),
     translated: Translated,
     responder: FlowKey,
     /// Of the responder's key.
@@ -198,7 +197,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let sessions = &context.shared.sessions;
         let hash = sessions.hash(&responder);
         sessions.prefetch_index(hash);
-        Ok(Opening { target, translated, responder, hash })
+        Ok(Opening { translated, responder, hash })
     }
 
     /// What the source becomes.
@@ -267,16 +266,15 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) -> Result<NewSession, DropReason> {
         let Context { shared, policy, .. } = context;
-        let Opening { target: (realm, target), translated, responder, .. } = *opening;
-        let public = public_side(plan.kind, key, translated.endpoint);
-        let mut hop = |way, realm, address| {
-            let hop = next_hop(policy, way, (realm, address), public)?;
+        let Opening { translated, responder, .. } = *opening;
+        let [there, back] = next_hops(policy, plan.way, plan.kind, [key, &responder])?;
+        let mut id = |hop: NextHop| {
             let id = self.hints.id(&shared.next_hops, hop.neighbor);
             id.map(|id| hop.watch(id)).ok_or(DropReason::NeighborQueueFull)
         };
-        let initiator_next_hop = hop(plan.way, realm, target.address)?;
+        let initiator_next_hop = id(there)?;
         opening.prefetch_entry(shared);
-        let back = hop(None, key.realm, key.source.address)?;
+        let back = id(back)?;
         Ok(NewSession {
             initiator: *key,
             responder,
@@ -337,11 +335,7 @@ fn responder(key: &FlowKey, (realm, target): (Realm, Endpoint), external: Endpoi
 }
 
 /// The public address that a session's remote knows, if there is one.
-pub(super) fn public_side(
-    kind: SessionKind,
-    initiator: &FlowKey,
-    translated: Endpoint,
-) -> Option<Ipv4Addr> {
+fn public_side(kind: SessionKind, initiator: &FlowKey, translated: Endpoint) -> Option<Ipv4Addr> {
     match kind {
         SessionKind::Inbound => Some(initiator.destination.address),
         SessionKind::SourceNat | SessionKind::StaticNat => Some(translated.address),
@@ -350,6 +344,7 @@ pub(super) fn public_side(
 }
 
 /// Who packets go to next, and whether limits are to be asked on the way.
+#[derive(Clone, Copy)]
 pub(super) struct NextHop {
     pub(super) neighbor: Neighbor,
     limited: bool,
@@ -362,8 +357,23 @@ impl NextHop {
     }
 }
 
+/// The next hops of a session of `kind`: of the initiator's packets, by `way` if a policy route says so, and
+/// of the answers. What one end is limited to holds for packets from there as for packets to there.
+pub(super) fn next_hops(
+    policy: &Policy,
+    way: Option<&Way>,
+    kind: SessionKind,
+    [initiator, responder]: [&FlowKey; 2],
+) -> Result<[NextHop; 2], DropReason> {
+    let public = public_side(kind, initiator, responder.destination);
+    let hop = |way, end: &FlowKey| next_hop(policy, way, (end.realm, end.source.address), public);
+    let hops = [hop(way, responder)?, hop(None, initiator)?];
+    let limited = hops.iter().any(|hop| hop.limited);
+    Ok(hops.map(|hop| NextHop { limited, ..hop }))
+}
+
 /// The next hop of packets to `address` in `realm`, by `way` if a policy route says so.
-pub(super) fn next_hop(
+fn next_hop(
     policy: &Policy,
     way: Option<&Way>,
     (realm, address): (Realm, Ipv4Addr),

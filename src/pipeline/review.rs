@@ -9,7 +9,7 @@ use crate::nat::mappings::Pool;
 use crate::next_hop::NextHopId;
 use crate::pipeline::admit::{admit, network_of};
 use crate::pipeline::decide::{Decider, Decision, Filters, Plan, Question, Source, Target};
-use crate::pipeline::open::{next_hop, public_side};
+use crate::pipeline::open::{NextHop, next_hops};
 use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Pipeline, queries};
@@ -91,20 +91,10 @@ pub fn renewed(view: &SessionView, shared: &Shared, policy: &Policy) -> Option<R
         (None, OnRuleRemoval::KeepFiltered) => (session.rule, obeying(Filters::Ignored)?.1),
     };
     let (initiator, responder) = (&session.initiator, &session.responder);
-    let public = public_side(session.kind, initiator, responder.destination);
-    let hop = |way, realm, address| {
-        let hop = next_hop(policy, way, (realm, address), public).ok()?;
-        Some(hop.watch(shared.next_hops.id(hop.neighbor)?))
-    };
-    let next_hops = [
-        hop(way, responder.realm, responder.source.address)?,
-        answers_hop(
-            hop(None, initiator.realm, initiator.source.address)?,
-            session.kind,
-            initiator,
-            policy,
-        ),
-    ];
+    let hops = next_hops(policy, way, session.kind, [initiator, responder]).ok()?;
+    let id = |hop: NextHop| Some(hop.watch(shared.next_hops.id(hop.neighbor)?));
+    let [there, back] = hops.map(id);
+    let next_hops = [there?, answers_hop(back?, session.kind, initiator, policy)];
     Some(Renewal { rule, next_hops })
 }
 

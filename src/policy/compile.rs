@@ -239,12 +239,11 @@ fn attachments(
         public_addresses.iter().map(|public| (public.port, public.vlan)).collect();
     public.extend(index.public_ipv6.iter().map(|public| (public.port, public.vlan)));
     public.extend(index.public_ports.iter().map(|&port| (port, 0)));
-    let tells_realm = |network: &Network| !network.has_siblings && network.rate_limits.is_none();
     let place = |network: &Network| Attached {
         port: network.port,
         vlan: network.vlan,
         cidr: network.cidr,
-        realm: tells_realm(network).then_some(Realm::Internal(network.realm)),
+        realm: (!network.has_siblings).then_some(Realm::Internal(network.realm)),
     };
     Attachments::new(&public, &networks.iter().map(place).collect::<Vec<_>>())
 }

@@ -299,7 +299,7 @@ impl Policy {
     }
 
     /// The realm of a packet from `source` on `port` under `vlan`; none also where more has to be
-    /// asked: the source might be a guest of another network of the realm, or the network has limits.
+    /// asked: the source might be a guest of another network of the realm.
     #[inline(always)]
     #[must_use]
     pub fn realm_of(&self, port: PortId, vlan: u16, source: Ipv4Addr) -> Option<Realm> {
@@ -325,7 +325,7 @@ impl Policy {
                 let id = self.attachments.own_network(first, port, vlan, source);
                 let network = self.network(id);
                 let is_sure = !network.has_siblings || network.cidr.contains(source);
-                (is_sure && network.rate_limits.is_none()).then_some(Realm::Internal(network.realm))
+                is_sure.then_some(Realm::Internal(network.realm))
             }
         }
     }
