@@ -2,10 +2,11 @@
 
 use std::num::NonZeroU16;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How members are checked. A member is taken out after so many failures on end, and back in after so many successes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// Seconds between two checks of a member.
     pub interval_seconds: NonZeroU16,

@@ -1,7 +1,7 @@
 //! Filters of interfaces: what may be forwarded that comes in by one, or leaves by one. They see packets as guests do,
 //! behind the translation of destinations and before that of sources, and do not concern the router's own traffic.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{Action, Cidr, Match, is_default};
@@ -57,7 +57,7 @@ pub enum InterfaceDirection {
 }
 
 /// What an entry does with what it matches.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilterAction {
     /// Lets it pass.

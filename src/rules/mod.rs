@@ -8,6 +8,7 @@
 //! Every step notes all the faults it sees and goes on, so that one run finds them all.
 
 mod address_limits;
+mod as_text;
 mod check;
 pub mod diagnostic;
 mod diff;

@@ -3,10 +3,11 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::flow::Protocol;
 pub use crate::rules::address_limits::AddressLimit;
+use crate::rules::as_text;
 use crate::rules::diagnostic::Place;
 pub use crate::rules::encapsulation::{OuterTag, TagKind, Vxlan};
 pub use crate::rules::health_check::HealthCheck;
@@ -83,10 +84,11 @@ pub enum Action {
 }
 
 /// The transport part of a filter rule.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Match {
     /// The protocol; none matches all.
-    #[serde(serialize_with = "protocol_or_all")]
+    #[serde(serialize_with = "protocol_or_all", deserialize_with = "as_text::protocol_or_all")]
     pub protocol: Option<Protocol>,
     /// Destination ports, for protocols with ports; none matches all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -334,7 +336,7 @@ pub struct LoadBalancer {
 }
 
 /// How a load balancer chooses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// The member with the fewest sessions for its weight.
@@ -346,7 +348,8 @@ pub enum Algorithm {
 }
 
 /// A member of a load balancer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Member {
     /// The guest.
     pub guest_ip: Ipv4Addr,
