@@ -217,8 +217,10 @@ impl Lab {
             guest.run(&format!("ip address add 192.168.10.{last}/24 dev g0"));
         }
         guest.run("ip route add default via 192.168.10.1");
-        router.write("boot.json", &boot("10.9.0.2").to_string());
         fs::create_dir(router.path("zstack")).expect("a folder");
+        for name in ["boot.json", "zstack/bootstrap-info.json"] {
+            router.write(name, &boot("10.9.0.2").to_string());
+        }
         Some(Self { router, guest, client, management })
     }
 
@@ -227,6 +229,12 @@ impl Lab {
         let boot = self.router.path("boot.json");
         let mut command = self.router.natwerk("zstack-agent");
         Running::ready(command.arg("--boot").arg(boot), &self.router.path("front.log"))
+    }
+
+    /// Starts a management server.
+    fn server(&self) -> Server {
+        let bind = || TcpListener::bind("10.9.0.10:8080").expect("a port");
+        Server::start(self.management.enter(bind))
     }
 
     /// Guests on `address`: a TCP service that says which guest it is and echoes, and a UDP one.
@@ -301,16 +309,13 @@ fn ask(socket: &UdpSocket) -> Option<String> {
 #[test]
 fn rebinding_moves_new_sessions_at_once_and_cuts_exactly_the_old_rules() {
     let Some(lab) = Lab::new() else { return };
-    let boot = boot("10.9.0.2").to_string();
-    lab.router.write("zstack/bootstrap-info.json", &boot);
     for address in ["192.168.10.50", "192.168.10.51", "192.168.10.60"] {
         lab.serve(address, 22);
     }
     let _engine = lab.router.start();
     let front = lab.front();
     assert_eq!(front.line(), "ready listen=10.9.0.2:7272");
-    let listener = lab.management.enter(|| TcpListener::bind("10.9.0.10:8080").expect("a port"));
-    let server = Server::start(listener);
+    let server = lab.server();
     let front_at: SocketAddr = "10.9.0.2:7272".parse().expect("an address");
     let done = |task: &str, path: &str, body: Value| {
         let answer = lab.management.enter(|| server.command(front_at, task, path, &body));
@@ -375,4 +380,69 @@ fn rebinding_moves_new_sessions_at_once_and_cuts_exactly_the_old_rules() {
     assert!(lab.connect("203.0.113.21:2225").is_none());
     assert!(lives(&mut stays));
     assert!(eventually(LONG, || lab.connect("203.0.113.21:2222").is_some()));
+}
+
+#[test]
+fn a_new_rule_never_takes_the_port_of_an_old_one() {
+    let Some(lab) = Lab::new() else { return };
+    let guests = ["192.168.10.50", "192.168.10.51", "192.168.10.60"];
+    guests.iter().for_each(|guest| lab.serve(guest, 22));
+    let _engine = lab.router.start();
+    let front = lab.front();
+    let server = lab.server();
+    let front_at: SocketAddr = "10.9.0.2:7272".parse().expect("an address");
+    let ask = |task: &str, path: &str, body: Value| {
+        lab.management.enter(|| server.command(front_at, task, path, &body))
+    };
+    let done = |task: &str, path: &str, body: Value| {
+        assert_eq!(ask(task, path, body), json!({"success": true, "error": ""}), "{task}");
+    };
+    let refused = |task: &str, path: &str, body: Value, words: &str| {
+        let answer = ask(task, path, body);
+        assert_eq!(answer["success"], false, "{task}");
+        assert!(answer["error"].as_str().expect("words").contains(words), "{task}: {answer}");
+    };
+    let answers = |port: u16, guest: &str| {
+        let found = lab.connect(&format!("203.0.113.21:{port}"));
+        assert_eq!(found.expect("the rule is in force").1, guest, "{port}");
+    };
+    let listener = |uuid: &str, port: u16, guest: &str| {
+        json!({"listenerUuid": uuid, "vip": "203.0.113.21", "nicIps": [guest], "mode": "tcp",
+               "loadBalancerPort": port, "instancePort": 22, "parameters": []})
+    };
+    let forwards = |forwards: Vec<Value>| json!({"rules": forwards});
+
+    // Rules are kept in the order in which they came, however their names sort.
+    done("1", "/createvip", json!({"vips": [vip("203.0.113.21")]}));
+    let first = forward("m", 2222, "192.168.10.50", 22);
+    done("2", "/createportforwarding", forwards(vec![first.clone()]));
+    done("3", "/lb/refresh", json!({"lbs": [listener("n", 2223, "192.168.10.51")]}));
+    let taken = json!({"lbs": [listener("a", 2222, "192.168.10.60")]});
+    refused("4", "/lb/refresh", taken, "is already claimed by port forward \"m\"");
+    let claimed = "is already claimed by load balancer \"n\"";
+    let taken = forward("b", 2223, "192.168.10.60", 22);
+    refused("5", "/createportforwarding", forwards(vec![taken]), claimed);
+    // What is changed and refused stays what it was, also for what wants its old port in the same breath.
+    let changed = forward("m", 2223, "192.168.10.60", 22);
+    let behind = forward("c", 2222, "192.168.10.60", 22);
+    refused("6", "/createportforwarding", forwards(vec![changed, behind]), claimed);
+    answers(2222, "192.168.10.50");
+    answers(2223, "192.168.10.51");
+    // The server says everything again, as it does behind a reconnect; nothing is new.
+    done("7", "/lb/refresh", json!({"lbs": [listener("n", 2223, "192.168.10.51")]}));
+    done("8", "/syncportforwarding", forwards(vec![first]));
+
+    // A NIC goes, the front starts anew, and the NIC comes back to its rules.
+    let nic = json!({"nics": [{"mac": PRIVATE, "ip": "192.168.10.1", "netmask": "255.255.255.0",
+                               "category": "Private", "deviceName": "eth2", "mtu": 1500}]});
+    done("9", "/removenic", nic.clone());
+    assert!(lab.connect("203.0.113.21:2222").is_none(), "a forward to a NIC that is gone");
+    front.end("-TERM");
+    let front = lab.front();
+    done("10", "/configurenic", nic);
+    answers(2222, "192.168.10.50");
+    answers(2223, "192.168.10.51");
+    front.end("-TERM");
+    let kept = fs::read_to_string(lab.router.path("zstack/requests.jsonl")).expect("kept");
+    assert!(kept.lines().all(|line| line.contains("/natwerk/kept")), "{kept}");
 }

@@ -25,7 +25,7 @@ use natwerk::flow::{Endpoint, PortId};
 use natwerk::rules::diagnostic::{Diagnostic, Place};
 use natwerk::rules::set::RuleSet;
 use natwerk::rules::sources::Nics;
-use natwerk::rules::sources::zstack::record;
+use natwerk::rules::sources::zstack::record::Record;
 use natwerk::rules::sources::zstack::state::State;
 use natwerk::rules::{Loaded, load_with_nics, to_json};
 use natwerk::testing::lab::{Lab, Outcome};
@@ -156,7 +156,7 @@ fn requests_are_answered_as_expected() {
 fn what_is_recorded_leads_to_the_same_rules() {
     for sample in samples() {
         let (state, _) = answers(&sample);
-        let recorded = record::requests(&state);
+        let recorded = Record::of(&state).to_string();
         let original = fs::read_to_string(sample.join("requests.jsonl")).expect("requests");
         let again = load(&sample, &recorded);
         assert_eq!(

@@ -14,6 +14,14 @@ pub struct Place {
     pub column: u32,
 }
 
+impl Place {
+    /// In no file: where something is that was never written down.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self { file: "".into(), line: 1, column: 1 }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)

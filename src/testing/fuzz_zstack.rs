@@ -1,13 +1,14 @@
 //! The fuzz body of ZStack's recorded requests.
 
 use crate::rules::source::Source;
-use crate::rules::sources::zstack::{read_texts, record};
-use crate::rules::sources::{Nics, Translation};
+use crate::rules::sources::zstack::read_texts;
+use crate::rules::sources::zstack::record::Record;
+use crate::rules::sources::{Nics, Pending, Translation};
 use crate::rules::{Loaded, load_text, load_translation, to_json};
 
 /// Carries out any bytes as recorded requests on a router with two public and two private NICs: every fault has a place
-/// inside the text and words, what is left are rules that a native file can say, and what is recorded of the state leads
-/// to the same rules.
+/// inside the text and words, what is left are rules that a native file can say, and what is kept of the state is kept of
+/// what it leads to, which are the same rules, and the same ones that wait.
 ///
 /// # Panics
 /// When that does not hold.
@@ -21,13 +22,14 @@ pub fn zstack(data: &[u8]) {
         assert!(fault.place.column >= 1 && !fault.what.is_empty(), "{fault}");
         assert!(!fault.hint.is_empty() && !fault.to_string().contains('\n'), "{fault}");
     }
-    let rules = rules_of(translation);
+    let (rules, pending) = said(translation);
     if let Err(faults) = load_text("again.json", &rules, None) {
         panic!("what was accepted is refused: {faults:?}");
     }
-    let recorded = record::requests(&state);
-    let (_, again) = carry_out(recorded.clone());
-    assert_eq!(rules_of(again), rules, "recorded as\n{recorded}");
+    let recorded = Record::of(&state);
+    let (state, again) = carry_out(recorded.to_string());
+    assert_eq!(Record::of(&state).to_string(), recorded.to_string(), "{:?}", again.faults);
+    assert_eq!(said(again), (rules, pending), "recorded as\n{recorded}");
 }
 
 fn carry_out(requests: String) -> (crate::rules::sources::zstack::state::State, Translation) {
@@ -36,9 +38,12 @@ fn carry_out(requests: String) -> (crate::rules::sources::zstack::state::State, 
     read_texts(boot, source("requests.jsonl", requests), Nics::default())
 }
 
-fn rules_of(translation: Translation) -> String {
-    let Loaded { rules, .. } = load_translation(translation).expect("faults cost their entries");
-    to_json(&rules).expect("rules can be written")
+/// The rules, and what waits for what.
+fn said(translation: Translation) -> (String, Vec<String>) {
+    let loaded = load_translation(translation).expect("faults cost their entries");
+    let Loaded { rules, pending, .. } = loaded;
+    let words = |it: &Pending| format!("{} waits for {}", it.what, it.waits_for);
+    (to_json(&rules).expect("rules can be written"), pending.iter().map(words).collect())
 }
 
 /// The boot information of the router.

@@ -92,6 +92,5 @@ fn body(request: &mut Request) -> Result<String, Said> {
 
 /// The answer to a command that changes nothing.
 fn at_once(path: &str, body: &str) -> String {
-    let nowhere = |_| Place { file: "".into(), line: 1, column: 1 };
-    State::default().apply(path, body, &nowhere).reply.to_string()
+    State::default().apply(path, body, &|_| Place::nowhere()).reply.to_string()
 }

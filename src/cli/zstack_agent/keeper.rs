@@ -1,6 +1,5 @@
 //! What the router has been told, kept on disk, and put in force by the engine.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -16,8 +15,10 @@ use crate::control::rows::ReloadRow;
 use crate::host;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
 use crate::rules::load_with_nics;
+use crate::rules::sources::zstack::kept::Kept;
+use crate::rules::sources::zstack::record::Record;
 use crate::rules::sources::zstack::state::{Answer, State};
-use crate::rules::sources::zstack::{self, BOOT, REQUESTS, record};
+use crate::rules::sources::zstack::{self, BOOT, REQUESTS};
 
 /// What the router has been told.
 pub struct Keeper {
@@ -26,7 +27,7 @@ pub struct Keeper {
     socket: PathBuf,
     state: State,
     /// What `state` is on disk.
-    recorded: String,
+    recorded: Record,
 }
 
 impl Keeper {
@@ -55,7 +56,7 @@ impl Keeper {
         for fault in &translation.faults {
             eprintln!("{fault}");
         }
-        let recorded = record::requests(&state);
+        let recorded = Record::of(&state);
         Ok(Self { config, folder, socket, state, recorded })
     }
 
@@ -71,12 +72,11 @@ impl Keeper {
 
     /// Carries out a command: when this returns, what it asked for is in force, or the answer says why not.
     pub fn carry_out(&mut self, path: &str, body: &str) -> serde_json::Value {
-        let nowhere = |_| Place { file: "".into(), line: 1, column: 1 };
         let mut state = self.state.clone();
         // NICs come and go while we run.
         state.machine = host::nics();
-        let answer = state.apply(path, body, &nowhere);
-        let recorded = record::requests(&state);
+        let answer = state.apply(path, body, &|_| Place::nowhere());
+        let recorded = Record::of(&state).behind(&self.recorded);
         if recorded == self.recorded {
             self.state = state;
             return self.with_health(answer.reply);
@@ -99,62 +99,52 @@ impl Keeper {
         reply
     }
 
-    /// Writes `recorded` down and has the engine read it. Returns what was left out of it: rules that do not go
+    /// Writes `recorded` down and has the engine read it. Returns what was left out of it: entries that do not go
     /// together with the others, or with the configuration.
-    fn put_in_force(&mut self, state: State, recorded: String) -> Result<Vec<String>, String> {
+    fn put_in_force(
+        &mut self,
+        mut state: State,
+        mut recorded: Record,
+    ) -> Result<Vec<String>, String> {
         let file = self.folder.join(REQUESTS);
         let trouble = |error: io::Error| format!("{}: {error}", file.display());
-        replace(&file, recorded.as_bytes()).map_err(trouble)?;
-        let faults = self.new_faults(&recorded);
-        let (state, recorded) = match faults.is_empty() {
-            true => (state, recorded),
-            false => self.without(&faults, &recorded, state).map_err(trouble)?,
-        };
+        let mut left_out = Vec::new();
+        loop {
+            replace(&file, recorded.to_string().as_bytes()).map_err(trouble)?;
+            let faults = self.new_faults(&recorded);
+            if faults.is_empty() {
+                break;
+            }
+            // An entry that is refused stays what it was. That may meet another new one, which is refused in its turn:
+            // every round has fewer that are new.
+            for (kept, fault) in faults {
+                kept.put_back(&mut state, &self.state);
+                left_out.push(format!("{} — {}", fault.what, fault.hint));
+            }
+            recorded = Record::of(&state).behind(&self.recorded);
+        }
         let reloaded = Client::connect(&self.socket)
             .and_then(|mut client| client.ask::<ReloadRow>(&Request::Reload));
         if let Err(error) = reloaded {
             // Nothing changed, so nothing may change when the engine comes back.
-            replace(&file, self.recorded.as_bytes()).map_err(trouble)?;
+            replace(&file, self.recorded.to_string().as_bytes()).map_err(trouble)?;
             return Err(error.to_string());
         }
         (self.state, self.recorded) = (state, recorded);
-        Ok(faults.into_iter().map(|fault| format!("{} — {}", fault.what, fault.hint)).collect())
+        Ok(left_out)
     }
 
-    /// What is wrong with lines of `recorded` that were not there before.
-    fn new_faults(&self, recorded: &str) -> Vec<Diagnostic> {
+    /// The entries of `recorded` that were not there before and are at fault, with what is wrong with them. What
+    /// was there before is never refused: others may be why it is at fault, and it waits until they are not.
+    fn new_faults<'r>(&self, recorded: &'r Record) -> Vec<(&'r Kept, Diagnostic)> {
         let loaded = load_with_nics(&self.config.rules, Some(&self.config), &host::nics());
         let faults = loaded.map_or_else(|faults| faults, |loaded| loaded.warnings);
         let file = self.folder.join(REQUESTS).display().to_string();
-        let before: HashSet<&str> = self.recorded.lines().collect();
-        let lines: Vec<&str> = recorded.lines().collect();
-        let is_new = |fault: &Diagnostic| {
-            let index = usize::try_from(fault.place.line).ok().and_then(|line| line.checked_sub(1));
-            let line = index.and_then(|index| lines.get(index));
-            *fault.place.file == *file && line.is_some_and(|line| !before.contains(line))
-        };
-        let is_error = |fault: &Diagnostic| fault.severity == Severity::Error;
-        faults.into_iter().filter(|fault| is_error(fault) && is_new(fault)).collect()
-    }
-
-    /// The state and its record without the lines that are at fault, on disk too.
-    fn without(
-        &self,
-        faults: &[Diagnostic],
-        recorded: &str,
-        state: State,
-    ) -> io::Result<(State, String)> {
-        let wrong: HashSet<u32> = faults.iter().map(|fault| fault.place.line).collect();
-        let good: String = (1..)
-            .zip(recorded.split_inclusive('\n'))
-            .filter(|(number, _)| !wrong.contains(number))
-            .map(|(_, line)| line)
-            .collect();
-        replace(&self.folder.join(REQUESTS), good.as_bytes())?;
-        let read = zstack::read(&self.folder, &state.machine);
-        let uuid = state.uuid.clone();
-        let state = read.map_or(state, |(state, _)| State { uuid, ..state });
-        Ok((state, good))
+        let new = recorded.since(&self.recorded);
+        let is_ours =
+            |fault: &Diagnostic| fault.severity == Severity::Error && *fault.place.file == *file;
+        let faults = faults.into_iter().filter(is_ours);
+        faults.filter_map(|fault| Some((*new.get(&fault.place.line)?, fault))).collect()
     }
 }
 

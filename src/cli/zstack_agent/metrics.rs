@@ -5,8 +5,6 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::control::client::Client;
 use crate::control::requests::Request;
 use crate::control::rows::AddressRow;
@@ -27,12 +25,8 @@ pub fn scrape(folder: &Path, socket: &Path) -> Result<String, String> {
 /// The VIPs by address, as the server calls them.
 fn uuids(folder: &Path) -> BTreeMap<Ipv4Addr, String> {
     let Ok((state, _)) = zstack::read(folder, &Nics::default()) else { return BTreeMap::new() };
-    let uuid = |json: &str| {
-        let entry: Value = serde_json::from_str(json).ok()?;
-        Some(entry.get("vipUuid")?.as_str()?.to_owned())
-    };
-    let vips = state.vips.iter();
-    vips.filter_map(|(address, vip)| Some((*address, uuid(&vip.entry.json)?))).collect()
+    let named = state.vips.into_iter().filter(|(_, vip)| !vip.uuid.is_empty());
+    named.map(|(address, vip)| (address, vip.uuid)).collect()
 }
 
 fn text(rows: &[AddressRow], uuids: &BTreeMap<Ipv4Addr, String>) -> String {

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
+use serde::{Deserialize, Serialize};
+
 use super::forwards::uuid;
 use super::listener_check;
 use super::nics::Category;
 use super::reader::{Notes, Object, cidr, quoted};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::{Mac, Protocol};
 use crate::rules::set::{Algorithm, Cidr, HealthCheck, Member};
 
 /// A listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Listener {
     /// The VIP.
     pub vip: Ipv4Addr,
@@ -31,12 +34,14 @@ pub struct Listener {
     pub health_check: Option<HealthCheck>,
     /// Who may come, or who may not.
     pub access: Access,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// Who may use a listener.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Access {
     /// Everybody else.
     AllBut(Vec<Cidr>),
@@ -111,7 +116,7 @@ fn read<'a>(
         members,
         health_check: health_check?,
         access: access?,
-        entry: call.entry(object),
+        origin: call.origin(object),
     };
     Some((uuid?, listener))
 }

@@ -4,26 +4,31 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::nics::{self, is_name};
+use serde::{Deserialize, Serialize};
+
+use super::nics::{self, is_interface};
 use super::reader::{Notes, Object, quoted};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::Mac;
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{Action, Cidr, Limits, NatOptions, Network};
 
 /// An elastic address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Eip {
     /// The guest's NIC's network.
     pub private_mac: Mac,
     /// The guest.
     pub guest: Ipv4Addr,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// An elastic address of a flat network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct FlatEip {
     /// The VIP's segment and upstream router.
     pub segment: (Cidr, Option<Ipv4Addr>),
@@ -35,8 +40,9 @@ pub struct FlatEip {
     pub network: (Cidr, Ipv4Addr),
     /// The bridge of the guest.
     pub bridge: String,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `/createeip`.
@@ -94,7 +100,7 @@ fn read(state: &State, object: &Object<'_>, call: &mut Call<'_>) -> Option<(Ipv4
         return None;
     }
     public?;
-    let eip = Eip { private_mac: private?.0, guest: guest?, entry: call.entry(object) };
+    let eip = Eip { private_mac: private?.0, guest: guest?, origin: call.origin(object) };
     Some((vip?, eip))
 }
 
@@ -155,7 +161,7 @@ fn read_flat(object: &Object<'_>, call: &mut Call<'_>) -> Option<(Ipv4Addr, Flat
         guest,
         network: (network, gateway),
         bridge: bridge?.to_owned(),
-        entry: call.entry(object),
+        origin: call.origin(object),
     };
     Some((vip, eip))
 }
@@ -166,7 +172,7 @@ fn bridge_of_vip<'a>(object: &Object<'a>, notes: &mut Notes) -> Option<&'a str> 
 
 fn bridge<'a>(object: &Object<'a>, field: &str, notes: &mut Notes) -> Option<&'a str> {
     let name = object.required_text(field, notes)?;
-    if !is_name(name) {
+    if !is_interface(name) {
         let what = format!("{field} {} names no interface", quoted(name));
         notes.error(object.place_of(field), what, "send the name of a bridge");
         return None;

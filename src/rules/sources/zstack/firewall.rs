@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::firewall_rule::{self, FIELDS, Rule, UserRule};
+use super::firewall_rule::{self, FIELDS, Rule, RuleWords, UserRule};
 use super::nics;
 use super::reader::{Object, quoted};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::Mac;
 use crate::rules::set::{FilterAction, InterfaceDirection};
 
@@ -17,16 +18,28 @@ use crate::rules::set::{FilterAction, InterfaceDirection};
 pub struct RuleList {
     /// What happens to what no rule matches, if it was said. It matters for what leaves: what comes in and is new is
     /// accepted before.
-    pub default: Option<(FilterAction, Entry)>,
+    pub default: Option<ListDefault>,
     /// The rules by number.
     pub rules: BTreeMap<i64, UserRule>,
+}
+
+/// What happens to what no rule of a list matches.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListDefault {
+    /// What happens to it.
+    pub action: FilterAction,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// Of which NIC, and which way.
 pub type ListKey = (Mac, Way);
 
 /// Which way a list looks.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// What comes in.
     In,
@@ -188,9 +201,9 @@ fn set_default(state: &mut State, reference: &Reference<'_>, call: &mut Call<'_>
     let Some(set) = reference.set else { return };
     let Some(action) = firewall_rule::action(&set, "actionType", &mut call.notes) else { return };
     let Some(way) = reference.way else { return };
-    let entry = call.entry(&set);
+    let origin = call.origin(&set);
     let list = state.firewall.entry((reference.mac, way)).or_default();
-    list.default = Some((action, entry));
+    list.default = Some(ListDefault { action, origin });
 }
 
 fn add(state: &mut State, reference: &Reference<'_>, call: &mut Call<'_>) {
@@ -254,9 +267,9 @@ fn tell(state: &State, call: &mut Call<'_>) {
         let name = &nic.interface;
         let own = nic.address.map(|(address, _)| address.to_string()).unwrap_or_default();
         let local = json!([
-            default_rule(1, "accept", "related,established", "", "", &own),
-            default_rule(2, "accept", "", "ICMP", "", &own),
-            default_rule(3, "reject", "", "TCP", "22", &own),
+            default_rule(1, "accept", "related,established", ("", "", &own)),
+            default_rule(2, "accept", "", ("ICMP", "", &own)),
+            default_rule(3, "reject", "", ("TCP", "22", &own)),
         ]);
         let sets = [
             ("in", told(state, (mac, Way::In)), "reject"),
@@ -266,7 +279,8 @@ fn tell(state: &State, call: &mut Call<'_>) {
         for (forward, rules, default) in sets {
             let way = if forward == "in" { Way::In } else { Way::Out };
             let said = state.firewall.get(&(mac, way)).filter(|_| forward != "local");
-            let said = said.and_then(|list| Some(firewall_rule::word(list.default.as_ref()?.0)));
+            let said =
+                said.and_then(|list| Some(firewall_rule::word(list.default.as_ref()?.action)));
             refs.push(json!({
                 "mac": mac.to_string(),
                 "forward": forward,
@@ -285,30 +299,32 @@ fn tell(state: &State, call: &mut Call<'_>) {
 /// The rules of a list: the user's, and behind them what lets new sessions in.
 fn told(state: &State, key: ListKey) -> Value {
     let rules = state.firewall.get(&key).into_iter().flat_map(|list| list.rules.values());
-    let mut told: Vec<Value> = rules
-        .filter(|rule| rule.is_on)
-        .filter_map(|rule| serde_json::from_str(&rule.entry.json).ok())
-        .collect();
+    let mut told: Vec<RuleWords> =
+        rules.filter(|rule| rule.is_on).map(|rule| RuleWords::clone(&rule.words)).collect();
     if key.1 == Way::In {
-        told.push(default_rule(4000, "accept", "related,established", "", "", ""));
-        told.push(default_rule(9999, "accept", "new", "", "", ""));
+        told.push(default_rule(4000, "accept", "related,established", ("", "", "")));
+        told.push(default_rule(9999, "accept", "new", ("", "", "")));
     }
-    Value::Array(told)
+    json!(told)
 }
 
 fn default_rule(
     number: i64,
     action: &str,
     states: &str,
-    protocol: &str,
-    port: &str,
-    destination: &str,
-) -> Value {
-    json!({
-        "action": action, "protocol": protocol, "destPort": port, "sourcePort": "", "sourceIp": "",
-        "destIp": destination, "allowStates": states, "tcp": "", "icmp": "", "ruleNumber": number,
-        "enableLog": false, "state": "enable", "isDefault": true,
-    })
+    (protocol, port, destination): (&str, &str, &str),
+) -> RuleWords {
+    RuleWords {
+        action: action.to_owned(),
+        protocol: protocol.to_owned(),
+        dest_port: port.to_owned(),
+        dest_ip: destination.to_owned(),
+        allow_states: states.to_owned(),
+        rule_number: number,
+        state: "enable".to_owned(),
+        is_default: true,
+        ..RuleWords::default()
+    }
 }
 
 const RULE: &str = "a firewall rule";

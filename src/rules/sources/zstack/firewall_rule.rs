@@ -1,14 +1,17 @@
 //! One rule of the user's firewall.
 
+use serde::{Deserialize, Serialize};
+
 use super::balancers::prefixes_of;
 use super::reader::{Notes, Object, quoted};
-use super::state::{Call, Entry};
+use super::state::{Call, Origin};
 use crate::flow::Protocol;
 use crate::rules::scalars::PROTOCOLS;
 use crate::rules::set::{Cidr, FilterAction, Match, PortRange};
 
 /// A rule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserRule {
     /// What it does.
     pub action: FilterAction,
@@ -22,8 +25,30 @@ pub struct UserRule {
     pub is_about_new: bool,
     /// Whether it is enabled.
     pub is_on: bool,
-    /// As it was sent.
-    pub entry: Entry,
+    /// The server's words for it.
+    pub words: Box<RuleWords>,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
+}
+
+/// A rule in the server's words, which it is told when it asks.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RuleWords {
+    pub action: String,
+    pub protocol: String,
+    pub dest_port: String,
+    pub source_port: String,
+    pub source_ip: String,
+    pub dest_ip: String,
+    pub allow_states: String,
+    pub tcp: String,
+    pub icmp: String,
+    pub rule_number: i64,
+    pub enable_log: bool,
+    pub state: String,
+    pub is_default: bool,
 }
 
 /// A rule with its number.
@@ -55,6 +80,7 @@ pub fn read(object: &Object<'_>, call: &mut Call<'_>) -> Option<Rule> {
         let what = "natwerk does not log what a rule matches";
         notes.warning(object.place_of("enableLog"), what, "see its counters in show rules");
     }
+    let words = words(object, notes);
     let rule = UserRule {
         action: action?,
         matches: matches?,
@@ -62,9 +88,33 @@ pub fn read(object: &Object<'_>, call: &mut Call<'_>) -> Option<Rule> {
         destinations: destinations?,
         is_about_new: is_about_new?,
         is_on: is_on?,
-        entry: call.entry(object),
+        words: Box::new(words?),
+        origin: call.origin(object),
     };
     Some(Rule { number: number?, rule })
+}
+
+fn words(object: &Object<'_>, notes: &mut Notes) -> Option<RuleWords> {
+    let is_default = object.boolean("isDefault", notes);
+    // Of what is read for the rule itself, it is noted there what is wrong with it.
+    let mut seen = Notes::default();
+    let mut text = |field| object.text(field, &mut seen).map(str::to_owned);
+    let words = RuleWords {
+        action: text("action")?,
+        protocol: text("protocol")?,
+        dest_port: text("destPort")?,
+        source_port: text("sourcePort")?,
+        source_ip: text("sourceIp")?,
+        dest_ip: text("destIp")?,
+        allow_states: text("allowStates")?,
+        tcp: text("tcp")?,
+        icmp: text("icmp")?,
+        state: text("state")?,
+        rule_number: object.integer("ruleNumber", &mut seen)?,
+        enable_log: object.boolean("enableLog", &mut seen)?,
+        is_default: is_default?,
+    };
+    Some(words)
 }
 
 /// Whether a rule is one that every router has by itself: established traffic, and new sessions behind the user's rules.

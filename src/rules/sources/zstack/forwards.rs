@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::nics;
 use super::reader::{Notes, Object, cidr, quoted};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::{Mac, Protocol};
 use crate::rules::set::{Cidr, PortRange};
 
 /// A port forward.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Forward {
     /// The VIP.
     pub vip: Ipv4Addr,
@@ -26,8 +29,9 @@ pub struct Forward {
     pub guest_ports: PortRange,
     /// Who may come; none for everybody.
     pub allowed: Option<Cidr>,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// All port forwards: by their uuid, and by the ports that they claim.
@@ -46,6 +50,11 @@ impl Forwards {
         self.by_uuid.iter()
     }
 
+    /// The one of this uuid.
+    pub fn find(&self, uuid: &str) -> Option<&Forward> {
+        self.by_uuid.get(uuid)
+    }
+
     /// The forward other than `uuid` that claims a port of `forward`.
     fn clash(&self, uuid: &str, forward: &Forward) -> Option<&str> {
         let last = (forward.vip, forward.protocol, forward.public_ports.last());
@@ -59,17 +68,22 @@ impl Forwards {
         (claimed.last() >= forward.public_ports.first()).then_some(other.as_str())
     }
 
-    fn insert(&mut self, uuid: &str, forward: Forward) {
+    /// Puts `forward` where another of its uuid may have been.
+    pub fn insert(&mut self, uuid: &str, forward: Forward) {
         self.remove(uuid);
         let claim = (forward.vip, forward.protocol, forward.public_ports.first());
         self.claims.insert(claim, uuid.to_owned());
         self.by_uuid.insert(uuid.to_owned(), forward);
     }
 
-    fn remove(&mut self, uuid: &str) {
+    /// Takes out the one of this uuid, if there is one.
+    pub fn remove(&mut self, uuid: &str) {
         if let Some(forward) = self.by_uuid.remove(uuid) {
             let claim = (forward.vip, forward.protocol, forward.public_ports.first());
-            self.claims.remove(&claim);
+            // What was kept is not asked whether it clashes: another may have claimed it since.
+            if self.claims.get(&claim).is_some_and(|other| other == uuid) {
+                self.claims.remove(&claim);
+            }
         }
     }
 }
@@ -166,7 +180,7 @@ fn read<'a>(state: &State, object: &Object<'a>, call: &mut Call<'_>) -> Option<(
         guest: guest?,
         guest_ports,
         allowed: allowed?,
-        entry: call.entry(object),
+        origin: call.origin(object),
     };
     Some((uuid?, forward))
 }

@@ -5,14 +5,18 @@
 //! ```
 //!
 //! ZStack keeps no rule files: its router holds in memory what requests told it. A folder of recorded requests is
-//! carried out in order; the HTTP front carries out each as it comes and records what is in force ([`record`]).
+//! carried out in order; the HTTP front carries out each as it comes and keeps what is in force as typed entries, one a
+//! line ([`record`]), which are taken over as they are ([`kept`]).
 
 mod balancers;
 mod eips;
 mod elsewhere;
+mod filters;
 mod firewall;
 mod firewall_rule;
 mod forwards;
+pub mod kept;
+mod kept_check;
 mod listener_check;
 mod nics;
 mod policy_routes;
@@ -106,6 +110,11 @@ pub fn read_texts(
 fn carry_out(state: &mut State, source: &Source, faults: &mut Vec<Diagnostic>) {
     for request in recorded::read(source, faults) {
         let place = |at| request.place(source, at);
+        if request.path == record::PATH {
+            let restored = kept::restore(state, &request.body, &place);
+            faults.extend(restored.err().map(|note| diagnostic(&note, place(note.at))));
+            continue;
+        }
         let answer = state.apply(&request.path, &request.body, &place);
         faults.extend(answer.notes.iter().map(|note| diagnostic(note, place(note.at))));
         if !answer.path_is_known {

@@ -2,14 +2,17 @@
 
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::reader::{Notes, Object, quoted};
 use super::snats;
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::Mac;
 use crate::rules::set::Cidr;
 
 /// A NIC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Nic {
     /// What the kernel calls it.
     pub interface: String,
@@ -23,16 +26,14 @@ pub struct Nic {
     pub is_default_route: bool,
     /// Its MTU, if it was said.
     pub mtu: Option<u16>,
-    /// As it was sent.
-    pub entry: Entry,
-    /// Its address as it was sent later, with VIPs.
-    pub address_entry: Option<Entry>,
-    /// Whether the boot information has it.
-    pub is_of_boot: bool,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// Which side a NIC is on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Category {
     /// The management server's; it may be the public one as well.
     Management,
@@ -57,13 +58,15 @@ pub fn boot(state: &mut State, call: &mut Call<'_>) {
         && let Some(object) = Object::open(node, "managementNic", &NIC_FIELDS, &mut call.notes)
         && let Some((mac, nic)) = read(state, &object, Some(Category::Management), call)
     {
-        state.nics.insert(mac, Nic { is_of_boot: true, ..nic });
+        state.boot_nics.insert(mac);
+        state.nics.insert(mac, nic);
     }
     for node in call.entries("additionalNics") {
         if let Some(object) = Object::open(node, "a NIC", &NIC_FIELDS, &mut call.notes)
             && let Some((mac, nic)) = read(state, &object, None, call)
         {
-            state.nics.insert(mac, Nic { is_of_boot: true, ..nic });
+            state.boot_nics.insert(mac);
+            state.nics.insert(mac, nic);
         }
     }
 }
@@ -82,11 +85,10 @@ pub fn configure(state: &mut State, call: &mut Call<'_>) {
 
 fn insert(state: &mut State, mac: Mac, nic: Nic) {
     state.removed_nics.remove(&mac);
-    let is_of_boot = state.nics.get(&mac).is_some_and(|known| known.is_of_boot);
     if nic.is_default_route {
         state.nics.values_mut().for_each(|nic| nic.is_default_route = false);
     }
-    state.nics.insert(mac, Nic { is_of_boot, ..nic });
+    state.nics.insert(mac, nic);
 }
 
 /// `/removenic`.
@@ -97,8 +99,9 @@ pub fn remove(state: &mut State, call: &mut Call<'_>) {
             continue;
         };
         let Some(mac) = object.mac("mac", &mut call.notes) else { continue };
-        if state.nics.remove(&mac).is_some_and(|nic| nic.is_of_boot) {
-            state.removed_nics.insert(mac, call.entry(&object));
+        state.nics.remove(&mac);
+        if state.boot_nics.contains(&mac) {
+            state.removed_nics.insert(mac);
         }
     }
 }
@@ -146,7 +149,8 @@ fn read(
     let mtu = object.integer("mtu", notes).and_then(|mtu| {
         let fits = u16::try_from(mtu).ok().filter(|mtu| *mtu == 0 || *mtu >= MTU_MIN);
         if fits.is_none() {
-            notes.error(object.place_of("mtu"), format!("mtu {mtu} is none"), "send 68 to 65535");
+            let what = format!("mtu {mtu} is none that natwerk does");
+            notes.error(object.place_of("mtu"), what, "send 576 to 65535");
         }
         fits
     });
@@ -159,7 +163,7 @@ fn read(
         .map(str::to_owned)
         .or_else(|| before.map(|nic| nic.interface.clone()))
         .or_else(|| Some(object.text("deviceName", notes)?.to_owned()))
-        .filter(|name| is_name(name));
+        .filter(|name| is_interface(name));
     let Some(interface) = interface else {
         unknown(mac, object, "mac", notes);
         return None;
@@ -172,9 +176,7 @@ fn read(
         gateway,
         is_default_route: is_default_route?,
         mtu: Some(mtu?).filter(|mtu| *mtu > 0),
-        entry: call.entry(object),
-        address_entry: None,
-        is_of_boot: false,
+        origin: call.origin(object),
     };
     Some((mac, nic))
 }
@@ -274,15 +276,33 @@ fn unknown(mac: Mac, object: &Object<'_>, field: &str, notes: &mut Notes) {
     notes.error(object.place_of(field), what, "attach the NIC first, or send another MAC");
 }
 
-/// Whether `name` may name an interface or a rule.
+/// What `field` calls a rule or something like it; notes if it cannot be called that.
+pub fn name<'a>(object: &Object<'a>, field: &str, notes: &mut Notes) -> Option<&'a str> {
+    let text = object.required_text(field, notes)?;
+    if !is_name(text) {
+        let what = format!("{field} {} is no name", quoted(text));
+        notes.error(object.place_of(field), what, "send up to 64 bytes on one line");
+        return None;
+    }
+    Some(text)
+}
+
+/// Whether `name` may name a rule, or something like it.
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_MAX && !name.chars().any(char::is_control)
 }
 
-/// Bytes of a name.
-const NAME_MAX: usize = 128;
-/// The smallest MTU of IPv4.
-const MTU_MIN: u16 = 68;
+/// Whether `name` may name an interface.
+pub fn is_interface(name: &str) -> bool {
+    is_name(name) && name.len() <= INTERFACE_MAX
+}
+
+/// Bytes of a name: the id of a native rule has room for two, and a number.
+const NAME_MAX: usize = 64;
+/// Bytes of an interface's name: the kernel's `IFNAMSIZ`, without the zero behind it.
+const INTERFACE_MAX: usize = 15;
+/// The smallest MTU of a native network, which is what every host takes (RFC 791).
+pub const MTU_MIN: u16 = 576;
 
 /// The fields of a NIC.
 pub const NIC_FIELDS: [&str; 18] = [

@@ -6,28 +6,58 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::firewall_rule;
 use super::nics;
 use super::reader::{Notes, Object, cidr, quoted};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::Mac;
 use crate::rules::set::{Cidr, Match, PortRange};
 
 /// All policy routes.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyRoutes {
-    /// The rule sets, and whether they are the system's.
-    pub sets: BTreeMap<String, (bool, Entry)>,
+    /// The rule sets.
+    pub sets: BTreeMap<String, PolicySet>,
     /// The rules by set and number.
     pub rules: BTreeMap<(String, i64), PolicyRule>,
-    /// The routes of each table, the nearest of those to one destination.
-    pub tables: BTreeMap<i64, BTreeMap<Cidr, TableRoute>>,
-    /// Which sets hang on which NICs, in order.
-    pub references: Vec<(String, Mac, Entry)>,
+    /// The routes by table, the nearest of those to one destination.
+    pub routes: BTreeMap<TableKey, TableRoute>,
+    /// Which sets hang on which NICs, by the number that orders them.
+    pub references: BTreeMap<usize, PolicyReference>,
+}
+
+/// The table, and the destination.
+pub type TableKey = (i64, Cidr);
+
+/// A rule set.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySet {
+    /// Whether it is the system's.
+    pub is_system: bool,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
+}
+
+/// That a rule set hangs on a NIC.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyReference {
+    /// The rule set.
+    pub set: String,
+    /// The NIC.
+    pub mac: Mac,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// A rule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct PolicyRule {
     /// The transport parts that it matches, each with the source ports.
     pub matches: Vec<(Match, Option<PortRange>)>,
@@ -39,19 +69,20 @@ pub struct PolicyRule {
     pub table: i64,
     /// Whether it is enabled.
     pub is_on: bool,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// A route of a table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct TableRoute {
     /// The next hop.
     pub via: Ipv4Addr,
-    /// The nearest counts.
-    distance: i64,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `/policyroute/sync`: exactly these.
@@ -63,20 +94,22 @@ pub fn sync(state: &mut State, call: &mut Call<'_>) {
     for node in call.entries("ruleSets") {
         let notes = &mut call.notes;
         let Some(object) = Object::open(node, "a rule set", &SET_FIELDS, notes) else { continue };
-        let name = object.required_text("ruleSetName", notes);
+        let name = nics::name(&object, "ruleSetName", notes);
         let is_system = object.boolean("system", notes);
         if let (Some(name), Some(is_system)) = (name, is_system) {
-            policies.sets.insert(name.to_owned(), (is_system, call.entry(&object)));
+            let origin = call.origin(&object);
+            policies.sets.insert(name.to_owned(), PolicySet { is_system, origin });
         }
     }
+    let mut distances = BTreeMap::new();
     for node in call.entries("routes") {
         let object = Object::open(node, "a route of a table", &ROUTE_FIELDS, &mut call.notes);
-        if let Some((table, to, route)) = object.and_then(|object| read_route(state, &object, call))
+        if let Some((key, distance, route)) =
+            object.and_then(|object| read_route(state, &object, call))
+            && distances.get(&key).is_none_or(|nearest| distance < *nearest)
         {
-            let table = policies.tables.entry(table).or_default();
-            if table.get(&to).is_none_or(|known| route.distance < known.distance) {
-                table.insert(to, route);
-            }
+            distances.insert(key, distance);
+            policies.routes.insert(key, route);
         }
     }
     for node in call.entries("rules") {
@@ -91,8 +124,12 @@ pub fn sync(state: &mut State, call: &mut Call<'_>) {
         let object = Object::open(node, "a rule set's NIC", &REF_FIELDS, &mut call.notes);
         if let Some(object) = object
             && let Some((set, mac)) = read_reference(state, &policies, &object, &mut call.notes)
+            // Once is enough.
+            && !policies.references.values().any(|known| known.set == set && known.mac == mac)
         {
-            policies.references.push((set, mac, call.entry(&object)));
+            let origin = call.origin(&object);
+            let number = policies.references.len();
+            policies.references.insert(number, PolicyReference { set, mac, origin });
         }
     }
     state.policy_routes = policies;
@@ -102,7 +139,7 @@ fn read_route(
     state: &State,
     object: &Object<'_>,
     call: &mut Call<'_>,
-) -> Option<(i64, Cidr, TableRoute)> {
+) -> Option<(TableKey, i64, TableRoute)> {
     let notes = &mut call.notes;
     let table = object.integer("tableNumber", notes);
     let text = object.required_text("destinationCidr", notes);
@@ -118,7 +155,7 @@ fn read_route(
         notes.error(object.place_of("destinationCidr"), what, "send a prefix such as 0.0.0.0/0");
         return None;
     };
-    Some((table, destination, TableRoute { via, distance, entry: call.entry(object) }))
+    Some(((table, destination), distance, TableRoute { via, origin: call.origin(object) }))
 }
 
 fn read_rule(
@@ -143,7 +180,7 @@ fn read_rule(
         destinations: destinations?,
         table: table?,
         is_on: is_on?,
-        entry: call.entry(object),
+        origin: call.origin(object),
     };
     Some(((set?, number?), rule))
 }

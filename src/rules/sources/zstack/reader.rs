@@ -243,6 +243,17 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
+/// `text`, which may quote what others wrote, as messages bear it: on one line and not endless.
+pub fn plain(text: &str) -> String {
+    const SHOWN_MAX: usize = 200;
+    let mut characters = text.chars().map(|it| if it.is_control() { ' ' } else { it });
+    let mut plain: String = characters.by_ref().take(SHOWN_MAX).collect();
+    if characters.next().is_some() {
+        plain.push('…');
+    }
+    plain
+}
+
 const UNKNOWN_HINT: &str = "natwerk passes it over; see whether it matters";
 
 #[cfg(test)]
@@ -312,5 +323,7 @@ mod tests {
     fn what_is_quoted_stays_on_its_line_and_ends() {
         assert_eq!(quoted("a\nb"), "\"a\\nb\"");
         assert!(quoted(&"ü".repeat(500)).chars().count() < 70);
+        assert_eq!(plain("a\nb"), "a b");
+        assert_eq!(plain(&"ü".repeat(500)).chars().count(), 201);
     }
 }

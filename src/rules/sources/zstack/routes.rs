@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::nics::{Category, Nic};
 use super::reader::{Object, cidr, quoted};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use super::vips::Vip;
 use crate::rules::set::Cidr;
 
 /// A static route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct StaticRoute {
     /// The next hop; none drops.
     pub via: Option<Ipv4Addr>,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `/syncroutes`: exactly these.
@@ -65,7 +68,7 @@ fn read(
         notes.error(object.place_of("target"), what, "send a next hop on a NIC's segment");
         return None;
     }
-    Some((destination, distance, StaticRoute { via: target, entry: call.entry(object) }))
+    Some((destination, distance, StaticRoute { via: target, origin: call.origin(object) }))
 }
 
 impl StaticRoute {

@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::balancers::{Access, Listener};
-use super::firewall::Way;
-use super::firewall_rule::UserRule;
 use super::nics::{Category, Nic};
-use super::state::State;
-use super::{eips, steering, vip_limits};
+use super::state::{Origin, State};
+use super::{eips, filters, steering, vip_limits};
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
 use crate::rules::set::{
-    AclDirection, AclEntry, Action, Cidr, FilterAction, FirewallRule, InterfaceFilter,
-    InterfaceFilterEntry, Limits, LoadBalancer, Match, NatOptions, Network, NetworkAcl,
-    PortForward, PortRange, Prefixes, PublicIp, Route, RuleSet, StaticNat,
+    AclDirection, AclEntry, Action, Cidr, FirewallRule, Limits, LoadBalancer, Match, NatOptions,
+    Network, NetworkAcl, PortForward, PortRange, Prefixes, PublicIp, Route, RuleSet, StaticNat,
 };
 use crate::rules::sources::Pending;
 
@@ -44,8 +41,8 @@ pub fn translate(state: &State) -> Translated {
     builder.balancers();
     builder.routes();
     builder.policy_routes();
-    builder.filters();
     builder.flat_eips();
+    filters::add(state, &mut translated);
     translated
 }
 
@@ -75,17 +72,17 @@ impl Builder<'_> {
         for (_, nic) in ours {
             if let Some((address, length)) = nic.address {
                 let gateway = nic.gateway;
-                let ip = public_ip(nic, address, length, gateway, nic.entry.place.clone());
+                let ip = public_ip(nic, address, length, gateway, nic.origin.place.clone());
                 self.addresses.insert(address, ip);
             }
         }
         for (&address, vip) in &self.state.vips {
             let Some(nic) = self.state.nics.get(&vip.mac) else {
-                self.wait(format!("VIP {address}"), &vip.entry.place, nic_of(vip.mac));
+                self.wait(format!("VIP {address}"), &vip.origin.place, nic_of(vip.mac));
                 continue;
             };
             let gateway = vip.gateway.or(nic.gateway);
-            let ip = public_ip(nic, address, vip.length, gateway, vip.entry.place.clone());
+            let ip = public_ip(nic, address, vip.length, gateway, vip.origin.place.clone());
             self.addresses.insert(address, ip);
         }
         // The default route's first: where nothing else decides, the first address of a guest and the first gateway count.
@@ -97,9 +94,9 @@ impl Builder<'_> {
 
     fn networks(&mut self) {
         let private = self.state.nics.iter().filter(|(_, nic)| nic.category == Category::Private);
-        for (&mac, nic) in private {
+        for (&mac, nic) in by_arrival(private, |nic| &nic.origin) {
             let (Some(cidr), Some((gateway, _))) = (nic.segment(), nic.address) else { continue };
-            let place = &nic.entry.place;
+            let place = &nic.origin.place;
             let source_nat = self.pool(mac, nic);
             let is_routed = source_nat.is_empty() && self.is_switched_off(mac);
             let exempt = if is_routed { vec![Cidr::ANY] } else { Vec::new() };
@@ -111,7 +108,7 @@ impl Builder<'_> {
                 vxlan: None,
                 cidr,
                 gateway,
-                mtu: nic.mtu,
+                mtu: nic.mtu.map(|mtu| mtu.min(MTU_MAX)),
                 domain: Some(DOMAIN.to_owned()),
                 source_nat,
                 egress_default: Action::Allow,
@@ -150,7 +147,7 @@ impl Builder<'_> {
         snats.sort_by_key(|(is_other, _)| *is_other);
         let mut pool = Vec::new();
         for (_, snat) in snats {
-            let place = &snat.entry.place;
+            let place = &snat.origin.place;
             if !self.addresses.contains_key(&snat.public) {
                 let what = format!("source NAT of {}", nic.interface);
                 self.wait(what, place, address_of(snat.public));
@@ -175,15 +172,15 @@ impl Builder<'_> {
     }
 
     fn static_nats(&mut self) {
-        for (&vip, eip) in &self.state.eips {
+        for (&vip, eip) in by_arrival(self.state.eips.iter(), |eip| &eip.origin) {
             let what = || format!("elastic address {vip}");
-            if let Some(network) = self.needs(vip, eip.private_mac, &eip.entry.place, what) {
+            if let Some(network) = self.needs(vip, eip.private_mac, &eip.origin.place, what) {
                 self.out.set.static_nats.push(StaticNat {
                     id: format!("eip-{vip}"),
                     public_ip: vip,
                     network,
                     guest_ip: Some(eip.guest),
-                    place: eip.entry.place.clone(),
+                    place: eip.origin.place.clone(),
                 });
             }
         }
@@ -191,7 +188,7 @@ impl Builder<'_> {
 
     fn forwards(&mut self) {
         for (uuid, forward) in self.state.forwards.iter() {
-            let place = &forward.entry.place;
+            let place = &forward.origin.place;
             let what = || {
                 format!(
                     "port forward of {} {} {}",
@@ -216,7 +213,7 @@ impl Builder<'_> {
 
     fn balancers(&mut self) {
         for (uuid, listener) in &self.state.listeners {
-            let place = &listener.entry.place;
+            let place = &listener.origin.place;
             // Without members nothing is balanced, and there is no network to name.
             let Some(private_mac) = listener.private_mac else { continue };
             let what =
@@ -270,7 +267,7 @@ impl Builder<'_> {
         if is_governed {
             self.out.faults.push(Diagnostic {
                 severity: Severity::Error,
-                place: listener.entry.place.clone(),
+                place: listener.origin.place.clone(),
                 what: format!(
                     "a listener into {network}, which has no source NAT, cannot keep out sources"
                 ),
@@ -311,7 +308,7 @@ impl Builder<'_> {
         let inside = self.state.routes.iter().filter(|(_, route)| route.is_inside(self.state));
         for (&destination, route) in inside {
             let Some(via) = route.via else { continue };
-            let place = route.entry.place.clone();
+            let place = route.origin.place.clone();
             let domain = DOMAIN.to_owned();
             self.out.set.routes.push(Route { domain, destination, via, place });
         }
@@ -327,41 +324,11 @@ impl Builder<'_> {
         self.out.faults.extend(steered.faults);
     }
 
-    /// The user's firewall: behind its rules, what is new and comes in is accepted.
-    fn filters(&mut self) {
-        for (&(mac, way), list) in &self.state.firewall {
-            let default = list.default.as_ref().filter(|_| way == Way::Out);
-            let action = default.map_or(FilterAction::Allow, |(action, _)| *action);
-            let rules = list.rules.iter().filter(|(_, rule)| rule.is_on && rule.is_about_new);
-            let entries: Vec<_> =
-                rules.flat_map(|(number, rule)| filter_entries(*number, rule)).collect();
-            let first = entries.first().map(|entry| entry.place.clone());
-            let place =
-                first.or_else(|| list.default.as_ref().map(|(_, entry)| entry.place.clone()));
-            let Some(place) = place else { continue };
-            if entries.is_empty() && action == FilterAction::Allow {
-                continue;
-            }
-            let Some(nic) = self.state.nics.get(&mac) else {
-                self.wait(format!("the firewall of {mac} {}", way.as_str()), &place, nic_of(mac));
-                continue;
-            };
-            self.out.set.interface_filters.push(InterfaceFilter {
-                interface: nic.interface.clone(),
-                vlan: 0,
-                direction: way.direction(),
-                default: action,
-                entries,
-                place,
-            });
-        }
-    }
-
     /// Flat networks: what the host's namespaces do today, one realm for each bridge.
     fn flat_eips(&mut self) {
         let mut bridges: BTreeMap<(&str, Cidr), String> = BTreeMap::new();
-        for (&vip, eip) in &self.state.flat_eips {
-            let place = &eip.entry.place;
+        for (&vip, eip) in by_arrival(self.state.flat_eips.iter(), |eip| &eip.origin) {
+            let place = &eip.origin.place;
             let (segment, gateway) = eip.segment;
             self.out.set.public_ips.push(PublicIp {
                 address: vip,
@@ -414,6 +381,16 @@ impl Builder<'_> {
     }
 }
 
+/// Entries in the order in which they came: what was first keeps what two claim.
+fn by_arrival<'a, K, V>(
+    entries: impl Iterator<Item = (K, &'a V)>,
+    origin: fn(&V) -> &Origin,
+) -> Vec<(K, &'a V)> {
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_by_key(|(_, entry)| origin(entry).arrival);
+    entries
+}
+
 fn public_ip(
     nic: &Nic,
     address: Ipv4Addr,
@@ -436,21 +413,6 @@ fn public_ip(
     }
 }
 
-/// A rule of the user's firewall: an entry for each port or range that it lists.
-fn filter_entries(
-    number: i64,
-    rule: &UserRule,
-) -> impl Iterator<Item = InterfaceFilterEntry> + use<'_> {
-    (1..).zip(&rule.matches).map(move |(place, &matches)| InterfaceFilterEntry {
-        id: if place == 1 { number.to_string() } else { format!("{number}.{place}") },
-        action: rule.action,
-        matches,
-        sources: rule.sources.clone(),
-        destinations: rule.destinations.clone(),
-        place: rule.entry.place.clone(),
-    })
-}
-
 /// The ACL of a routed network: everything passes, as ZStack's router lets new forwarded traffic.
 fn open_acl(network: &str, direction: AclDirection, place: &Place) -> NetworkAcl {
     let matches = Match { protocol: None, ports: None, icmp_type: None, icmp_code: None };
@@ -470,10 +432,14 @@ fn open_acl(network: &str, direction: AclDirection, place: &Place) -> NetworkAcl
     }
 }
 
+/// The largest MTU of a native network: a larger one is used as far as that.
+const MTU_MAX: u16 = 9216;
+
 fn address_of(address: Ipv4Addr) -> String {
     format!("VIP {address}")
 }
 
-fn nic_of(mac: Mac) -> String {
+/// A NIC, as something is said to wait for it.
+pub fn nic_of(mac: Mac) -> String {
     format!("the NIC {mac}")
 }

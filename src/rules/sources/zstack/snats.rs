@@ -4,25 +4,28 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::nics;
 use super::reader::{Notes, Object};
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::Mac;
 
 /// The private NIC and the public one.
 pub type SnatKey = (Mac, Mac);
 
 /// Source NAT of a private network towards a public NIC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Snat {
     /// The address that guests leave with.
     pub public: Ipv4Addr,
     /// Whether it is on.
     pub is_on: bool,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `/syncsnat`: exactly these.
@@ -101,7 +104,7 @@ fn read(state: &State, object: &Object<'_>, call: &mut Call<'_>) -> Option<(Snat
     let (private_mac, nic) = private_nic?;
     check_network(nic, (network?, length?), object, notes);
     let key = (private_mac, public_nic?.0);
-    Some((key, Snat { public: public?, is_on: true, entry: call.entry(object) }))
+    Some((key, Snat { public: public?, is_on: true, origin: call.origin(object) }))
 }
 
 /// What is translated is the NIC's network, whatever else the entry says.

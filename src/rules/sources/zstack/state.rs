@@ -4,7 +4,7 @@
 //! that is faulty is left out and named in the answer; it neither undoes its command's other entries nor stands in the
 //! way of later commands.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use serde_json::json;
@@ -25,7 +25,7 @@ use crate::flow::Mac;
 use crate::rules::diagnostic::{Place, Severity};
 use crate::rules::from_json;
 use crate::rules::sources::Nics;
-use crate::rules::tree::{self, Node, Value};
+use crate::rules::tree::{Node, Value};
 
 /// What a router has been told.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +38,10 @@ pub struct State {
     pub uuid: String,
     /// NICs by MAC.
     pub nics: BTreeMap<Mac, Nic>,
-    /// NICs of the boot information that were removed since.
-    pub removed_nics: BTreeMap<Mac, Entry>,
+    /// The NICs that the boot information has.
+    pub boot_nics: BTreeSet<Mac>,
+    /// Those of them that were removed since.
+    pub removed_nics: BTreeSet<Mac>,
     /// VIPs.
     pub vips: BTreeMap<Ipv4Addr, Vip>,
     /// Bandwidth limits of VIPs.
@@ -60,15 +62,23 @@ pub struct State {
     pub firewall: BTreeMap<ListKey, RuleList>,
     /// Load-balancer listeners by their uuid.
     pub listeners: BTreeMap<String, Listener>,
+    /// How many entries came.
+    arrivals: u64,
 }
 
-/// An entry as it was sent.
+/// Where an entry came from, and when.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Entry {
-    /// Its JSON.
-    pub json: String,
+pub struct Origin {
     /// Where it was written.
     pub place: Place,
+    /// How many came before it: what was first keeps what two claim.
+    pub arrival: u64,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self { place: Place::nowhere(), arrival: 0 }
+    }
 }
 
 /// What a command is answered.
@@ -100,6 +110,8 @@ pub struct Call<'a> {
     pub place: &'a dyn Fn(u32) -> Place,
     /// What is sent back, if not whether it succeeded.
     pub reply: Option<serde_json::Value>,
+    /// How many entries came before the next one.
+    arrivals: u64,
 }
 
 impl<'a> Call<'a> {
@@ -108,9 +120,10 @@ impl<'a> Call<'a> {
         self.body.list(field, &mut self.notes).unwrap_or_default()
     }
 
-    /// The entry `object`, as it was sent.
-    pub fn entry(&self, object: &Object<'_>) -> Entry {
-        Entry { json: written(object.node), place: (self.place)(object.at()) }
+    /// Where the entry `object` came from; it is the last one yet.
+    pub fn origin(&mut self, object: &Object<'_>) -> Origin {
+        self.arrivals += 1;
+        Origin { place: (self.place)(object.at()), arrival: self.arrivals }
     }
 
     /// Whether the body has other fields than `known`: they are noted.
@@ -143,8 +156,13 @@ impl State {
     /// Whether there is a command that `path` names.
     #[must_use]
     pub fn knows(path: &str) -> bool {
-        let nowhere = |_| Place { file: "".into(), line: 1, column: 1 };
-        Self::default().apply(path, "{}", &nowhere).path_is_known
+        Self::default().apply(path, "{}", &|_| Place::nowhere()).path_is_known
+    }
+
+    /// Where an entry at `place` came from that comes now.
+    pub fn arrives(&mut self, place: Place) -> Origin {
+        self.arrivals += 1;
+        Origin { place, arrival: self.arrivals }
     }
 
     /// Carries out the command that `path` names.
@@ -179,9 +197,10 @@ impl State {
             return answer(None, notes);
         }
         let body = Object { node: root, name: "the command" };
-        let mut call = Call { body, notes, place, reply: None };
+        let mut call = Call { body, notes, place, reply: None, arrivals: self.arrivals };
         self.is_told = true;
         run(self, &mut call);
+        self.arrivals = call.arrivals;
         answer(call.reply, call.notes)
     }
 
@@ -237,27 +256,4 @@ fn answer(reply: Option<serde_json::Value>, notes: Notes) -> Answer {
         (errors, _) => json!({ "success": errors.is_empty(), "error": errors.join("; ") }),
     };
     Answer { reply, notes, path_is_known: true }
-}
-
-/// `node` as JSON on one line.
-fn written(node: &Node<'_>) -> String {
-    json_of(node).to_string()
-}
-
-fn json_of(node: &Node<'_>) -> serde_json::Value {
-    match &node.value {
-        Value::Boolean(value) => json!(value),
-        Value::Integer(number) => json!(number),
-        Value::List(nodes) => nodes.iter().map(json_of).collect(),
-        // No field that means something is a fraction.
-        Value::Null | Value::Number | Value::Time => serde_json::Value::Null,
-        Value::Table(entries) => {
-            // Of several fields of one name the last counts.
-            let mut seen = HashSet::new();
-            let counts = |entry: &&tree::Entry<'_>| seen.insert(entry.key.to_ascii_lowercase());
-            let fields = entries.iter().rev().filter(counts);
-            fields.map(|field| (field.key.clone().into_owned(), json_of(&field.node))).collect()
-        }
-        Value::Text(text) => json!(text),
-    }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::nics::{Category, Nic};
-use super::policy_routes::PolicyRule;
+use super::policy_routes::{PolicyReference, PolicyRule};
 use super::routes::StaticRoute;
+use super::rules::nic_of;
 use super::state::State;
 use crate::flow::Mac;
 use crate::rules::diagnostic::{Diagnostic, Place, Severity};
@@ -26,14 +27,19 @@ pub struct Steered {
 /// The policy routes that `state` says, on a router with these public addresses.
 pub fn steer(state: &State, addresses: &BTreeMap<Ipv4Addr, PublicIp>) -> Steered {
     let mut steering = Steering { state, addresses, out: Steered::default() };
-    for (set, mac, entry) in &state.policy_routes.references {
-        let is_system = state.policy_routes.sets.get(set).is_some_and(|(system, _)| *system);
+    for PolicyReference { set, mac, origin } in state.policy_routes.references.values() {
+        let is_system = state.policy_routes.sets.get(set).is_some_and(|set| set.is_system);
         if is_system {
             continue;
         }
-        match state.nics.get(mac).filter(|nic| nic.category == Category::Private) {
-            Some(nic) => steering.rules(set, *mac, nic),
-            None => steering.note_public(set, *mac, &entry.place),
+        match state.nics.get(mac) {
+            Some(nic) if nic.category == Category::Private => steering.rules(set, *mac, nic),
+            Some(_) => steering.note_public(set, *mac, &origin.place),
+            None => steering.out.pending.push(Pending {
+                what: format!("rule set {set} on {mac}"),
+                place: origin.place.clone(),
+                waits_for: nic_of(*mac),
+            }),
         }
     }
     let private = state.nics.iter().filter(|(_, nic)| nic.category == Category::Private);
@@ -56,11 +62,13 @@ impl<'a> Steering<'a> {
         let of_set = |(_, rule): &(&'a (String, i64), &'a PolicyRule)| rule.is_on;
         let rules = state.policy_routes.rules.iter().filter(|((of, _), _)| of == set);
         for ((_, number), rule) in rules.filter(of_set) {
-            let table = state.policy_routes.tables.get(&rule.table);
-            let hops: Vec<PolicyHop> = table
-                .into_iter()
-                .flatten()
-                .filter_map(|(&to, route)| self.hop(mac, to, Some(route.via), &route.entry.place))
+            let of_table = (rule.table, Cidr::ANY)..;
+            let routes = state.policy_routes.routes.range(of_table);
+            let hops: Vec<PolicyHop> = routes
+                .take_while(|((table, _), _)| *table == rule.table)
+                .filter_map(|(&(_, to), route)| {
+                    self.hop(mac, to, Some(route.via), &route.origin.place)
+                })
                 .collect();
             if hops.is_empty() || nic.segment().is_none() {
                 continue;
@@ -68,7 +76,7 @@ impl<'a> Steering<'a> {
             let id = format!("{set}-{number}@{}", nic.interface);
             for (place, matches) in (1..).zip(&rule.matches) {
                 let id = if place == 1 { id.clone() } else { format!("{id}.{place}") };
-                let route = policy_route((id, nic), *matches, hops.clone(), &rule.entry.place);
+                let route = policy_route((id, nic), *matches, hops.clone(), &rule.origin.place);
                 self.out.routes.push(PolicyRoute {
                     sources: rule.sources.clone(),
                     destinations: rule.destinations.clone(),
@@ -84,9 +92,9 @@ impl<'a> Steering<'a> {
         let beyond = state.routes.iter().filter(|(_, route)| !route.is_inside(state));
         let mut place = None;
         let mut hops = Vec::new();
-        for (&to, StaticRoute { via, entry }) in beyond {
-            place.get_or_insert(&entry.place);
-            hops.extend(self.hop(mac, to, *via, &entry.place));
+        for (&to, StaticRoute { via, origin }) in beyond {
+            place.get_or_insert(&origin.place);
+            hops.extend(self.hop(mac, to, *via, &origin.place));
         }
         if let Some(place) = place.filter(|_| !hops.is_empty() && nic.segment().is_some()) {
             let any = Match { protocol: None, ports: None, icmp_type: None, icmp_code: None };

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::nics;
 use super::reader::Object;
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::rules::set::{AddressLimit, PortRange, PublicIp};
 use crate::rules::sources::Pending;
 
@@ -13,14 +15,16 @@ use crate::rules::sources::Pending;
 pub type LimitKey = (Ipv4Addr, u16);
 
 /// A limit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct VipLimit {
     /// What may come in and go out, in bits per second; zero means no limit.
     pub bits: [u64; 2],
     /// Limits with one such name are one.
     pub shared: Option<String>,
-    /// As it was sent.
-    pub entry: Entry,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `/setvipqos` and `/syncvipqos`: these too. (ZStack's own router keeps what a sync does not list.)
@@ -34,12 +38,16 @@ pub fn set(state: &mut State, call: &mut Call<'_>) {
         let notes = &mut call.notes;
         let bits = ["inboundBandwidth", "outboundBandwidth"]
             .map(|field| object.integer(field, notes).map(|bits| u64::try_from(bits).unwrap_or(0)));
-        let shared = object.text("sharedQosUuid", notes);
+        let shared = match object.text("sharedQosUuid", notes) {
+            Some("") => Some(None),
+            Some(_) => nics::name(&object, "sharedQosUuid", notes).map(Some),
+            None => None,
+        };
         let ([Some(inbound), Some(outbound)], Some(shared), Some(key)) = (bits, shared, key) else {
             continue;
         };
-        let shared = Some(shared).filter(|name| !name.is_empty()).map(str::to_owned);
-        let limit = VipLimit { bits: [inbound, outbound], shared, entry: call.entry(&object) };
+        let shared = shared.map(str::to_owned);
+        let limit = VipLimit { bits: [inbound, outbound], shared, origin: call.origin(&object) };
         state.limits.insert(key, limit);
     }
 }
@@ -76,7 +84,7 @@ pub fn limits(
         if !addresses.contains_key(&vip) {
             pending.push(Pending {
                 what: format!("bandwidth limit of {id}"),
-                place: limit.entry.place.clone(),
+                place: limit.origin.place.clone(),
                 waits_for: format!("VIP {vip}"),
             });
             continue;
@@ -88,7 +96,7 @@ pub fn limits(
             .filter(|other| other.shared.is_some() && other.shared == limit.shared);
         let least = sharing
             .fold(limit.bits, |[one, two], other| [one.min(other.bits[0]), two.min(other.bits[1])]);
-        let [inbound, outbound] = least.map(|bits| bits.div_ceil(1000));
+        let [inbound, outbound] = least.map(|bits| bits.div_ceil(1000).min(KBIT_MAX));
         limits.push(AddressLimit {
             id,
             public_ip: vip,
@@ -96,13 +104,16 @@ pub fn limits(
             inbound_kbit_per_second: inbound,
             outbound_kbit_per_second: outbound,
             shared: limit.shared.clone(),
-            place: limit.entry.place.clone(),
+            place: limit.origin.place.clone(),
         });
     }
     limits
 }
 
 const NAME: &str = "a VIP's limit";
+
+/// The largest native limit: no router passes more.
+const KBIT_MAX: u64 = 1_000_000_000;
 
 const FIELDS: [&str; 10] = [
     "vip",

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::nics;
 use super::reader::Object;
-use super::state::{Call, Entry, State};
+use super::state::{Call, Origin, State};
 use crate::flow::Mac;
 
 /// A VIP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Vip {
     /// The NIC it is on.
     pub mac: Mac,
@@ -17,8 +20,11 @@ pub struct Vip {
     pub length: u8,
     /// The upstream router of its segment.
     pub gateway: Option<Ipv4Addr>,
-    /// As it was sent.
-    pub entry: Entry,
+    /// What the server calls it; empty if it did not say.
+    pub uuid: String,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `/createvip`; with `syncVip`, what is not listed goes.
@@ -59,7 +65,6 @@ fn set_nic_address(state: &mut State, object: Option<Object<'_>>, call: &mut Cal
         && let Some(nic) = state.nics.get_mut(&mac)
     {
         nic.address = Some((address, length));
-        nic.address_entry = Some(call.entry(&object));
     }
 }
 
@@ -74,8 +79,10 @@ fn read(state: &State, object: &Object<'_>, call: &mut Call<'_>) -> Option<(Ipv4
     let length = object.netmask("netmask", notes);
     let gateway = object.address_or_none("gateway", notes);
     let nic = nics::on_side(state, object, "ownerEthernetMac", false, notes);
+    let uuid = object.text("vipUuid", notes);
     let (address, length, gateway, (mac, _)) = (address?, length?, gateway?, nic?);
-    Some((address, Vip { mac, length, gateway, entry: call.entry(object) }))
+    let uuid = uuid?.to_owned();
+    Some((address, Vip { mac, length, gateway, uuid, origin: call.origin(object) }))
 }
 
 /// `/removevip`. Its rules stay and wait for it; its limits go with it.
