@@ -6,7 +6,7 @@
 //!
 //! A command is answered at once with an empty string and carried out afterwards; what came of it is sent to the URL
 //! that the command names, when the new rules are in force and not before. What is in force is kept as
-//! requests in the folder that the engine reads as `zstack:FOLDER`.
+//! typed entries in the folder that the engine reads as `zstack:FOLDER`.
 
 mod callback;
 mod front;

@@ -133,7 +133,7 @@ impl Kept {
 
     /// Makes of what has its key in `state` what it was in `before`.
     pub fn put_back(&self, state: &mut State, before: &State) {
-        let policies = (&mut state.policy_routes, &before.policy_routes);
+        let (policies, known_policies) = (&mut state.policy_routes, &before.policy_routes);
         match self {
             Self::Eip(vip, _) => put_back(&mut state.eips, &before.eips, vip),
             Self::FirewallDefault(key, _) => {
@@ -147,25 +147,29 @@ impl Kept {
             }
             Self::FlatEip(vip, _) => put_back(&mut state.flat_eips, &before.flat_eips, vip),
             Self::Listener(uuid, _) => put_back(&mut state.listeners, &before.listeners, uuid),
-            Self::Nic(mac, _) | Self::RemovedNic(mac) => {
-                put_back(&mut state.nics, &before.nics, mac);
-                match before.removed_nics.contains(mac) {
-                    true => state.removed_nics.insert(*mac),
-                    false => state.removed_nics.remove(mac),
-                };
+            Self::Nic(mac, nic) => {
+                put_back_nic(state, before, *mac);
+                // The one that it took the default route from has it again.
+                if nic.is_default_route {
+                    for (mac, nic) in &mut state.nics {
+                        let known = before.nics.get(mac);
+                        nic.is_default_route = known.is_some_and(|known| known.is_default_route);
+                    }
+                }
             }
+            Self::RemovedNic(mac) => put_back_nic(state, before, *mac),
             Self::PolicyReference(number, _) => {
-                put_back(&mut policies.0.references, &policies.1.references, number);
+                put_back(&mut policies.references, &known_policies.references, number);
             }
-            Self::PolicyRule(key, _) => put_back(&mut policies.0.rules, &policies.1.rules, key),
-            Self::PolicySet(name, _) => put_back(&mut policies.0.sets, &policies.1.sets, name),
+            Self::PolicyRule(key, _) => put_back(&mut policies.rules, &known_policies.rules, key),
+            Self::PolicySet(name, _) => put_back(&mut policies.sets, &known_policies.sets, name),
             Self::PortForward(uuid, _) => match before.forwards.find(uuid) {
                 Some(known) => state.forwards.insert(uuid, known.clone()),
                 None => state.forwards.remove(uuid),
             },
             Self::Snat(key, _) => put_back(&mut state.snats, &before.snats, key),
             Self::StaticRoute(to, _) => put_back(&mut state.routes, &before.routes, to),
-            Self::TableRoute(key, _) => put_back(&mut policies.0.routes, &policies.1.routes, key),
+            Self::TableRoute(key, _) => put_back(&mut policies.routes, &known_policies.routes, key),
             Self::Vip(address, _) => put_back(&mut state.vips, &before.vips, address),
             Self::VipLimit(key, _) => put_back(&mut state.limits, &before.limits, key),
         }
@@ -217,6 +221,14 @@ impl Kept {
             Self::VipLimit(_, it) => it.origin = from,
         }
     }
+}
+
+fn put_back_nic(state: &mut State, before: &State, mac: Mac) {
+    put_back(&mut state.nics, &before.nics, &mac);
+    match before.removed_nics.contains(&mac) {
+        true => state.removed_nics.insert(mac),
+        false => state.removed_nics.remove(&mac),
+    };
 }
 
 fn put_back<K: Clone + Ord, V: Clone>(

@@ -1,7 +1,7 @@
 //! A state on disk, one entry a line: what the HTTP front keeps over restarts, and what messages about its rules point
 //! into. The lines look like requests, to a path that no server knows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde_json::json;
@@ -47,10 +47,9 @@ impl Record {
     /// The entries that `before` does not have, by line.
     #[must_use]
     pub fn since(&self, before: &Self) -> HashMap<u32, &Kept> {
-        let known: HashMap<&str, &Kept> =
-            before.lines.iter().map(|line| (&*line.text, &line.kept)).collect();
-        let lines = (1..).zip(&self.lines).filter(|(_, line)| !known.contains_key(&*line.text));
-        lines.map(|(number, line)| (number, &line.kept)).collect()
+        let known: HashSet<&str> = before.lines.iter().map(|line| &*line.text).collect();
+        let new = (1..).zip(&self.lines).filter(|(_, line)| !known.contains(&*line.text));
+        new.map(|(number, line)| (number, &line.kept)).collect()
     }
 }
 
@@ -239,6 +238,21 @@ mod tests {
         for kept in changed.since(&before).values() {
             kept.put_back(&mut state, &booted);
         }
+        assert_eq!(Record::of(&state).behind(&before), before);
+    }
+
+    #[test]
+    fn a_default_route_that_is_refused_stays_where_it_was() {
+        let (mut state, _) = read("");
+        let (booted, before) = (state.clone(), Record::of(&state));
+        let nic = "{\"newNic\": {\"mac\": \"fa:16:3e:00:00:04\", \"ip\": \"198.51.100.5\", \"netmask\": \"255.255.255.0\"}}";
+        ask(&mut state, "/changeDefaultNic", nic);
+        let changed = Record::of(&state).behind(&before);
+        let since = changed.since(&before);
+        assert_eq!(since.len(), 2);
+        let default =
+            since.values().find(|kept| matches!(kept, Kept::Nic(_, nic) if nic.is_default_route));
+        default.unwrap().put_back(&mut state, &booted);
         assert_eq!(Record::of(&state).behind(&before), before);
     }
 
