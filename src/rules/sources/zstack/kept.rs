@@ -12,16 +12,16 @@ use super::firewall::{ListDefault, ListKey};
 use super::firewall_rule::UserRule;
 use super::forwards::Forward;
 use super::kept_check;
-use super::nics::Nic;
+use super::nics::{Nic, is_interface};
 use super::policy_routes::{PolicyReference, PolicyRule, PolicySet, TableKey, TableRoute};
-use super::reader::{Note, Notes, plain};
+use super::reader::{Note, plain};
 use super::routes::StaticRoute;
 use super::snats::{Snat, SnatKey};
 use super::state::{Origin, State};
 use super::vip_limits::{LimitKey, VipLimit};
 use super::vips::Vip;
 use crate::flow::Mac;
-use crate::rules::diagnostic::Place;
+use crate::rules::diagnostic::{Place, Severity};
 use crate::rules::set::Cidr;
 use crate::rules::tree::offset;
 
@@ -88,9 +88,8 @@ fn unreadable(body: &str, error: &serde_json::Error) -> Note {
 }
 
 fn fault(at: u32, what: String) -> Note {
-    let mut notes = Notes::default();
-    notes.error(at, what, "leave out the line: the server sends what is missing again");
-    notes.into_list().remove(0)
+    let hint = "leave out the line: the server sends what is missing again";
+    Note { at, severity: Severity::Error, what, hint }
 }
 
 impl Kept {
@@ -108,8 +107,8 @@ impl Kept {
             Self::Listener(uuid, it) => drop(state.listeners.insert(uuid, it)),
             Self::Nic(mac, it) => {
                 // What the kernel calls it may have changed since.
-                let name = state.machine.name(mac).map(str::to_owned);
-                let interface = name.unwrap_or(it.interface);
+                let name = state.machine.name(mac).filter(|name| is_interface(name));
+                let interface = name.map_or(it.interface, str::to_owned);
                 state.removed_nics.remove(&mac);
                 state.nics.insert(mac, Nic { interface, ..it });
             }
