@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{Generation, Mac, PortId, Protocol, Realm};
+use crate::flow::{FlowKey, Generation, Mac, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::next_hop::{NextHops, Way};
 use crate::pipeline::Ready;
@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
 use crate::session::hash::Hash;
 use crate::session::shape::PackedKey;
-use crate::session::table::Table;
+use crate::session::table::{Found, Table};
 use crate::telemetry::tally::Tally;
 use crate::time::{Coarse, Tick};
 use crate::verdict::Verdict;
@@ -145,9 +145,9 @@ impl Glance {
         self.hash
     }
 
-    /// Where its entry most likely stands.
-    pub(super) const fn place(&self) -> EntryIndex {
-        self.likely
+    /// The session of its key: where it most likely stands, or anywhere else.
+    pub(super) fn session<'t>(&self, key: &FlowKey, sessions: &'t Table) -> Option<Found<'t>> {
+        sessions.at(self.likely, key).or_else(|| sessions.find(key, self.hash))
     }
 
     /// The same with the place where its entry stands.

@@ -226,10 +226,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let frame = slot.frame.as_mut()?;
         let ready = glance.ready(frame.bytes(), port, context.policy)?;
         let key = ready.packet.key(ready.realm);
-        let sessions = &context.shared.sessions;
-        if let Some(found) =
-            sessions.at(glance.place(), &key).or_else(|| sessions.find(&key, ready.hash))
-        {
+        if let Some(found) = glance.session(&key, &context.shared.sessions) {
             return Some(self.forward_known(&mut slot.frame, port, &ready, &key, &found, context));
         }
         Some(match self.settled(frame, port, &ready, &key, context) {
@@ -254,8 +251,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if fast(slot, glance, moment, &mut self.tally, context.shared) {
             return slot.verdict;
         }
-        let sessions = &context.shared.sessions;
-        match sessions.at(glance.place(), key).or_else(|| sessions.find(key, ready.hash)) {
+        match glance.session(key, &context.shared.sessions) {
             Some(found) => self.apply(&mut slot.frame, slot.port, ready, &found, context),
             // It was ended already, by who knows other rules.
             None => Verdict::Drop(DropReason::SessionTableFull),
