@@ -17,6 +17,7 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CLANG");
+    println!("cargo::rerun-if-changed=src/io/xdp/shortcut.bpf.h");
     for (source, _, variable) in PROGRAMS {
         println!("cargo::rerun-if-changed={source}");
         println!("cargo::rerun-if-env-changed={variable}");

@@ -248,6 +248,7 @@ fn config() -> Config {
             mode: XdpMode::Auto,
             spin: false,
             frames: 4096,
+            shortcuts: None,
             on_stop: natwerk::config::OnStop::Release,
         },
         sessions: Sessions {

@@ -24,6 +24,7 @@ RFC_9693 = ["validation", "establishment", "throughput-0", "throughput-0.5", "te
 # More flows than any router opens in the time of a run, so that every packet is a new one.
 ENDLESS_HOSTS = 400_000
 MILLION = 16384
+WARM_SECONDS = 3
 # Flows to this port end sooner than others, for latency-expiry.
 SHORT_PORT, SHORT_SECONDS = 10, 20
 
@@ -34,6 +35,8 @@ def flows_case(name):
     def case(lab, seconds):
         lab.forget()
         fill(lab, hosts, ports)
+        # A stream that has lasted: what a router remembers of it besides is there.
+        finished(send(lab, hosts, ports, WARM_SECONDS))
         return measure(lab, hosts, ports, seconds)
     return case
 
@@ -62,9 +65,11 @@ def tcp_case(lab, seconds):
 
 
 def tcp_frames_case(lab, seconds):
-    """The client's kernel cuts its segments itself, as a card would: what a router behind a wire gets."""
-    offloads = ("tso", "gso")
-    set_all = lambda state: lab.within(lab.client, "ethtool", "-K", "c0", *(word for name in offloads for word in (name, state)))
+    """Both ends' kernels cut their segments and finish their checksums themselves, as cards would: what a router
+    behind a wire gets."""
+    def set_all(state):
+        for namespace, device in ((lab.client, "c0"), (lab.server, "s0")):
+            lab.within(namespace, "ethtool", "-K", device, *(word for name in ("tso", "gso", "tx") for word in (name, state)))
     set_all("off")
     try:
         return tcp_case(lab, seconds)
@@ -253,6 +258,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--beside", choices=BESIDE, default="nftables", help="what natwerk is compared with: bare is AF_XDP without natwerk")
     parser.add_argument("--spin", action="store_true", help="natwerk's worker never sleeps")
+    parser.add_argument("--shortcuts", default='"auto"', metavar="N", help="workers.shortcuts: flows of each interface that natwerk's XDP program may forward by itself")
     parser.add_argument("--json", help="write every figure there")
     parser.add_argument("--svg", help="draw the ratios there")
     parser.add_argument("--png", help="draw them there by matplotlib (apt: python3-matplotlib)")
@@ -270,7 +276,7 @@ def main():
     os.sched_setaffinity(0, {int(GENERATOR_CORE)})
     try:
         for kind in (BESIDE[arguments.beside], Natwerk):
-            labs.append(kind(folder, arguments.spin))
+            labs.append(kind(folder, arguments))
         with real_time():
             for name in names:
                 pairs = [{lab.name: ALL[name](lab, arguments.seconds) for lab in labs} for _ in range(arguments.pairs)]

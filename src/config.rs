@@ -129,6 +129,9 @@ pub struct Workers {
     pub spin: bool,
     /// Frames of memory per worker; a power of two.
     pub frames: u32,
+    /// Shortcuts that there may be on each interface: a power of two, or zero for none. None means as the
+    /// session table is large.
+    pub shortcuts: Option<u32>,
     /// What is left on the interfaces when the engine is stopped.
     pub on_stop: OnStop,
 }
@@ -140,6 +143,7 @@ impl Default for Workers {
             mode: XdpMode::Auto,
             spin: false,
             frames: 16384,
+            shortcuts: None,
             on_stop: OnStop::Release,
         }
     }

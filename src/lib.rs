@@ -17,6 +17,7 @@ pub mod prefetch;
 pub mod rewrite;
 pub mod rules;
 pub mod session;
+pub mod shortcut;
 pub mod telemetry;
 pub mod testing;
 pub mod time;

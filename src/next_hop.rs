@@ -121,6 +121,7 @@ pub struct NextHops {
     woken: AtomicBool,
     waker: Mutex<Option<Waker>>,
     changes: AtomicU64,
+    moves: AtomicU64,
     stations: Stations,
 }
 
@@ -159,6 +160,7 @@ impl NextHops {
             woken: AtomicBool::new(false),
             waker: Mutex::new(None),
             changes: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             stations: Stations::new(),
         }
     }
@@ -332,6 +334,9 @@ impl NextHops {
         let changed = resolution(before) != resolution(bits);
         if changed {
             self.changes.fetch_add(1, Ordering::Release);
+            if before & REACHABLE != 0 {
+                self.moves.fetch_add(1, Ordering::Release);
+            }
         }
     }
 
@@ -360,6 +365,14 @@ impl NextHops {
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// Goes up whenever a neighbour that was reachable is not any more, or elsewhere, and when the
+    /// properties of links change: what somebody wrote down of a way may be true no more.
+    #[inline]
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
     }
 
     /// Every next hop, for people to look at.

@@ -30,8 +30,11 @@ fn opened(mode: XdpMode, workers: usize) -> Opened {
     let interfaces = ["a0", "b0"].map(|name| Device::find(name).expect("the device"));
     let interfaces: Vec<_> =
         (0u8..).zip(interfaces).map(|(n, device)| (PortId(n), device, steering())).collect();
-    let request = Request { interfaces: &interfaces, workers, frames: 4096, mode };
-    open(&request).expect("everything opens")
+    open(&Request { workers, frames: 4096, ..of_one_worker(&interfaces, mode) }).expect("all opens")
+}
+
+fn of_one_worker(interfaces: &[(PortId, Device, Steering)], mode: XdpMode) -> Request<'_> {
+    Request { interfaces, workers: 1, frames: 1024, mode, shortcuts: None }
 }
 
 /// Carries frames between the two ports until `done` or a second has passed.
@@ -54,7 +57,7 @@ fn carry(lane: &mut Lane<XdpPort>, mut done: impl FnMut(usize) -> bool) -> usize
 }
 
 fn one_program() -> Program {
-    Program::load(1).expect("loaded").pop().expect("one")
+    Program::load(1, None).expect("loaded").pop().expect("one")
 }
 
 fn counter(program: &Program, name: &str) -> u64 {
@@ -135,8 +138,7 @@ fn a_mode_the_device_does_not_have_is_refused_with_the_remedy() {
     in_namespace(1, || {
         let device = Device::find("a0").expect("the device");
         let interfaces = [(PortId(0), device, steering())];
-        let request =
-            Request { interfaces: &interfaces, workers: 1, frames: 1024, mode: XdpMode::ZeroCopy };
+        let request = of_one_worker(&interfaces, XdpMode::ZeroCopy);
         let said = open(&request).err().expect("veth has no zero-copy").to_string();
         assert!(said.contains("set workers.mode"), "{said}");
         drop(opened(XdpMode::Auto, 1));
@@ -409,8 +411,7 @@ fn a_killed_process_leaves_nothing_in_the_way() {
     in_namespace(1, || {
         let mut first = start_holder();
         let interfaces = [(PortId(0), Device::find("a0").expect("the device"), steering())];
-        let request =
-            Request { interfaces: &interfaces, workers: 1, frames: 1024, mode: XdpMode::Copy };
+        let request = of_one_worker(&interfaces, XdpMode::Copy);
         let said = open(&request).err().expect("the queue is taken").to_string();
         assert!(said.contains("another process has a socket on it"), "{said}");
         first.kill().expect("killed");
@@ -467,8 +468,7 @@ fn a_program_left_behind_is_replaced_and_a_strangers_is_not() {
         compile("stranger");
         ip(&["link", "set", "dev", "a0", "xdp", "obj", object, "sec", "xdp"]);
         let interfaces = [(PortId(0), Device::find("a0").expect("the device"), steering())];
-        let request =
-            Request { interfaces: &interfaces, workers: 1, frames: 1024, mode: XdpMode::Auto };
+        let request = of_one_worker(&interfaces, XdpMode::Auto);
         let said = open(&request).err().expect("the hook is taken").to_string();
         assert!(said.contains("\"stranger\""), "{said}");
         assert!(said.contains("ip link set dev a0 xdp off"), "{said}");

@@ -156,7 +156,7 @@ def napi_threads():
 class Nftables(Lab):
     """Linux, doing natwerk's job: forwarding and masquerading, closed from outside, no strange sources, every session counted."""
 
-    def __init__(self, folder, _spin):
+    def __init__(self, folder, _options):
         super().__init__("nft")
         self.folder = folder
         run("ip", "-n", self.router, "address", "add", "10.16.0.1/12", "dev", "r0")
@@ -216,9 +216,9 @@ class AfXdp(Lab):
 class Natwerk(AfXdp):
     """natwerk, with source NAT behind the same addresses."""
 
-    def __init__(self, folder, spin, sessions=1_200_000):
+    def __init__(self, folder, options, sessions=1_200_000):
         super().__init__("natwerk")
-        if spin:
+        if options.spin:
             # A worker that never sleeps would leave its core to nobody.
             self.napi_core, self.worker_priority = GENERATOR_CORE, None
         self.base = {"version": 1,
@@ -234,8 +234,8 @@ class Natwerk(AfXdp):
             file.write('rules = ["%s/rules.json"]\nstate_dir = "%s/state"\ncontrol_socket = "%s"\nmanage_addresses = true\n'
                        '[[interface]]\nname = "r1"\nrole = "public"\n[[interface]]\nname = "r0"\nrole = "guest"\n'
                        # Ports that rest would be missing in the next case; the kernel has no such thing.
-                       '[sessions]\nmax = %d\nper_guest = 0\n[timeouts]\nport_hold = 0\nudp_ports = { "10" = 20 }\n[workers]\nspin = %s\n' % (
-                           folder, folder, self.socket, sessions, json.dumps(spin)))
+                       '[sessions]\nmax = %d\nper_guest = 0\n[timeouts]\nport_hold = 0\nudp_ports = { "10" = 20 }\n[workers]\nspin = %s\nshortcuts = %s\n' % (
+                           folder, folder, self.socket, sessions, json.dumps(options.spin), options.shortcuts))
         self.log = open(os.path.join(folder, "engine.log"), "w+")
         self.process = subprocess.Popen(["ip", "netns", "exec", self.router, NATWERK, "run", "--config", self.config], text=True,
                                         stdout=subprocess.PIPE, stderr=self.log)
@@ -279,7 +279,7 @@ class Natwerk(AfXdp):
 class Bare(AfXdp):
     """AF_XDP without natwerk: frames go from one interface to the other by the same sockets, with new link addresses."""
 
-    def __init__(self, _folder, _spin):
+    def __init__(self, _folder, _options):
         super().__init__("bare")
         self.process = self.start(self.router, NATWERK, "generate", "forward", "--from", "r0", "--to", "r1", "--own-mac", "02:00:00:00:00:03",
                                   "--to-mac", "02:00:00:00:00:04", "--seconds", 86_400, core=ROUTER_CORE)

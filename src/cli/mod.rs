@@ -28,6 +28,7 @@ pub mod run;
 pub mod schema;
 pub mod sessions;
 pub mod show;
+mod stats_table;
 pub mod steps;
 pub mod steps_ipv6;
 pub mod tables;

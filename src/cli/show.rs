@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cli::output::{self, Failure, Outcome};
-use crate::cli::{Common, address_table, ask, listing, packet_text, tables};
+use crate::cli::{Common, address_table, ask, listing, packet_text, stats_table, tables};
 use crate::config::Config;
 use crate::control;
 use crate::control::requests::{AddressMatch, MappingFilter, Request, SessionFilter};
@@ -214,7 +214,7 @@ pub fn run(what: &What, common: &Common) -> Outcome {
                 false => listing::print(common, &request, &tables::SESSIONS, tables::session),
             }
         }
-        What::Stats => whole(common, &Request::ShowStats, |row: &Stats| tables::stats(row)),
+        What::Stats => whole(common, &Request::ShowStats, |row: &Stats| stats_table::stats(row)),
         What::Workers => whole(common, &Request::ShowWorkers, |row: &Workers| tables::workers(row)),
     }
 }

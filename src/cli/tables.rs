@@ -8,7 +8,7 @@ use crate::cli::output::{duration, magnitude, table};
 use crate::cli::show::ConfigAnswer;
 use crate::control::rows::{
     DropRow, InterfaceRow, MappingRow, MemberRow, NeighborRow, NetworkRow, PolicyRow, PoolRow,
-    ReloadRow, RuleRow, SessionRow, Stats, WorkerRow, Workers,
+    ReloadRow, RuleRow, SessionRow, WorkerRow, Workers,
 };
 
 /// The columns of `show sessions`.
@@ -284,50 +284,6 @@ fn worker(row: &WorkerRow) -> Vec<String> {
     ]
 }
 
-/// `show stats`.
-#[must_use]
-pub fn stats(row: &Stats) -> String {
-    let full = row.sessions.saturating_mul(100).checked_div(row.sessions_max).unwrap_or(0);
-    let (hops, most) = (row.next_hops, row.next_hops_max);
-    let (freed, refused) = (row.next_hops_reclaimed, row.next_hops_refused);
-    let lines = [
-        ("version", row.version.clone()),
-        ("uptime", duration(row.uptime_s)),
-        ("workers", row.workers.to_string()),
-        ("received", format!("{} packets, {} bytes", row.received_packets, row.received_bytes)),
-        (
-            "transmitted",
-            format!("{} packets, {} bytes", row.transmitted_packets, row.transmitted_bytes),
-        ),
-        ("dropped", row.drops.to_string()),
-        ("to the kernel", some_or_dash(pairs(&row.hosted))),
-        ("had to wait", row.held.to_string()),
-        (
-            "ICMP errors",
-            format!("{} sent, {} withheld", row.icmp_errors_sent, row.icmp_errors_limited),
-        ),
-        ("sessions", format!("{} of {} ({full}%)", row.sessions, row.sessions_max)),
-        ("IPv6 sessions", format!("{} of {}", row.sessions_ipv6, row.sessions_ipv6_max)),
-        (
-            "session memory",
-            format!("{} bytes", row.sessions_memory_bytes + row.sessions_ipv6_memory_bytes),
-        ),
-        ("next hops", format!("{hops} of {most}, {freed} freed, {refused} refused")),
-        ("sessions created", row.sessions_created.to_string()),
-        ("sessions ended", some_or_dash(pairs(&row.sessions_ended))),
-        (
-            "NAT events",
-            row.events.map_or_else(dash, |[exported, lost, withheld]| {
-                format!("{exported} exported, {lost} lost, {withheld} withheld")
-            }),
-        ),
-        ("policy", format!("generation {}", row.generation)),
-        ("reloads", format!("{} done, {} refused", row.reloads, row.reloads_refused)),
-        ("batches", some_or_dash(pairs(&row.batches))),
-    ];
-    list(lines)
-}
-
 /// `show policy`.
 #[must_use]
 pub fn policy(row: &PolicyRow) -> String {
@@ -382,12 +338,14 @@ pub fn config(answer: &ConfigAnswer) -> String {
 }
 
 /// Names and values, one pair a line.
-fn list(lines: impl IntoIterator<Item = (&'static str, String)>) -> String {
+pub(super) fn list(lines: impl IntoIterator<Item = (&'static str, String)>) -> String {
     lines.into_iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }
 
 /// What is not zero, as `name value, name value`. Names that are numbers keep their order.
-fn pairs<V: Copy + PartialEq + Default + ToString>(values: &BTreeMap<String, V>) -> String {
+pub(super) fn pairs<V: Copy + PartialEq + Default + ToString>(
+    values: &BTreeMap<String, V>,
+) -> String {
     let mut values: Vec<_> = values.iter().filter(|(_, value)| **value != V::default()).collect();
     values.sort_by_key(|(name, _)| name.parse::<u64>().unwrap_or(u64::MAX));
     let values: Vec<_> =
@@ -395,11 +353,11 @@ fn pairs<V: Copy + PartialEq + Default + ToString>(values: &BTreeMap<String, V>)
     values.join(", ")
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".to_owned()
 }
 
-fn some_or_dash(text: String) -> String {
+pub(super) fn some_or_dash(text: String) -> String {
     if text.is_empty() { dash() } else { text }
 }
 

@@ -84,6 +84,13 @@ pub static WORKERS: Section = Section {
             "Frames of memory per worker; a power of two.",
         ),
         optional(
+            "shortcuts",
+            Kind::IntegerOr(0, 1 << 24, "auto"),
+            "\"auto\"",
+            "Flows of each interface that its XDP program may forward by itself, at 128 bytes each: a power of \
+             two, or 0 for none; \"auto\" is an eighth of `sessions.max`. In copy mode only.",
+        ),
+        optional(
             "on_stop",
             Kind::Choice(&["release", "hold"]),
             "\"release\"",

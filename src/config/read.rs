@@ -191,16 +191,20 @@ fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
     ];
     let stops = [("release", OnStop::Release), ("hold", OnStop::Hold)];
     let frames: Option<u32> = fields.integer("frames", faults);
-    if let Some(frames) = frames.filter(|frames| !frames.is_power_of_two()) {
-        let what = format!("{frames} is not a power of two");
-        let hint = format!("write {}", frames.next_power_of_two());
-        faults.error(fields.place_of("frames"), what, hint);
+    let shortcuts: Option<u32> = fields.integer_or("shortcuts", faults).flatten();
+    for (name, number) in [("frames", frames), ("shortcuts", shortcuts)] {
+        if let Some(odd) = number.filter(|number| *number != 0 && !number.is_power_of_two()) {
+            let what = format!("{odd} is not a power of two");
+            let hint = format!("write {}", odd.next_power_of_two());
+            faults.error(fields.place_of(name), what, hint);
+        }
     }
     Workers {
         count: fields.integer_or("count", faults).flatten(),
         mode: fields.choice("mode", &modes, faults).unwrap_or(default.mode),
         spin: fields.boolean("spin", faults).unwrap_or(default.spin),
         frames: frames.unwrap_or(default.frames),
+        shortcuts: shortcuts.or(default.shortcuts),
         on_stop: fields.choice("on_stop", &stops, faults).unwrap_or(default.on_stop),
     }
 }
@@ -327,6 +331,7 @@ mod tests {
             mode = "zero-copy"
             spin = true
             frames = 8192
+            shortcuts = 1024
             on_stop = "hold"
             [sessions]
             max = 1000
@@ -375,6 +380,7 @@ mod tests {
                 mode: XdpMode::ZeroCopy,
                 spin: true,
                 frames: 8192,
+                shortcuts: Some(1024),
                 on_stop: OnStop::Hold,
             },
             sessions: Sessions {

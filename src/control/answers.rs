@@ -62,7 +62,7 @@ impl Handler for Answers {
             Request::ShowSessions(filter) => self.sessions(&filter, reply),
             Request::ShowStats => reply.done(self.stats()),
             Request::ShowWorkers => reply.done(workers::rows(&self.engine)),
-            Request::Watch(filter) => watch::run(&filter, &self.engine, reply),
+            Request::Watch(filter) => watch::run(&filter, &self.engine, &self.shared, reply),
         }
     }
 }
@@ -304,7 +304,10 @@ impl Answers {
     pub fn stats(&self) -> Stats {
         let (table, wide) = (&self.shared.sessions, &self.shared.sessions_ipv6);
         let hops = self.shared.next_hops.occupancy();
+        let shortcuts = self.shared.shortcuts.load();
         Stats {
+            shortcuts: shortcuts.as_ref().map_or(0, |all| all.len().into()),
+            shortcuts_max: shortcuts.as_ref().map_or(0, |all| all.capacity()),
             next_hops: hops.used,
             next_hops_max: hops.max,
             next_hops_reclaimed: hops.reclaimed,

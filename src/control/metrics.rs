@@ -126,6 +126,8 @@ fn sessions(metrics: &mut Metrics, answers: &Answers) {
         "Memory of the table of IPv6 sessions",
         stats.sessions_ipv6_memory_bytes,
     );
+    metrics.number("shortcuts", "Shortcuts that XDP programs read", stats.shortcuts);
+    metrics.number("shortcuts_max", "Shortcuts there is room for", stats.shortcuts_max);
     metrics.number("next_hops", "Neighbours that frames may be sent to", stats.next_hops);
     metrics.number("next_hops_max", "Neighbours there is room for", stats.next_hops_max);
     metrics.count(

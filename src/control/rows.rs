@@ -358,6 +358,12 @@ pub struct Stats {
     /// Neighbours for which there was no next hop.
     #[serde(default)]
     pub next_hops_refused: u64,
+    /// Shortcuts that XDP programs read.
+    #[serde(default)]
+    pub shortcuts: u64,
+    /// As many as there may be; zero where there are none.
+    #[serde(default)]
+    pub shortcuts_max: u64,
     /// Sessions created.
     pub sessions_created: u64,
     /// Sessions ended, by how.

@@ -9,6 +9,8 @@ use crate::control::server::{Refusal, Reply};
 use crate::control::workers::port_name;
 use crate::engine::handle::EngineHandle;
 use crate::flow::{PortId, Protocol};
+use crate::pipeline::shared::Shared;
+use crate::shortcut::Hold;
 use crate::telemetry::tap::{Record, TapFilter};
 use crate::verdict::{DropReason, Verdict};
 
@@ -23,11 +25,14 @@ const ROWS_PER_PART: usize = 64;
 pub fn run(
     wanted: &WatchFilter,
     engine: &EngineHandle,
+    shared: &Shared,
     reply: &mut Reply<'_>,
 ) -> Result<(), Refusal> {
     let watch = engine.tap().watch(filter(wanted, engine)?).ok_or_else(|| {
         Refusal::new("somebody else is looking at frames already", "wait until they are done")
     })?;
+    // Until a worker sees that nobody looks any more.
+    shared.shortcuts.load().iter().for_each(|shortcuts| shortcuts.hold(Hold::Watched));
     let start = Instant::now();
     let end = wanted.seconds.map(|seconds| start + Duration::from_secs(seconds));
     let (mut left, mut heard) = (wanted.count.unwrap_or(u64::MAX), start);

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::config::{Config, XdpMode};
 use crate::engine::handle::{InterfaceStatus, QueueStatus, WorkerStatus};
+use crate::engine::shortcuts::{Exits, of_programs, room};
 use crate::engine::tapped::Tapped;
 use crate::flow::PortId;
 use crate::host::punt::Punt;
@@ -23,6 +24,7 @@ use crate::io::xdp::program::{Program, ProgramFault};
 use crate::io::xdp::steering::Steering;
 use crate::pipeline::Pipeline;
 use crate::pipeline::shared::Shared;
+use crate::shortcut::{Hold, Shortcuts};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::tap::Tap;
 use crate::worker::{Pace, Worker};
@@ -31,6 +33,8 @@ use crate::worker::{Pace, Worker};
 pub(super) struct Dataplane {
     interfaces: Vec<Interface>,
     workers: Vec<Running>,
+    shortcuts: Option<Arc<Shortcuts>>,
+    exits: Option<Exits>,
 }
 
 /// An interface with its program.
@@ -76,6 +80,9 @@ pub enum DataplaneError {
     /// A worker's thread cannot be started.
     #[error("a worker's thread cannot be started: {0}")]
     Thread(io::Error),
+    /// A program cannot be told where shortcuts lead.
+    #[error(transparent)]
+    Program(#[from] ProgramFault),
 }
 
 impl Dataplane {
@@ -99,8 +106,12 @@ impl Dataplane {
             workers: crew.counters.len(),
             frames: config.workers.frames,
             mode: config.workers.mode,
+            shortcuts: room(config, &crew.shared.settings),
         };
-        let Opened { lanes, programs, modes } = open(&request)?;
+        let Opened { lanes, mut programs, modes } = open(&request)?;
+        let shortcuts = of_programs(&mut programs, &modes, request.shortcuts);
+        // Workers make them from their first batch on.
+        crew.shared.shortcuts.store(shortcuts.clone());
         let interfaces = interfaces.into_iter().zip(programs).zip(modes);
         let interfaces = interfaces.map(|(((port, device, steering), program), mode)| Interface {
             port,
@@ -109,7 +120,13 @@ impl Dataplane {
             mode,
             steering,
         });
-        let mut dataplane = Self { interfaces: interfaces.collect(), workers: Vec::new() };
+        let mut dataplane = Self {
+            interfaces: interfaces.collect(),
+            workers: Vec::new(),
+            exits: shortcuts.clone().and_then(Exits::new),
+            shortcuts,
+        };
+        dataplane.look_at_exits()?;
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let (filled, all_filled) = mpsc::channel();
         for (index, (lane, counters)) in lanes.into_iter().zip(&crew.counters).enumerate() {
@@ -136,7 +153,23 @@ impl Dataplane {
             if interface.steering != steering {
                 interface.program.apply(&steering)?;
                 interface.steering = steering;
+                // What was the dataplane's may be the kernel's now.
+                self.shortcuts.iter().for_each(|shortcuts| shortcuts.end_epoch());
             }
+        }
+        Ok(())
+    }
+
+    /// Looks which interfaces shortcuts may lead to now.
+    ///
+    /// # Errors
+    /// When a program cannot be told.
+    pub fn look_at_exits(&mut self) -> Result<(), ProgramFault> {
+        let Some(exits) = &self.exits else { return Ok(()) };
+        for (port, device) in
+            self.interfaces.iter().map(|it| (it.port, it.device.index)).collect::<Vec<_>>()
+        {
+            exits.look_at(port, device, self.interfaces.iter_mut().map(|it| &mut it.program))?;
         }
         Ok(())
     }
@@ -191,6 +224,7 @@ impl Dataplane {
 impl Drop for Dataplane {
     /// Takes the programs off first, so that nothing is sent to sockets that nobody reads.
     fn drop(&mut self) {
+        self.shortcuts.iter().for_each(|shortcuts| shortcuts.hold(Hold::Stopping));
         self.interfaces.clear();
         self.workers.iter().for_each(|worker| worker.bell.stop());
         for worker in self.workers.drain(..) {
@@ -264,7 +298,8 @@ impl Work {
         while !self.bell.is_stopped() {
             let shared = Arc::clone(&self.crew.shared);
             let pipeline = Pipeline::of_worker(self.index, shared, Arc::clone(&self.counters));
-            let pipeline = Tapped::new(pipeline, Arc::clone(&self.crew.tap));
+            let shortcuts = self.crew.shared.shortcuts.load_full();
+            let pipeline = Tapped::new(pipeline, Arc::clone(&self.crew.tap), shortcuts);
             let host = |port: PortId, frame: &[u8]| self.crew.punt.send(port, frame);
             let mut worker = Worker::new(&mut lane, pipeline, host, Arc::clone(&self.counters));
             let publish = |port: usize, seen: Losses| {

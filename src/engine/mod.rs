@@ -27,8 +27,9 @@ mod rules;
 #[cfg(feature = "af-xdp")]
 mod run;
 #[cfg(feature = "af-xdp")]
-mod state;
+mod shortcuts;
 #[cfg(feature = "af-xdp")]
+mod state;
 mod steering;
 #[cfg(feature = "af-xdp")]
 mod tapped;

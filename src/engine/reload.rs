@@ -152,6 +152,7 @@ impl Engine {
         save_registry(&config, &self.rules.registry);
         self.host.apply(Plan::of(&policy));
         self.shared.policy.swap(policy);
+        self.shared.shortcuts.load().iter().for_each(|shortcuts| shortcuts.end_epoch());
         if let Some(dataplane) = &self.dataplane {
             dataplane.wake();
         }

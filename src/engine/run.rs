@@ -227,6 +227,9 @@ impl Engine {
     /// Once a second: devices, steering, what people see, the watchdog.
     fn look_after(&mut self) {
         self.replace_lost_devices();
+        if let Some(Err(error)) = self.dataplane.as_mut().map(Dataplane::look_at_exits) {
+            tracing::error!("{error}");
+        }
         if self.steered_after != Some((self.host.version(), local_ports())) {
             self.steer();
         }

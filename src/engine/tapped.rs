@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::pipeline::batch::{BATCH_MAX, Batch};
+use crate::shortcut::{Hold, Shortcuts};
 use crate::telemetry::tap::{Record, Tap, TapFilter};
 use crate::time::Tick;
 use crate::worker::Processor;
@@ -12,6 +13,8 @@ use crate::worker::Processor;
 pub struct Tapped<P> {
     inner: P,
     tap: Arc<Tap>,
+    /// By which frames pass unseen.
+    shortcuts: Option<Arc<Shortcuts>>,
     /// Frames of the batch that are being looked at, by their slots.
     watched: Vec<(usize, Box<Record>)>,
 }
@@ -19,8 +22,19 @@ pub struct Tapped<P> {
 impl<P> Tapped<P> {
     /// `inner` behind `tap`.
     #[must_use]
-    pub fn new(inner: P, tap: Arc<Tap>) -> Self {
-        Self { inner, tap, watched: Vec::with_capacity(BATCH_MAX) }
+    pub fn new(inner: P, tap: Arc<Tap>, shortcuts: Option<Arc<Shortcuts>>) -> Self {
+        Self { inner, tap, shortcuts, watched: Vec::with_capacity(BATCH_MAX) }
+    }
+
+    /// Has no frame pass unseen while somebody looks. (Whoever begins to look ended shortcuts already.)
+    fn see_to_shortcuts(&self) {
+        if let Some(shortcuts) = &self.shortcuts {
+            match (self.tap.is_armed(), shortcuts.is_held(Hold::Watched)) {
+                (true, false) => shortcuts.hold(Hold::Watched),
+                (false, true) => shortcuts.release(Hold::Watched),
+                (true, true) | (false, false) => {}
+            }
+        }
     }
 
     #[cold]
@@ -65,6 +79,7 @@ impl<F: FrameBuffer, P: Processor<F>> Processor<F> for Tapped<P> {
         frames: &mut S,
         now: Tick,
     ) -> bool {
+        self.see_to_shortcuts();
         self.inner.idle(batch, frames, now)
     }
 }
@@ -112,7 +127,7 @@ mod tests {
     fn whoever_looks_sees_each_frame_before_and_after() {
         let tap = Arc::new(Tap::new());
         let mut pool = FramePool::in_memory(8, 2048).unwrap();
-        let mut tapped = Tapped::new(Alternating, Arc::clone(&tap));
+        let mut tapped = Tapped::new(Alternating, Arc::clone(&tap), None);
         let mut run = || {
             let mut batch = Batch::new();
             for first in [1u8, 2] {

@@ -18,7 +18,9 @@ impl NextHops {
         for (side, overhead) in sides {
             if let Some(interface) = self.interfaces.get(side.index()) {
                 let word = interface_word(source, mtu.saturating_sub(overhead));
-                interface.store(word, Ordering::Release);
+                if interface.swap(word, Ordering::AcqRel) != word {
+                    self.moves.fetch_add(1, Ordering::Release);
+                }
             }
         }
         self.refresh(port, &making.vlan_mtus);
@@ -42,9 +44,12 @@ impl NextHops {
             }
             let port = neighbor.port;
             let (source, mtu) = self.properties(port, neighbor.vlan, vlan_mtus);
-            hop.source.store(source_word(source, port, neighbor.address), Ordering::Relaxed);
+            let source = source_word(source, port, neighbor.address);
             let network = network_word(neighbor.vlan, mtu, neighbor.address);
-            hop.network.store(network, Ordering::Relaxed);
+            let before = hop.source.swap(source, Ordering::Relaxed);
+            if (before, hop.network.swap(network, Ordering::Relaxed)) != (source, network) {
+                self.moves.fetch_add(1, Ordering::Release);
+            }
         }
     }
 

@@ -57,7 +57,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let found = self.living(&key, hash, context).filter(|_| is_plausible);
         let Some(found) = found else { return self.unmatched_error(ready, context) };
         if let Some(sequence) = quote.tcp_sequence
-            && !tcp::plausible_quote(sequence, found.peer_tcp())
+            && !tcp::plausible_quote(sequence, self.peer_tcp(&found))
         {
             return Verdict::Drop(DropReason::IcmpSequenceRefused);
         }

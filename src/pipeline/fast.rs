@@ -13,6 +13,7 @@ use crate::pipeline::Ready;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::look::attached;
 use crate::pipeline::shared::Shared;
+use crate::pipeline::shortcuts::Wishes;
 use crate::pipeline::sweep::Shortest;
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
@@ -182,6 +183,7 @@ pub(super) fn fast<F: FrameBuffer>(
     glance: &Glance,
     moment: &Moment,
     tally: &mut Tally,
+    wishes: &mut Wishes,
     shared: &Shared,
 ) -> bool {
     let Slot { frame: Some(frame), port, verdict } = slot else { return false };
@@ -216,6 +218,9 @@ pub(super) fn fast<F: FrameBuffer>(
     tally.crossed(*port, out, packet.length);
     tally.forwarded(out, frame.bytes().len());
     *verdict = Verdict::Forward(out);
+    if wishes.are_heard() && entry.is_worth_a_shortcut() {
+        wishes.add(*port, packet, (*likely, entry), session.leaves_as(), way);
+    }
     true
 }
 

@@ -27,8 +27,10 @@ mod queries;
 pub mod reclaim;
 pub mod review;
 pub mod shared;
+pub mod shortcuts;
 mod slow;
 mod sweep;
+mod track;
 mod transmit;
 mod waiting;
 pub mod witness;
@@ -47,14 +49,12 @@ use crate::policy::publish::Reader;
 use crate::policy::{Attachment, Policy};
 use crate::session::shape::Shape;
 use crate::session::table::{Found, Hash};
-use crate::session::tcp::{self, Judgement};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::tally::Tally;
 use crate::time::Tick;
 use crate::verdict::{DropReason, HostReason, Verdict};
 use crate::wire;
 use crate::wire::parse::{Fragment, Kind, Parsed};
-use crate::wire::segment::{self, Segment, flags};
 
 use batch::{BATCH_MAX, Batch, Slot};
 use charge::{Charge, passing};
@@ -66,6 +66,8 @@ use fragments::{FragmentPlan, own_identification};
 use hints::Hints;
 use look::{Group, attached, group, group_mut, groups, prefetch_headers};
 use shared::Shared;
+use shortcuts::Wishes;
+use track::Tracked;
 use waiting::{Fate, Released, WAITING_MAX, Waiting};
 
 /// One worker's pipeline.
@@ -92,6 +94,9 @@ pub struct Pipeline<F> {
     replicas: Replicas<F>,
     hints: Hints,
     sweep: sweep::Sweep,
+    /// None where the XDP programs read none.
+    shortcuts: Option<shortcuts::Own>,
+    wishes: Wishes,
 }
 
 /// What the first look found out about a frame that does not go the fast path.
@@ -164,6 +169,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             replicas: Replicas::new(),
             hints: Hints::new(),
             sweep: sweep::Sweep::new(&settings.timeouts),
+            shortcuts: shared.shortcuts.load_full().map(shortcuts::Own::new),
+            wishes: Wishes::new(index, BATCH_MAX),
             counters,
             shared: Rc::new(shared),
         }
@@ -177,6 +184,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         frames: &mut S,
         now: Tick,
     ) {
+        self.hear_wishes();
         let policy = self.policy.current();
         let shared = Rc::clone(&self.shared);
         let Batch { slots, extra, host } = batch;
@@ -208,6 +216,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             (first, second, third) = (third, first, second);
         }
         self.tally.settle(&self.counters);
+        self.grant_wishes(now);
         self.release_waiting(&mut context);
         if has_capsules {
             self.close_capsules(slots, &mut context);
@@ -227,9 +236,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         let mut frames = slots.iter_mut().zip(&group.glances);
         let mut newcomers = None;
         loop {
-            let (tally, shared) = (&mut *self.tally, context.shared);
+            let (tally, wishes) = (&mut *self.tally, &mut self.wishes);
+            let shared = context.shared;
             let other = frames.find_map(|(slot, glance)| {
-                let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
+                let is_done =
+                    glance.is_plain() && fast(slot, glance, moment, tally, wishes, shared);
                 (!is_done).then_some((slot, glance))
             });
             let Some((slot, glance)) = other else { break };
@@ -428,31 +439,6 @@ impl<F: FrameBuffer> Pipeline<F> {
         self.transmit(port, frame, packet, &link, destination, context)
     }
 
-    /// Follows the TCP state of a session; clamps the MSS of SYNs.
-    fn track<S>(
-        &self,
-        frame: &mut F,
-        packet: &Parsed,
-        found: &Found<'_>,
-        context: &Context<'_, F, S>,
-    ) -> Tracked {
-        let seen: Segment = segment::segment(frame.bytes(), packet.transport, packet.end);
-        let own = found.tcp();
-        match tcp::judge(&seen, own, || found.peer_tcp()) {
-            Judgement::Believe(state) => {
-                if state != own {
-                    found.set_tcp(state);
-                }
-                if seen.flags & flags::SYN != 0 && context.policy.clamps_mss() {
-                    self.clamp_mss(frame, packet, found, context.policy);
-                }
-                Tracked::Counts
-            }
-            Judgement::Doubt => Tracked::Passes,
-            Judgement::Reopen => Tracked::Reopens,
-        }
-    }
-
     /// Whether a frame is addressed to this interface (RFC 1812, section 5.3.4).
     fn is_for_us(&self, frame: &[u8], port: PortId) -> bool {
         let ours = self.shared.next_hops.source_mac(port);
@@ -474,16 +460,6 @@ impl<F: FrameBuffer> Pipeline<F> {
             Verdict::Host(reason) => self.counters.hosted(reason),
         }
     }
-}
-
-/// What TCP tracking says of a segment.
-enum Tracked {
-    /// It counts and keeps the session alive.
-    Counts,
-    /// It passes without changing anything (RFC 5961: not believed, not cut).
-    Passes,
-    /// It opens a new connection on a closed session.
-    Reopens,
 }
 
 /// Datagrams in fragments that a worker follows at once.

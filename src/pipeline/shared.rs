@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 
 use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
@@ -21,6 +22,7 @@ use crate::policy::{Policy, Service};
 use crate::session::entry::{NewSession, SessionKind};
 use crate::session::table::{SessionView, Table};
 use crate::session::timeout::Timeouts;
+use crate::shortcut::{Key, Passed, Shortcuts};
 use crate::telemetry::address_counters::{AddressCounters, AddressTotals};
 use crate::telemetry::counters::RuleCounters;
 use crate::telemetry::events::{Change, Events};
@@ -53,6 +55,8 @@ pub struct Shared {
     pub balance: BalanceState,
     /// Remotes that guests with address-dependent filtering have sent to.
     pub contacts: Contacts,
+    /// What was written down for the XDP programs, where they read such.
+    pub shortcuts: ArcSwapOption<Shortcuts>,
     /// What the NAT did, for a collector, if there is one.
     pub events: Option<Events>,
     /// The part of the configuration that workers read.
@@ -121,6 +125,7 @@ impl Shared {
             addresses: AddressCounters::default(),
             balance: BalanceState::default(),
             contacts: Contacts::default(),
+            shortcuts: ArcSwapOption::empty(),
             events: settings.events.map(Events::new),
             settings,
             sweep_cursor: AtomicU32::new(0),
@@ -218,6 +223,7 @@ impl Shared {
 
     /// Gives back everything that a session which was removed from the table held.
     pub fn settle(&self, view: &SessionView, now: Tick) {
+        let view = &self.end_shortcuts(view);
         let session = &view.session;
         let protocol = session.initiator.protocol;
         for (_, _, external) in mappings_of(session).into_iter().flatten() {
@@ -242,6 +248,22 @@ impl Shared {
 }
 
 impl Shared {
+    /// Makes the shortcuts of a session untrue. Returns its view with what passed by them.
+    fn end_shortcuts(&self, view: &SessionView) -> SessionView {
+        let mut view = *view;
+        if let Some(shortcuts) = &*self.shortcuts.load()
+            && !shortcuts.is_empty()
+        {
+            let SessionView { session, initiator, responder, .. } = &mut view;
+            for (key, seen) in [(session.initiator, initiator), (session.responder, responder)] {
+                let Passed { packets, bytes } = shortcuts.end(Key::of(&key));
+                seen.packets = seen.packets.wrapping_add(packets);
+                seen.bytes = seen.bytes.wrapping_add(bytes);
+            }
+        }
+        view
+    }
+
     /// Gives back everything that an IPv6 session which was removed from the table held.
     pub fn settle_ipv6(&self, view: &SessionView<Ipv6Addr>) {
         self.leave_guest(&view.session.initiator);

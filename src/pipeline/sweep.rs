@@ -164,7 +164,8 @@ impl<F: FrameBuffer> Pipeline<F> {
             effort += self.sweep_step(step, &shared, &policy, now);
             looked += step;
         }
-        self.sweep.looked_at(looked)
+        let is_more = self.sweep.looked_at(looked);
+        self.look_after_shortcuts(&shared, &policy, now) || is_more
     }
 
     /// Looks at the next `slots` slots. Returns what effort their sessions took.

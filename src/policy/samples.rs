@@ -37,6 +37,7 @@ pub(crate) fn config() -> Config {
             mode: XdpMode::Auto,
             spin: false,
             frames: 4096,
+            shortcuts: None,
             on_stop: crate::config::OnStop::Release,
         },
         sessions: Sessions {

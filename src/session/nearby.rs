@@ -95,6 +95,12 @@ impl<A: Shape> Table<A> {
         let _ = self.prefetch_likely(hash, self.index().layout.home(hash));
     }
 
+    /// Brings the entry at `place` near.
+    #[inline]
+    pub fn prefetch_at(&self, place: EntryIndex) {
+        self.entry(place).map(prefetch);
+    }
+
     /// Where packets of the session whose entry stands at `place` go, whichever it is: to be asked for,
     /// not to be followed.
     #[inline(always)]

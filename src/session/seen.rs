@@ -65,6 +65,28 @@ impl<A: Shape> Entry<A> {
         true
     }
 
+    /// Counts packets that took a shortcut, the last of them at `last`; of TCP's, `sequence_next` is the
+    /// number behind the last one's. Only the direction's worker calls it.
+    pub fn touch_many(&self, packets: u64, bytes: u64, last: Coarse, sequence_next: Option<u32>) {
+        let seen = self.word(5).load(Ordering::Relaxed);
+        let own = seen as u32;
+        let next = sequence_next.map_or(own, |next| tcp::later(own, next));
+        let last = last.max(Seen(seen).last());
+        self.word(5).store(u64::from(last.as_raw()) << 32 | u64::from(next), Ordering::Relaxed);
+        let before = self.word(6).load(Ordering::Relaxed);
+        self.word(6).store(before.wrapping_add(packets.wrapping_mul(PACKET)), Ordering::Relaxed);
+        let total = self.word(7).load(Ordering::Relaxed);
+        self.word(7).store(total.wrapping_add(bytes), Ordering::Relaxed);
+    }
+
+    /// Whether this packet of the direction, counted already, is one to make a shortcut at: not the first,
+    /// as many sessions have no other, and not each.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_worth_a_shortcut(&self) -> bool {
+        self.word(6).load(Ordering::Relaxed) & PACKET == 0
+    }
+
     /// When a packet of this direction last came.
     #[inline]
     #[must_use]

@@ -195,6 +195,12 @@ const fn acknowledges_all(segment: &Segment, peer: TcpState) -> bool {
     segment.flags & flags::ACK != 0 && peer.syn && segment.acknowledgement == peer.sequence_next
 }
 
+/// The later of two sequence numbers of one direction.
+#[must_use]
+pub const fn later(one: u32, other: u32) -> u32 {
+    if other.wrapping_sub(one) <= u32::MAX / 2 { other } else { one }
+}
+
 const fn is_synchronised(state: TcpState) -> bool {
     state.syn && state.acknowledged
 }
@@ -210,6 +216,19 @@ const fn window(shift: u8) -> u32 {
 const WINDOW_SHIFT_MAX: u8 = 14;
 
 impl TcpState {
+    /// How far ahead of `sequence_next` a segment may end.
+    #[must_use]
+    pub const fn window(self) -> u32 {
+        window(self.peer_window_shift)
+    }
+
+    /// The same where `sequence_next` may be later: it passed by a shortcut.
+    #[must_use]
+    pub fn caught_up(self, sequence_next: Option<u32>) -> Self {
+        let own = self.sequence_next;
+        Self { sequence_next: sequence_next.map_or(own, |next| later(own, next)), ..self }
+    }
+
     const fn with_acknowledged(self, peer: Self) -> Self {
         Self { acknowledged: true, peer_window_shift: peer.window_shift, ..self }
     }

@@ -98,6 +98,12 @@ impl Tap {
         Some(Watch { tap: Arc::clone(self) })
     }
 
+    /// Whether anybody looks.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
+    }
+
     /// What is wanted, if anything is.
     #[must_use]
     pub fn filter(&self) -> Option<Arc<TapFilter>> {

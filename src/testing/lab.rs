@@ -18,7 +18,9 @@ use crate::policy::publish::Published;
 use crate::policy::registry::Registry;
 use crate::rules::{self, set::RuleSet};
 use crate::session::table::Table;
+use crate::shortcut::Shortcuts;
 use crate::telemetry::counters::WorkerCounters;
+use crate::testing::shortcuts::Emulated;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 
@@ -39,6 +41,10 @@ pub struct Lab {
     batch: Batch<Frame>,
     frames: FramePool,
     registry: Registry,
+    /// Frames that took shortcuts.
+    pub shortcuts_taken: u64,
+    /// Of each interface, where the configuration has shortcuts.
+    programs: Vec<Emulated>,
     /// Whether neighbours answer at once, from [`Lab::neighbor_mac`].
     pub answers: bool,
     now: Tick,
@@ -98,6 +104,7 @@ impl Lab {
             next_hops.set_interface(port, Self::router_mac(port), INTERFACE_MTU);
         }
         let counters = Arc::new(WorkerCounters::new(config.interfaces.len()));
+        let programs = programs(&config, &shared);
         let mut lab = Self {
             pipeline: Pipeline::new(Arc::clone(&shared), Arc::clone(&counters)),
             shared,
@@ -106,6 +113,8 @@ impl Lab {
             batch: Batch::new(),
             frames: FramePool::in_memory(4096, 2048).expect("memory"),
             registry: Registry::new(),
+            shortcuts_taken: 0,
+            programs,
             answers: true,
             now: Tick::from_ms(1_000_000),
         };
@@ -144,6 +153,7 @@ impl Lab {
             self.shared.next_hops.set_vlan_mtu(network.port, network.vlan, mtu);
         }
         self.shared.policy.swap(policy);
+        self.shared.shortcuts.load().iter().for_each(|shortcuts| shortcuts.end_epoch());
     }
 
     /// Gives up every neighbour that is waited for, as the kernel does when none answers.
@@ -185,6 +195,12 @@ impl Lab {
 
     /// Sends a frame as it is.
     pub fn send_raw(&mut self, port: PortId, frame: &[u8]) -> Outcome {
+        let program = self.programs.get(port.index());
+        if let Some((exit, after)) = program.and_then(|program| program.pass(frame, self.now)) {
+            self.shortcuts_taken += 1;
+            let sent = vec![(exit, after)];
+            return Outcome { verdict: Verdict::Forward(exit), sent, host: Vec::new() };
+        }
         self.batch.clear();
         let frame = copied(&mut self.frames, frame).expect("a free frame that is long enough");
         self.batch.push(port, frame);
@@ -315,6 +331,20 @@ impl Lab {
         );
         outcome
     }
+}
+
+/// The programs of all interfaces, where shortcuts lead from each to each.
+fn programs(config: &Config, shared: &Shared) -> Vec<Emulated> {
+    let Some(places) = config.workers.shortcuts.filter(|places| *places > 0) else {
+        return Vec::new();
+    };
+    let bits = places.ilog2() - 3;
+    let programs: Vec<_> = config.interfaces.iter().map(|_| Emulated::new(bits)).collect();
+    let tables = programs.iter().map(|program| Some(program.table(bits))).collect();
+    let shortcuts = Shortcuts::new(tables);
+    (0..PortId::INTERFACES_MAX).for_each(|port| shortcuts.set_exit(PortId(port), true));
+    shared.shortcuts.store(Some(Arc::new(shortcuts)));
+    programs
 }
 
 /// What both interfaces take, in bytes.

@@ -14,3 +14,4 @@ pub mod lab;
 pub mod packets;
 pub mod packets_ipv6;
 pub mod sessions;
+pub mod shortcuts;

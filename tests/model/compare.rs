@@ -28,6 +28,7 @@ impl Nat {
     /// address to the router's.
     pub fn frame(&self, arrival: &Arrival, packet: &Packet) -> Vec<u8> {
         let tag = arrival.network.map(|network| self.world.networks[network].vlan);
+        let tag = tag.filter(|vlan| *vlan != 0);
         let mut frame = Packet { tag, ..packet.clone() }.frame();
         frame[0..6].copy_from_slice(&Lab::router_mac(side_port(arrival.side)).0);
         frame[6..12].copy_from_slice(&Lab::neighbor_mac(packet.source).0);

@@ -3,7 +3,8 @@
     natprobe.py --driver-file tests/natprobe/natwerk.py --driver natwerk
 
 The program is taken from $NATWERK (default: target/release/natwerk of this checkout). It manages the
-addresses of its interfaces itself; the kernel answers ARP for them and never forwards.
+addresses of its interfaces itself; the kernel answers ARP for them and never forwards. With NATWERK_SHORTCUTS=1
+packets may take shortcuts in the XDP programs, for which the other ends have to take redirected frames.
 """
 import ipaddress
 import json
@@ -22,6 +23,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.environ.get("NATWERK", os.path.join(HERE, "..", "..", "target", "release", "natwerk"))
 INTERFACES = {"wan": "wan0", "lan": "lan0", "lan1": "lan1"}
 GUESTS = ("lan", "lan1")
+SHORTCUTS = os.environ.get("NATWERK_SHORTCUTS") == "1"
 # The neutral configuration's names of protocols that are numbers here.
 PROTOCOLS = {"igmp": 2, "ipip": 4, "ipencap": 4, "ipv6": 41, "ipv6-icmp": "icmpv6", "icmp6": "icmpv6"}
 FILTERING = {"apdf": "address-and-port-dependent", "adf": "address-dependent", "eif": "endpoint-independent"}
@@ -41,6 +43,8 @@ class Natwerk(Driver):
             # The kernel may speak from its link-local address at once, not only when nobody else claimed it.
             ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv6.conf.%s.accept_dad=0" % device])
             sh(["ip", "-n", self.rtr, "link", "set", device, "up"])
+        for side, device in INTERFACES.items() if SHORTCUTS else ():
+            ns_exec(self.topo.ns[side], ["ethtool", "-K", "h" + device, "gro", "on"])
         # natwerk never gives out the ports that the router's own connections use.
         ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv4.ip_local_port_range=61000 61099"])
 
@@ -80,6 +84,7 @@ class Natwerk(Driver):
                   'on_rule_removal = "%s"' % ("keep-filtered" if cfg["revoke"] == "kill" else "keep"),
                   "[timeouts]", "udp = %s" % t["udp"], "udp_single_exchange = %s" % t["udp"], "tcp_established = %s" % t["tcp_est"],
                   "tcp_transitory = %s" % t["tcp_trans"], "icmp = %s" % t["icmp"], "fragment = %s" % t["frag"]]
+        lines += ["[workers]", "shortcuts = %d" % (1024 if SHORTCUTS else 0)]
         if cfg["icmp_error_rate"] != "default":
             lines += ["[icmp]", "errors_per_second = %d" % (cfg["icmp_error_rate"] or 0)]
         return "\n".join(lines) + "\n"

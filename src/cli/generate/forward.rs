@@ -94,8 +94,13 @@ fn opened(arguments: &ForwardArguments) -> Result<Opened, Failure> {
         let device = Device::find(name).map_err(|error| failed(&format!("{name}: {error}")))?;
         interfaces.push((port, device, steering.clone()));
     }
-    let request =
-        Request { interfaces: &interfaces, workers: 1, frames: FRAMES, mode: XdpMode::Auto };
+    let request = Request {
+        interfaces: &interfaces,
+        workers: 1,
+        frames: FRAMES,
+        mode: XdpMode::Auto,
+        shortcuts: None,
+    };
     open(&request).map_err(|error| failed(&error))
 }
 

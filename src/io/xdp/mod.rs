@@ -6,9 +6,11 @@
 mod attach;
 mod descriptor;
 pub mod device;
+pub mod features;
 pub mod kernel_ports;
 pub mod open;
 mod options;
 pub mod program;
 pub mod socket;
 pub mod steering;
+mod words;

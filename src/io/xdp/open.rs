@@ -22,7 +22,7 @@ use crate::io::xdp::device::Device;
 use crate::io::xdp::options::{
     XDP_MAX_TX_SKB_BUDGET, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, option, set_option,
 };
-use crate::io::xdp::program::{Program, ProgramFault};
+use crate::io::xdp::program::{Program, ProgramFault, ShortcutRoom};
 use crate::io::xdp::socket::{Rings, XdpPort};
 use crate::io::xdp::steering::Steering;
 use crate::io::{Lane, LanePort};
@@ -38,6 +38,8 @@ pub struct Request<'r> {
     pub frames: u32,
     /// The mode wanted.
     pub mode: XdpMode,
+    /// The room for shortcuts on each interface, if there is to be any.
+    pub shortcuts: Option<ShortcutRoom>,
 }
 
 /// What was opened.
@@ -162,7 +164,7 @@ struct Attempt {
 /// # Errors
 /// With one sentence that says what stands in the way and what to do about it.
 pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
-    let mut programs = Program::load(request.interfaces.len())?;
+    let mut programs = Program::load(request.interfaces.len(), request.shortcuts)?;
     for (program, (_, _, steering)) in programs.iter_mut().zip(request.interfaces) {
         program.apply(steering)?;
     }
@@ -453,8 +455,13 @@ mod tests {
     #[test]
     fn every_receive_queue_has_one_worker_and_every_worker_a_queue_of_each_interface() {
         let interfaces = interfaces(&[device("a", 1500, 5), device("b", 1500, 2)]);
-        let request =
-            Request { interfaces: &interfaces, workers: 2, frames: 4096, mode: XdpMode::Auto };
+        let request = Request {
+            interfaces: &interfaces,
+            workers: 2,
+            frames: 4096,
+            mode: XdpMode::Auto,
+            shortcuts: None,
+        };
         let numbers = |worker| {
             let queues = queues_of(&request, worker);
             queues.into_iter().map(|(port, _, queue)| (port.0, queue)).collect::<Vec<_>>()
@@ -467,8 +474,13 @@ mod tests {
     fn a_chunk_holds_the_largest_frame_of_all_interfaces() {
         let sizes = |devices: &[Device]| {
             let interfaces = interfaces(devices);
-            let request =
-                Request { interfaces: &interfaces, workers: 1, frames: 64, mode: XdpMode::Auto };
+            let request = Request {
+                interfaces: &interfaces,
+                workers: 1,
+                frames: 64,
+                mode: XdpMode::Auto,
+                shortcuts: None,
+            };
             chunk_size(&request).map_err(|error| error.to_string())
         };
         assert_eq!(sizes(&[device("a", 1500, 1)]), Ok(2048));

@@ -5,8 +5,9 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, Xdp};
+use aya::maps::xdp::DevMap;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::flow::DoubleTag;
@@ -14,6 +15,7 @@ use crate::io::xdp::attach::{self, Occupant};
 use crate::io::xdp::device::Device;
 use crate::io::xdp::kernel_ports::{KernelPorts, PageKey};
 use crate::io::xdp::steering::Steering;
+use crate::io::xdp::words::MapWords;
 
 /// The program of one interface. Dropping it takes it off, unless it was told to stay.
 pub struct Program {
@@ -31,7 +33,28 @@ pub struct Program {
     kernel_addresses: HashMap<MapData, [u8; 4], u32>,
     kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
     counters: PerCpuArray<MapData, u64>,
+    exits: DevMap<MapData>,
+    shortcuts: Option<ShortcutMemory>,
     applied: Steering,
+}
+
+/// How much room a program has for shortcuts, and where it looks for one.
+#[derive(Clone, Copy, Debug)]
+pub struct ShortcutRoom {
+    /// The room is for eight times `1 << bits`.
+    pub bits: u32,
+    /// What hashes of keys depend on.
+    pub seeds: [u64; 2],
+}
+
+/// Where a program reads shortcuts.
+pub struct ShortcutMemory {
+    /// Their words.
+    pub slots: MapWords,
+    /// A byte of each.
+    pub tags: MapWords,
+    /// Those of the gate in front of them.
+    pub gate: MapWords,
 }
 
 /// Why the program is not on an interface, or does not do what it was told.
@@ -65,6 +88,9 @@ pub enum ProgramFault {
     /// A map cannot be changed.
     #[error("the XDP program's maps cannot be changed: {0}")]
     Map(#[from] MapError),
+    /// The memory of shortcuts cannot be shared.
+    #[error("the memory for shortcuts cannot be had: {0}; set workers.shortcuts to less, or to 0")]
+    Shortcuts(io::Error),
 }
 
 fn hint(said: &str) -> &'static str {
@@ -76,7 +102,7 @@ fn hint(said: &str) -> &'static str {
 }
 
 /// What the program counts, by name, in the order of `enum reason` in steer.bpf.c.
-pub const COUNTERS: [&str; 11] = [
+pub const COUNTERS: [&str; 12] = [
     "dropped_no_socket",
     "dropped_short",
     "dropped_unknown_tag",
@@ -88,6 +114,7 @@ pub const COUNTERS: [&str; 11] = [
     "passed_service",
     "passed_tag",
     "redirected",
+    "shortcut",
 ];
 
 impl Program {
@@ -95,13 +122,22 @@ impl Program {
     ///
     /// # Errors
     /// When the kernel refuses them.
-    pub fn load(count: usize) -> Result<Vec<Self>, ProgramFault> {
+    pub fn load(count: usize, room: Option<ShortcutRoom>) -> Result<Vec<Self>, ProgramFault> {
         // One loader for all: making one reads the kernel's types, which takes its time.
         let mut loader = EbpfLoader::new();
-        (0..count).map(|_| Self::load_with(&mut loader)).collect()
+        if let Some(ShortcutRoom { bits, seeds }) = &room {
+            loader.override_global("shortcut_bits", bits, true);
+            loader.override_global("shortcut_seeds", &seeds[..], true);
+            loader.map_max_entries("shortcuts", TAGS_PER_WORD << bits);
+            loader.map_max_entries("shortcut_tags", 1 << bits);
+        }
+        (0..count).map(|_| Self::load_with(&mut loader, room)).collect()
     }
 
-    fn load_with(loader: &mut EbpfLoader<'_>) -> Result<Self, ProgramFault> {
+    fn load_with(
+        loader: &mut EbpfLoader<'_>,
+        room: Option<ShortcutRoom>,
+    ) -> Result<Self, ProgramFault> {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
         let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
         let mut program = loader.load(object).map_err(refused)?;
@@ -109,7 +145,18 @@ impl Program {
         let mut take = |name: &str| {
             program.take_map(name).ok_or_else(|| ProgramFault::Refused(format!("no map {name}")))
         };
+        let [slots, tags, gate] =
+            [take("shortcuts")?, take("shortcut_tags")?, take("shortcut_gate")?];
+        let shortcuts = room.map(|ShortcutRoom { bits, .. }| {
+            Ok(ShortcutMemory {
+                slots: words(&slots, (SLOT_WORDS * TAGS_PER_WORD as usize) << bits)?,
+                tags: words(&tags, 1 << bits)?,
+                gate: words(&gate, 2)?,
+            })
+        });
         Ok(Self {
+            shortcuts: shortcuts.transpose().map_err(ProgramFault::Shortcuts)?,
+            exits: take("exits")?.try_into()?,
             sockets: take("xsks")?.try_into()?,
             tags: take("tags")?.try_into()?,
             double_tags: take("double_tags")?.try_into()?,
@@ -222,6 +269,20 @@ impl Program {
         Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
     }
 
+    /// Where it reads shortcuts, for whoever makes them; once.
+    pub fn take_shortcuts(&mut self) -> Option<ShortcutMemory> {
+        self.shortcuts.take()
+    }
+
+    /// Lets shortcuts lead to the device with this number, as `exit`.
+    ///
+    /// # Errors
+    /// When the kernel does not take it for one.
+    pub fn set_exit(&mut self, exit: u8, device: u32) -> Result<(), ProgramFault> {
+        let set = self.exits.set(exit.into(), device, None, 0);
+        set.map_err(|error| ProgramFault::Refused(chain(&error)))
+    }
+
     /// Puts the program on `device`, in place of one that a former natwerk left there.
     ///
     /// # Errors
@@ -254,6 +315,27 @@ impl Program {
     /// have, until another one replaces it.
     pub fn stay(&mut self) {
         self.on = None;
+    }
+
+    /// Runs the program on a copy of `frame`, which no device sees. Returns what it says should become of
+    /// it (`enum xdp_action` of linux/bpf.h) and the frame as it left it.
+    ///
+    /// # Errors
+    /// When the kernel does not run it.
+    pub fn try_on(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), ProgramFault> {
+        let mut after = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut after),
+            ..TestRunOptions::new()
+        };
+        let refused = |error: ProgramError| ProgramFault::Refused(chain(&error));
+        let program = self.program.program(PROGRAM);
+        let program = program.ok_or_else(|| ProgramFault::Refused(format!("no program {PROGRAM}")));
+        let program: &Xdp = program?.try_into().map_err(refused)?;
+        let run = program.test_run(options).map_err(refused)?;
+        after.truncate(run.data_size_out as usize);
+        Ok((run.return_value, after))
     }
 
     /// The kernel's number of the program.
@@ -289,6 +371,11 @@ fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
     let found = program.program_mut(PROGRAM);
     let found = found.ok_or_else(|| ProgramFault::Refused(format!("no program {PROGRAM}")))?;
     found.try_into().map_err(|error: ProgramError| ProgramFault::Refused(chain(&error)))
+}
+
+fn words(map: &Map, count: usize) -> io::Result<MapWords> {
+    let Map::Array(data) = map else { return Err(io::Error::from(io::ErrorKind::Unsupported)) };
+    MapWords::of(data.fd().as_fd(), count)
 }
 
 fn double_tag_key(tags: DoubleTag) -> u32 {
@@ -357,6 +444,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     said.replace('\n', " ")
 }
 
+/// Words of `struct shortcut`.
+const SLOT_WORDS: usize = 16;
+const TAGS_PER_WORD: u32 = 8;
 /// The EtherType of a provider's tag.
 const PROVIDER_VLAN: u16 = 0x88a8;
 

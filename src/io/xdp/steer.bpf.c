@@ -12,6 +12,8 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -23,6 +25,8 @@
 #define VXLAN_PORT 4789
 #define ND_FIRST 133 /* router solicitation */
 #define ND_LAST 137 /* redirect */
+
+#include "shortcut.bpf.h"
 
 struct tag {
 	__be16 control;
@@ -80,6 +84,7 @@ enum reason {
 	PASSED_SERVICE,
 	PASSED_TAG,
 	REDIRECTED,
+	SHORTCUT,
 	REASONS,
 };
 
@@ -296,6 +301,8 @@ int natwerk_steer(struct xdp_md *frame)
 
 	if (next > end)
 		return counted(XDP_DROP, DROPPED_SHORT);
+	if (took_shortcut(frame, ethernet, end))
+		return counted(XDP_REDIRECT, SHORTCUT);
 	__be16 protocol = ethernet->h_proto;
 
 	if (is_tag(protocol)) {

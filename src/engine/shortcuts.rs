@@ -1,0 +1,95 @@
+//! Shortcuts of the running engine: whether there are any, and by which interfaces they may lead.
+
+use std::sync::Arc;
+
+use crate::config::{Config, XdpMode};
+use crate::flow::PortId;
+use crate::io::xdp::features::Features;
+use crate::io::xdp::program::{Program, ProgramFault, ShortcutMemory, ShortcutRoom};
+use crate::pipeline::shared::Settings;
+use crate::pipeline::shortcuts::suit;
+use crate::shortcut::{Memory, Shortcuts, Table};
+
+/// The room that programs are to have, if there are to be shortcuts at all.
+pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom> {
+    let share = config.sessions.max / SESSIONS_PER_SHORTCUT;
+    let places = config.workers.shortcuts.unwrap_or(1 << share.max(1).ilog2());
+    if places == 0 {
+        return None;
+    }
+    if !cfg!(target_arch = "x86_64") {
+        tracing::warn!("no shortcuts: the program's reads are ordered on x86-64 only");
+        return None;
+    }
+    if let Err(why) = suit(&settings.timeouts) {
+        tracing::warn!("no shortcuts: {why}");
+        return None;
+    }
+    let [.., one, two] = settings.seed;
+    Some(ShortcutRoom { bits: places.max(PLACES_MIN).ilog2() - 3, seeds: [one, two] })
+}
+
+/// The shortcuts that loaded programs read. Frames of zero-copy sockets take none: they would have to be
+/// copied.
+pub(super) fn of_programs(
+    programs: &mut [Program],
+    modes: &[XdpMode],
+    room: Option<ShortcutRoom>,
+) -> Option<Arc<Shortcuts>> {
+    let ShortcutRoom { bits, seeds } = room?;
+    if modes.iter().any(|mode| *mode != XdpMode::Copy) {
+        tracing::info!("no shortcuts: they are for drivers' XDP with copied frames");
+        return None;
+    }
+    let tables = programs.iter_mut().map(|program| {
+        let ShortcutMemory { slots, tags, gate } = program.take_shortcuts()?;
+        let (slots, tags, gate) = (Box::new(slots), Box::new(tags), Box::new(gate));
+        Some(Table::new(Memory { slots, tags, gate }, seeds, bits))
+    });
+    Some(Arc::new(Shortcuts::new(tables.collect())))
+}
+
+/// Most sessions are idle, or over after a packet or two.
+const SESSIONS_PER_SHORTCUT: u32 = 8;
+/// As many as a worker looks at together.
+const PLACES_MIN: u32 = 64;
+
+/// Which interfaces shortcuts may lead to, looked at again and again: the other end of a veth may change.
+pub(super) struct Exits {
+    shortcuts: Arc<Shortcuts>,
+    features: Features,
+}
+
+impl Exits {
+    /// Nobody is asked yet. None, and a word in the log, where nobody can be.
+    pub(super) fn new(shortcuts: Arc<Shortcuts>) -> Option<Self> {
+        match Features::new() {
+            Ok(features) => Some(Self { shortcuts, features }),
+            Err(error) => {
+                tracing::info!(
+                    "no shortcuts: the kernel does not say which devices take redirected frames ({error}; Linux 6.3 does)"
+                );
+                None
+            }
+        }
+    }
+
+    /// Asks of an interface, and tells all programs where it is.
+    pub(super) fn look_at<'p>(
+        &self,
+        port: PortId,
+        device: u32,
+        programs: impl Iterator<Item = &'p mut Program>,
+    ) -> Result<(), ProgramFault> {
+        let takes = self.features.takes_redirected(device);
+        if takes != self.shortcuts.takes_frames(port) {
+            if takes {
+                for program in programs {
+                    program.set_exit(port.0, device)?;
+                }
+            }
+            self.shortcuts.set_exit(port, takes);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! Shortcuts of the running engine: packets take them, are counted all the same, and take none once
+//! anything says that they should not. Needs root; says so and passes when it is not.
+#![cfg(feature = "af-xdp")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use common::router::{CONFIG, LONG, Router, Running, installed};
+use common::{Namespace, cable, eventually};
+use serde_json::Value;
+
+const RULES: &str = r#"{
+    "version": 1,
+    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2"}],
+    "networks": [{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
+                  "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"],
+                  "egress_default": "allow"}]
+}"#;
+
+const REMOTE: &str = "203.0.113.1:7000";
+
+/// A router between a guest and the internet, whose ends take frames from the program.
+struct Lab {
+    router: Router,
+    guest: Namespace,
+    internet: Namespace,
+}
+
+impl Lab {
+    fn new() -> Option<Self> {
+        if !installed(&["ethtool"]) {
+            return None;
+        }
+        let config = CONFIG.replace("[workers]", "[workers]\nshortcuts = 1024");
+        let router = Router::new(&format!("manage_addresses = true\n{config}"))?;
+        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
+        cable((&router.namespace, "eth0"), (&guest, "g0"));
+        cable((&router.namespace, "eth2"), (&internet, "i0"));
+        guest.run("ip address add 10.1.1.5/24 dev g0");
+        guest.run("ip route add default via 10.1.1.1");
+        internet.run("ip address add 203.0.113.1/24 dev i0");
+        for (namespace, device) in [(&guest, "g0"), (&internet, "i0")] {
+            // Unfinished checksums are the pipeline's.
+            namespace.run(&format!("ethtool -K {device} gro on tx off"));
+        }
+        router.write("rules.json", RULES);
+        Some(Self { router, guest, internet })
+    }
+
+    /// A guest's socket and the remote one that it speaks with, which know each other.
+    fn speakers(&self) -> [UdpSocket; 2] {
+        let remote = self.internet.enter(|| UdpSocket::bind(REMOTE).expect("a socket"));
+        let guest = self.guest.enter(|| UdpSocket::bind("10.1.1.5:0").expect("a socket"));
+        for socket in [&guest, &remote] {
+            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+        }
+        guest.connect(REMOTE).expect("connected");
+        assert!(eventually(LONG, || {
+            guest.send(b"hello").expect("sent");
+            remote.recv_from(&mut [0; 9]).is_ok_and(|(_, from)| remote.connect(from).is_ok())
+        }));
+        [guest, remote]
+    }
+
+    fn json(&self, what: &str) -> Value {
+        serde_json::from_str(&self.router.says(&format!("{what} --json"))).expect("JSON")
+    }
+
+    /// Frames that took shortcuts, from both sides.
+    fn shortcuts(&self) -> u64 {
+        let workers = self.json("show workers");
+        let interfaces = workers["interfaces"].as_array().expect("interfaces");
+        interfaces.iter().filter_map(|it| it["kernel"]["shortcut"].as_u64()).sum()
+    }
+}
+
+/// Whether a datagram that one of them sends gets to the other.
+fn gets_through(from: &UdpSocket, to: &UdpSocket) -> bool {
+    from.send(b"hello").expect("sent");
+    to.recv(&mut [0; 9]).is_ok()
+}
+
+fn speak([guest, remote]: &[UdpSocket; 2]) -> bool {
+    gets_through(guest, remote) && gets_through(remote, guest)
+}
+
+/// Speaks until packets take shortcuts, and are seen to.
+fn speak_by_shortcut(lab: &Lab, speakers: &[UdpSocket; 2]) {
+    // The interfaces' statuses are renewed once a second.
+    let before = lab.shortcuts();
+    let takes = eventually(LONG, || {
+        assert!(speak(speakers));
+        lab.shortcuts() > before + 2
+    });
+    assert!(takes, "{}", lab.router.log());
+}
+
+fn started() -> Option<(Lab, Running)> {
+    let lab = Lab::new()?;
+    let engine = lab.router.start();
+    Some((lab, engine))
+}
+
+#[test]
+fn what_takes_shortcuts_is_counted_as_if_it_did_not() {
+    let Some((lab, _engine)) = started() else { return };
+    let speakers = lab.speakers();
+    speak_by_shortcut(&lab, &speakers);
+    let before = lab.json("show sessions")[0]["initiator"]["packets"].as_u64().expect("packets");
+    for _ in 0..100 {
+        assert!(speak(&speakers));
+    }
+    assert!(eventually(LONG, || lab.json("show stats")["shortcuts"] == 2));
+    let is_all_counted = || {
+        let session = &lab.json("show sessions")[0];
+        let (there, back) = (&session["initiator"], &session["responder"]);
+        let packets = there["packets"].as_u64().expect("packets");
+        let rule = &lab.json("show rules")[0];
+        let interface = &lab.json("show workers")["interfaces"][1];
+        let crossed = interface["crossed_in_bytes"].as_u64().expect("bytes");
+        // The first datagram was answered by none.
+        packets >= before + 100
+            && back["packets"] == packets - 1
+            && there["bytes"] == packets * 33
+            && rule["packets"] == 2 * packets - 1
+            && crossed == packets * 33
+            && interface["transmitted_bytes"] == (packets - 1) * 47
+    };
+    assert!(eventually(LONG, is_all_counted), "{:#}", lab.json("show sessions"));
+
+    let text = lab.router.says("show stats");
+    assert!(text.lines().any(|line| line.ends_with("2 of 2048")), "{text}");
+    // A flow that rests gives its place up, and is a session all the same.
+    assert!(eventually(LONG, || lab.json("show stats")["shortcuts"] == 0));
+    assert!(speak(&speakers));
+    assert_eq!(lab.json("show stats")["sessions"], 1);
+}
+
+#[test]
+fn a_session_that_ends_takes_its_shortcuts_and_what_passed_by_them_with_it() {
+    let Some((lab, _engine)) = started() else { return };
+    let [guest, remote] = &lab.speakers();
+    speak_by_shortcut(&lab, &[guest.try_clone().unwrap(), remote.try_clone().unwrap()]);
+    for _ in 0..20 {
+        assert!(gets_through(guest, remote) && gets_through(remote, guest));
+    }
+    let sent = "show workers";
+    let forwarded = || {
+        let interface = &lab.json(sent)["interfaces"][1];
+        interface["crossed_in_bytes"].as_u64().expect("bytes") / 33
+    };
+    lab.router.says("sessions flush");
+    assert!(!gets_through(remote, guest), "nobody let it in");
+    // All are counted on the rule once, those that passed just before as well.
+    let is_all_counted = || {
+        let rule = &lab.json("show rules")[0];
+        let packets = forwarded();
+        rule["sessions"] == 0 && rule["packets"] == 2 * packets - 1
+    };
+    assert!(eventually(LONG, is_all_counted), "{:#} {}", lab.json("show rules"), forwarded());
+}
+
+#[test]
+fn new_rules_are_in_force_at_once() {
+    let Some((lab, _engine)) = started() else { return };
+    let [guest, remote] = &lab.speakers();
+    let both = [guest.try_clone().unwrap(), remote.try_clone().unwrap()];
+    speak_by_shortcut(&lab, &both);
+    let denied = r#""egress_rules": [{"id": "no", "network": "web", "action": "deny", "protocol": "udp",
+        "ports": "7000", "destinations": ["0.0.0.0/0"]}], "version": 1"#;
+    lab.router.write("rules.json", &RULES.replace(r#""version": 1"#, denied));
+    lab.router.says("reload");
+    assert!(!gets_through(guest, remote) && !gets_through(remote, guest));
+    lab.router.write("rules.json", RULES);
+    lab.router.says("reload");
+    // From another port, as the one it had rests.
+    guest.send(b"hello").expect("sent");
+    assert!(eventually(LONG, || lab.json("show stats")["sessions"] == 1));
+}
+
+#[test]
+fn whoever_looks_sees_every_frame() {
+    let Some((lab, _engine)) = started() else { return };
+    let speakers = lab.speakers();
+    speak_by_shortcut(&lab, &speakers);
+    let seconds = "trace --seconds 3 --protocol udp --json";
+    let trace = lab.router.natwerk(seconds).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    assert!(eventually(LONG, || lab.json("show stats")["shortcuts"] == 0), "they are held");
+    let mut spoken = 0;
+    let end = std::time::Instant::now() + Duration::from_millis(500);
+    while std::time::Instant::now() < end {
+        assert!(speak(&speakers));
+        spoken += 1;
+        // No faster than frames can be taken away.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = trace.wait_with_output().expect("it ends");
+    let seen = String::from_utf8_lossy(&output.stdout).matches("\"verdict\"").count();
+    assert_eq!(seen, 2 * spoken);
+    speak_by_shortcut(&lab, &speakers);
+}
+
+#[test]
+fn nothing_is_forwarded_for_long_when_nobody_is_there() {
+    let Some((lab, engine)) = started() else { return };
+    let speakers = lab.speakers();
+    speak_by_shortcut(&lab, &speakers);
+    engine.end("-KILL");
+    // Its last word is believed for two seconds.
+    assert!(eventually(LONG, || !speak(&speakers)));
+    assert!(!speak(&speakers));
+    let engine = lab.router.start();
+    assert!(eventually(LONG, || speak(&speakers)), "the session lives on");
+    speak_by_shortcut(&lab, &speakers);
+
+    engine.signal("-STOP");
+    assert!(eventually(LONG, || !speak(&speakers)), "one that hangs is not there");
+    engine.signal("-CONT");
+    assert!(eventually(LONG, || speak(&speakers)));
+}
+
+#[test]
+fn a_neighbour_that_moves_is_followed_and_one_that_takes_no_frames_gets_them_otherwise() {
+    let Some((lab, _engine)) = started() else { return };
+    let speakers = lab.speakers();
+    speak_by_shortcut(&lab, &speakers);
+    lab.internet.run("ip link set i0 address 02:00:00:00:77:77");
+    // It asks for the router, by which that learns where it is.
+    lab.internet.run("ip neigh flush dev i0");
+    assert!(eventually(LONG, || gets_through(&speakers[1], &speakers[0]) && speak(&speakers)));
+    speak_by_shortcut(&lab, &speakers);
+
+    lab.internet.run("ethtool -K i0 gro off");
+    assert!(eventually(LONG, || speak(&speakers)));
+    // Answers still take theirs.
+    let shortcuts = || {
+        let workers = lab.json("show workers");
+        workers["interfaces"][1]["kernel"]["shortcut"].as_u64().expect("a count")
+    };
+    std::thread::sleep(Duration::from_millis(1500));
+    let before = shortcuts();
+    for _ in 0..50 {
+        assert!(speak(&speakers));
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(shortcuts(), before, "none leads to the internet");
+}
+
+#[test]
+fn a_connection_that_took_shortcuts_is_seen_to_end() {
+    let Some((lab, _engine)) = started() else { return };
+    let listener = lab.internet.enter(|| TcpListener::bind(REMOTE).expect("a listener"));
+    let connect = || lab.guest.enter(|| TcpStream::connect_timeout(&REMOTE.parse().unwrap(), LONG));
+    let before = lab.shortcuts();
+    let mut guest = connect().expect("connected");
+    let (mut remote, _) = listener.accept().expect("accepted");
+    // Megabytes: many windows further than the pipeline saw.
+    let data = vec![7; 1 << 16];
+    for _ in 0..100 {
+        let mut seen = vec![0; data.len()];
+        guest.write_all(&data).expect("sent");
+        remote.read_exact(&mut seen).expect("received");
+        remote.write_all(&seen[..1000]).expect("sent");
+        guest.read_exact(&mut seen[..1000]).expect("received");
+    }
+    drop((guest, remote));
+    let state = || lab.json("show sessions")[0]["state"].as_str().unwrap_or_default().to_owned();
+    assert!(eventually(LONG, || state() == "closed"), "{}", state());
+    assert!(eventually(LONG, || lab.shortcuts() > before + 1000));
+}
