@@ -5,13 +5,13 @@
 #   sudo scripts/test.sh            everything
 #   scripts/test.sh unit fuzz       only these stages
 #
-# Stages: style unit integration fuzz build instructions natprobe demo. A stage that cannot run here says "skipped: why"
+# Stages: style unit integration fuzz build instructions natprobe shortcuts demo. A stage that cannot run here says "skipped: why"
 # and is counted; in CI (CI=true) a skip is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-ALL_STAGES=(style unit integration fuzz build instructions natprobe demo)
+ALL_STAGES=(style unit integration fuzz build instructions natprobe shortcuts demo)
 LOGS=$(mktemp -d /tmp/natwerk-test.XXXXXX)
 passed=0 failed=0 skipped=0
 
@@ -73,6 +73,12 @@ stage_instructions() {
 stage_natprobe() {
     need_root || return 77
     bash scripts/natprobe.sh
+}
+
+# The same scenarios where packets take shortcuts in the XDP programs.
+stage_shortcuts() {
+    need_root || return 77
+    NATWERK_SHORTCUTS=1 bash scripts/natprobe.sh
 }
 
 stage_demo() {

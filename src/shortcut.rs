@@ -223,6 +223,9 @@ impl Shortcuts {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// How long the program believes that somebody is there, in milliseconds: longer than a worker sleeps.
 const BELIEVED_MS: u64 = 2000;
 const TELL_EVERY_MS: u64 = 100;

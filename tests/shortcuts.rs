@@ -25,7 +25,7 @@ const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 const HERE: PortId = PortId(0);
 const OUT: PortId = PortId(1);
-const TENANT: Tenant = Tenant { worker: 3, realm: 0, entry: 7 };
+const TENANT: Tenant = Tenant { realm: 0, entry: 7 };
 
 /// A program whose frames come in by one interface and may leave by the other; no socket is bound.
 struct Scene {

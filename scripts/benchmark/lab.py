@@ -35,10 +35,9 @@ def run(*command, check=True):
 
 
 def settle(thread, core, priority):
-    """Gives a thread its core and makes it a real-time one, if it has a priority."""
+    """Gives a thread its core and makes it a real-time one, if it has a priority, or else an ordinary one."""
     run("taskset", "-pc", core, thread, check=False)
-    if priority:
-        run("chrt", "-f", "-p", priority, thread, check=False)
+    run("chrt", *("-f", "-p", priority) if priority else ("-o", "-p", 0), thread, check=False)
 
 
 def run_time(thread):
@@ -79,8 +78,8 @@ class Lab:
         return subprocess.Popen(["ip", "netns", "exec", namespace, "taskset", "-c", core, *map(str, command)], text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def pin(self):
-        """Gives every thread its core. A program that comes to or leaves an interface ends its NAPI thread, so this is
+    def pin(self, ends=PRIORITIES["napi"]):
+        """Gives every thread its core, and those of the client and the server this priority. A program that comes to or leaves an interface ends its NAPI thread, so this is
         done again before each measurement."""
         for namespace, device in ((self.client, "c0"), (self.router, "r0"), (self.router, "r1"), (self.server, "s0")):
             self.within(namespace, "sh", "-c", "echo 1 > /sys/class/net/%s/threaded" % device)
@@ -88,7 +87,7 @@ class Lab:
         # Those of the other lab have the same names, and rest.
         for thread, name in napi_threads().items():
             is_router = name.startswith("napi/r")
-            settle(thread, self.napi_core if is_router else GENERATOR_CORE, PRIORITIES["napi"])
+            settle(thread, self.napi_core if is_router else GENERATOR_CORE, PRIORITIES["napi"] if is_router else ends)
             if is_router:
                 self.threads.append(thread)
 
@@ -243,8 +242,8 @@ class Natwerk(AfXdp):
             self.log.seek(0)
             sys.exit("natwerk did not start: " + self.log.read()[-600:])
 
-    def pin(self):
-        super().pin()
+    def pin(self, *ends):
+        super().pin(*ends)
         self.pin_workers()
 
     def forget(self):
@@ -286,8 +285,8 @@ class Bare(AfXdp):
         if not self.process.stdout.readline().startswith("ready"):
             sys.exit("the bare forward did not start: " + self.process.stderr.read())
 
-    def pin(self):
-        super().pin()
+    def pin(self, *ends):
+        super().pin(*ends)
         self.pin_workers()
 
     def forget(self):

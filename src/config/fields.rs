@@ -88,7 +88,7 @@ pub static WORKERS: Section = Section {
             Kind::IntegerOr(0, 1 << 24, "auto"),
             "\"auto\"",
             "Flows of each interface that its XDP program may forward by itself, at 128 bytes each: a power of \
-             two, or 0 for none; \"auto\" is an eighth of `sessions.max`. In copy mode only.",
+             two, or 0 for none; \"auto\" is a quarter of `sessions.max`, shared out among the interfaces. In copy mode only.",
         ),
         optional(
             "on_stop",

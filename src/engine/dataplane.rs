@@ -166,10 +166,10 @@ impl Dataplane {
     /// When a program cannot be told.
     pub fn look_at_exits(&mut self) -> Result<(), ProgramFault> {
         let Some(exits) = &self.exits else { return Ok(()) };
-        for (port, device) in
-            self.interfaces.iter().map(|it| (it.port, it.device.index)).collect::<Vec<_>>()
-        {
-            exits.look_at(port, device, self.interfaces.iter_mut().map(|it| &mut it.program))?;
+        for place in 0..self.interfaces.len() {
+            let Interface { port, ref device, .. } = self.interfaces[place];
+            let device = device.clone();
+            exits.look_at(port, &device, self.interfaces.iter_mut().map(|it| &mut it.program))?;
         }
         Ok(())
     }

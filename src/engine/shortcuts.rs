@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, XdpMode};
 use crate::flow::PortId;
+use crate::io::xdp::device::Device;
 use crate::io::xdp::features::Features;
 use crate::io::xdp::program::{Program, ProgramFault, ShortcutMemory, ShortcutRoom};
 use crate::pipeline::shared::Settings;
@@ -12,7 +13,8 @@ use crate::shortcut::{Memory, Shortcuts, Table};
 
 /// The room that programs are to have, if there are to be shortcuts at all.
 pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom> {
-    let share = config.sessions.max / SESSIONS_PER_SHORTCUT;
+    let interfaces = u32::try_from(config.interfaces.len()).unwrap_or(u32::MAX);
+    let share = config.sessions.max / SESSIONS_PER_SHORTCUT / interfaces.max(1);
     let places = config.workers.shortcuts.unwrap_or(1 << share.max(1).ilog2());
     if places == 0 {
         return None;
@@ -23,6 +25,12 @@ pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom>
     }
     if let Err(why) = suit(&settings.timeouts) {
         tracing::warn!("no shortcuts: {why}");
+        return None;
+    }
+    if let Err(error) = Features::new() {
+        tracing::info!(
+            "no shortcuts: the kernel does not say which devices take redirected frames ({error}; Linux 6.3 does)"
+        );
         return None;
     }
     let [.., one, two] = settings.seed;
@@ -41,16 +49,18 @@ pub(super) fn of_programs(
         tracing::info!("no shortcuts: they are for drivers' XDP with copied frames");
         return None;
     }
-    let tables = programs.iter_mut().map(|program| {
+    let table = |program: &mut Program| {
         let ShortcutMemory { slots, tags, gate } = program.take_shortcuts()?;
         let (slots, tags, gate) = (Box::new(slots), Box::new(tags), Box::new(gate));
         Some(Table::new(Memory { slots, tags, gate }, seeds, bits))
-    });
-    Some(Arc::new(Shortcuts::new(tables.collect())))
+    };
+    let tables: Vec<_> = programs.iter_mut().map(table).collect();
+    // Those that have no memory for them could not get any; the log says why.
+    tables.iter().all(Option::is_some).then(|| Arc::new(Shortcuts::new(tables)))
 }
 
 /// Most sessions are idle, or over after a packet or two.
-const SESSIONS_PER_SHORTCUT: u32 = 8;
+const SESSIONS_PER_SHORTCUT: u32 = 4;
 /// As many as a worker looks at together.
 const PLACES_MIN: u32 = 64;
 
@@ -78,16 +88,18 @@ impl Exits {
     pub(super) fn look_at<'p>(
         &self,
         port: PortId,
-        device: u32,
+        device: &Device,
         programs: impl Iterator<Item = &'p mut Program>,
     ) -> Result<(), ProgramFault> {
-        let takes = self.features.takes_redirected(device);
+        let takes = self.features.takes_redirected(device.index);
         if takes != self.shortcuts.takes_frames(port) {
             if takes {
                 for program in programs {
-                    program.set_exit(port.0, device)?;
+                    program.set_exit(port.0, device.index)?;
                 }
             }
+            let what = if takes { "lead" } else { "do not lead" };
+            tracing::info!(interface = device.name, "shortcuts {what} there");
             self.shortcuts.set_exit(port, takes);
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::pipeline::Ready;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::look::attached;
 use crate::pipeline::shared::Shared;
-use crate::pipeline::shortcuts::Wishes;
+use crate::pipeline::shortcuts::Wish;
 use crate::pipeline::sweep::Shortest;
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
@@ -151,6 +151,20 @@ impl Glance {
         sessions.at(self.likely, key).or_else(|| sessions.find(key, self.hash))
     }
 
+    /// What its packets that come later on `port` may do without a look at them, if that is time now.
+    pub(super) fn wish(&self, port: PortId, moment: &Moment, shared: &Shared) -> Option<Wish> {
+        let key = PackedKey::from_words(self.packet.key_words());
+        let (entry, session) = shared.sessions.entry_of(key, self.hash, self.likely)?;
+        let is_of_fast_path =
+            session.generation() == moment.generation && !session.next_hop().is_watched();
+        if !entry.is_worth_a_shortcut() || !is_of_fast_path {
+            return None;
+        }
+        let way = shared.next_hops.way(session.next_hop())?;
+        let from = (port, shared.next_hops.source_mac(port));
+        Wish::of(from, &self.packet, (self.likely, entry.tcp()), session.leaves_as(), way)
+    }
+
     /// The same with the place where its entry stands.
     pub(super) const fn at(self, place: EntryIndex) -> Self {
         Self { likely: place, ..self }
@@ -183,7 +197,6 @@ pub(super) fn fast<F: FrameBuffer>(
     glance: &Glance,
     moment: &Moment,
     tally: &mut Tally,
-    wishes: &mut Wishes,
     shared: &Shared,
 ) -> bool {
     let Slot { frame: Some(frame), port, verdict } = slot else { return false };
@@ -218,9 +231,6 @@ pub(super) fn fast<F: FrameBuffer>(
     tally.crossed(*port, out, packet.length);
     tally.forwarded(out, frame.bytes().len());
     *verdict = Verdict::Forward(out);
-    if wishes.are_heard() && entry.is_worth_a_shortcut() {
-        wishes.add(*port, packet, (*likely, entry), session.leaves_as(), way);
-    }
     true
 }
 

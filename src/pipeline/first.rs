@@ -248,7 +248,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        if fast(slot, glance, moment, &mut self.tally, &mut self.wishes, context.shared) {
+        if fast(slot, glance, moment, &mut self.tally, context.shared) {
             return slot.verdict;
         }
         match glance.session(key, &context.shared.sessions) {

@@ -170,7 +170,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             hints: Hints::new(),
             sweep: sweep::Sweep::new(&settings.timeouts),
             shortcuts: shared.shortcuts.load_full().map(shortcuts::Own::new),
-            wishes: Wishes::new(index, BATCH_MAX),
+            wishes: Wishes::new(BATCH_MAX),
             counters,
             shared: Rc::new(shared),
         }
@@ -236,11 +236,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         let mut frames = slots.iter_mut().zip(&group.glances);
         let mut newcomers = None;
         loop {
-            let (tally, wishes) = (&mut *self.tally, &mut self.wishes);
-            let shared = context.shared;
+            let (tally, shared) = (&mut *self.tally, context.shared);
             let other = frames.find_map(|(slot, glance)| {
-                let is_done =
-                    glance.is_plain() && fast(slot, glance, moment, tally, wishes, shared);
+                let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
                 (!is_done).then_some((slot, glance))
             });
             let Some((slot, glance)) = other else { break };
@@ -252,6 +250,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         if let Some(newcomers) = &mut newcomers {
             self.open_all(newcomers, moment, context);
+        }
+        if self.wishes.are_heard() {
+            self.wishes.hear(slots, group, moment, context.shared);
         }
     }
 

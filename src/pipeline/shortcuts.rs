@@ -12,9 +12,12 @@ use crate::flow::{Endpoint, FlowKey, Generation, Mac, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::next_hop::Way;
 use crate::pipeline::Pipeline;
+use crate::pipeline::batch::Slot;
+use crate::pipeline::fast::Moment;
+use crate::pipeline::look::Group;
 use crate::pipeline::shared::Shared;
 use crate::policy::Policy;
-use crate::session::entry::{Entry, EntryIndex};
+use crate::session::entry::EntryIndex;
 use crate::session::shape::PackedKey;
 use crate::session::table::Found;
 use crate::session::tcp::TcpState;
@@ -22,6 +25,7 @@ use crate::session::timeout::{Timeouts, shortest};
 use crate::shortcut::{Account, Direction, Epoch, Key, Passed, Place, Shortcuts, Tenant};
 use crate::telemetry::counters::WorkerCounters;
 use crate::time::{Coarse, Tick};
+use crate::verdict::Verdict;
 use crate::wire::parse::LINK_LENGTH;
 use crate::wire::plain::Plain;
 
@@ -59,15 +63,48 @@ pub(super) struct Own {
 pub(super) struct Wishes {
     /// None if nobody hears them.
     epoch: Option<Epoch>,
-    worker: u8,
-    wishes: Vec<(PortId, Direction, Tenant)>,
+    wishes: Vec<Wish>,
+}
+
+/// A shortcut for what comes in on a port.
+pub(super) struct Wish(PortId, Direction, Tenant);
+
+impl Wish {
+    /// A shortcut for packets like `packet`, if the program could do to them what is to be done.
+    pub(super) fn of(
+        (port, station): (PortId, Mac),
+        packet: &Plain,
+        (place, tcp): (EntryIndex, TcpState),
+        leaves_as: (u64, u32),
+        way: Way,
+    ) -> Option<Self> {
+        let [addresses, rest] = packet.key_words();
+        let key = Key { addresses, ports: (rest >> 32) as u32, protocol: packet.protocol() };
+        let is_tcp = key.protocol == Protocol::TCP;
+        // The program knows no tags, and no sides.
+        let is_simple = packet.is_untagged() && way.vlan() == 0;
+        let is_bare = !port.is_encapsulated() && !way.port().is_encapsulated();
+        if !is_simple || !is_bare || (is_tcp && !tcp.acknowledged) {
+            return None;
+        }
+        let direction = Direction {
+            key,
+            station,
+            exit: way.port(),
+            mtu: way.mtu(),
+            leaves_as,
+            stations: way.stations().map(Mac::from_bits),
+            sequence_next: if is_tcp { tcp.sequence_next } else { 0 },
+            window: if is_tcp { tcp.window() } else { 0 },
+        };
+        Some(Self(port, direction, Tenant { realm: (rest >> 16) as u16, entry: place.0 }))
+    }
 }
 
 impl Wishes {
-    /// The wishes that the worker `index` hears.
-    pub(super) fn new(index: usize, room: usize) -> Self {
-        let worker = u8::try_from(index).unwrap_or(u8::MAX);
-        Self { epoch: None, worker, wishes: Vec::with_capacity(room) }
+    /// Room for so many.
+    pub(super) fn new(room: usize) -> Self {
+        Self { epoch: None, wishes: Vec::with_capacity(room) }
     }
 
     /// Whether anybody hears them.
@@ -76,41 +113,22 @@ impl Wishes {
         self.epoch.is_some()
     }
 
-    /// Wishes for a shortcut for packets like `packet`, which came in on `port`.
-    #[cold]
+    /// Hears those of a group whose frames went their way.
     #[inline(never)]
-    pub(super) fn add(
+    pub(super) fn hear<F>(
         &mut self,
-        port: PortId,
-        packet: &Plain,
-        (place, entry): (EntryIndex, &Entry),
-        leaves_as: (u64, u32),
-        way: Way,
+        slots: &[Slot<F>],
+        group: &Group,
+        moment: &Moment,
+        shared: &Shared,
     ) {
-        // The program knows no tags, and no sides.
-        let is_simple = packet.is_untagged() && way.vlan() == 0;
-        if !is_simple || port.is_encapsulated() || way.port().is_encapsulated() {
-            return;
-        }
-        let [addresses, rest] = packet.key_words();
-        let key = Key { addresses, ports: (rest >> 32) as u32, protocol: packet.protocol() };
-        let tcp = match key.protocol {
-            Protocol::TCP => entry.tcp(),
-            _ => TcpState::default(),
-        };
-        let direction = Direction {
-            key,
-            station: Mac::default(),
-            exit: way.port(),
-            mtu: way.mtu(),
-            leaves_as,
-            stations: way.stations().map(Mac::from_bits),
-            sequence_next: tcp.sequence_next,
-            window: tcp.window(),
-        };
-        let tenant = Tenant { worker: self.worker, realm: (rest >> 16) as u16, entry: place.0 };
-        if self.wishes.len() < self.wishes.capacity() {
-            self.wishes.push((port, direction, tenant));
+        for (slot, glance) in slots.iter().zip(&group.glances) {
+            if glance.is_plain()
+                && matches!(slot.verdict, Verdict::Forward(_))
+                && self.wishes.len() < self.wishes.capacity()
+            {
+                self.wishes.extend(glance.wish(slot.port, moment, shared));
+            }
         }
     }
 }
@@ -138,12 +156,7 @@ impl Own {
         }
     }
 
-    fn make(
-        &mut self,
-        (entrance, direction, tenant): (PortId, Direction, Tenant),
-        epoch: Epoch,
-        now: Tick,
-    ) {
+    fn make(&mut self, Wish(entrance, direction, tenant): Wish, epoch: Epoch, now: Tick) {
         let made = self.all.make(entrance, &direction, tenant, epoch, now);
         let Some(Place(place)) = made else { return };
         let words = self.places.iter_mut().find(|(port, _)| *port == entrance);
@@ -288,9 +301,8 @@ impl<F: FrameBuffer> Pipeline<F> {
     #[cold]
     fn make_shortcuts(&mut self, now: Tick) {
         let (Some(own), Some(epoch)) = (&mut self.shortcuts, self.wishes.epoch) else { return };
-        for (port, direction, tenant) in self.wishes.wishes.drain(..) {
-            let station = self.shared.next_hops.source_mac(port);
-            own.make((port, Direction { station, ..direction }, tenant), epoch, now);
+        for wish in self.wishes.wishes.drain(..) {
+            own.make(wish, epoch, now);
         }
     }
 
@@ -364,8 +376,8 @@ const WORDS_PER_CALL: usize = 8;
 const PASS_MS_PER_64K: u64 = 100;
 const PASS_MS: (u64, u64) = (500, 4000);
 /// A shortcut by which nothing passed for so long is given up.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
 /// No session ends sooner: what passed last may be as old as [`IDLE`] when the next packet comes, which is
 /// counted a pass later, and what is given up, one more.
-const TIMEOUT_MIN: Duration = Duration::from_secs(15);
+const TIMEOUT_MIN: Duration = Duration::from_secs(20);
 const _: () = assert!(TIMEOUT_MIN.as_millis() > IDLE.as_millis() + 2 * PASS_MS.1 as u128);

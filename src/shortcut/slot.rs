@@ -57,11 +57,9 @@ pub struct Direction {
     pub window: u32,
 }
 
-/// Whose shortcut it is, and of which session.
+/// The session whose shortcut it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Tenant {
-    /// The worker that made it.
-    pub worker: u8,
     /// The realm of the flow's key, as [`crate::flow::Realm::as_raw`] gives it.
     pub realm: u16,
     /// Where the entry of the direction stood.
@@ -90,12 +88,14 @@ impl Passed {
 
 impl Tenant {
     const fn pack(self) -> u64 {
-        (self.worker as u64 + 1) << 48 | (self.realm as u64) << 32 | self.entry as u64
+        OCCUPIED | (self.realm as u64) << 32 | self.entry as u64
     }
 
     const fn unpack(word: u64) -> Option<Self> {
-        let Some(worker) = (word >> 48).checked_sub(1) else { return None };
-        Some(Self { worker: worker as u8, realm: (word >> 32) as u16, entry: word as u32 })
+        if word & OCCUPIED == 0 {
+            return None;
+        }
+        Some(Self { realm: (word >> 32) as u16, entry: word as u32 })
     }
 }
 
@@ -296,6 +296,8 @@ const fn plus(one: u16, other: u16) -> u16 {
 
 /// The low bytes of word 2, which say whose packets.
 const KEY_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+/// Of word 14: somebody is there.
+const OCCUPIED: u64 = 1 << 63;
 /// Of a few seconds: 64 GB.
 const SETTLED_BITS: u32 = 36;
 const SETTLED_BYTES: u64 = (1 << SETTLED_BITS) - 1;

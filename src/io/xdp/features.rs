@@ -109,8 +109,10 @@ mod tests {
 
     #[test]
     fn the_loopback_device_takes_no_frames() {
-        // The test runner's kernel is new enough; an older one has nobody to ask.
-        let features = Features::new().expect("Linux 6.3");
+        let Ok(features) = Features::new() else {
+            println!("skipped: this kernel has no family netdev of generic netlink");
+            return;
+        };
         assert!(!features.takes_redirected(1));
         assert!(!features.takes_redirected(u32::MAX));
     }

@@ -164,7 +164,14 @@ struct Attempt {
 /// # Errors
 /// With one sentence that says what stands in the way and what to do about it.
 pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
-    let mut programs = Program::load(request.interfaces.len(), request.shortcuts)?;
+    let load = |shortcuts| Program::load(request.interfaces.len(), shortcuts);
+    let mut programs = match load(request.shortcuts) {
+        Err(fault) if request.shortcuts.is_some() => {
+            tracing::warn!("no shortcuts: {fault}");
+            load(None)?
+        }
+        decided => decided?,
+    };
     for (program, (_, _, steering)) in programs.iter_mut().zip(request.interfaces) {
         program.apply(steering)?;
     }
