@@ -47,6 +47,11 @@ fn answer() -> Vec<u8> {
     Packet::udp(remote(), outside(), b"that").frame()
 }
 
+/// How many shortcuts there are.
+fn count(lab: &Lab) -> u32 {
+    lab.shared.shortcuts.load().as_ref().map_or(0, |all| all.len())
+}
+
 /// How many of `count` frames are forwarded, and how many of them by shortcuts.
 fn sent(lab: &mut Lab, port: PortId, frame: &[u8], count: usize) -> (usize, u64) {
     let before = lab.shortcuts_taken;
@@ -63,27 +68,17 @@ fn a_flows_third_packet_takes_one_and_its_answers_third_does() {
     let mut lab = lab("");
     assert_eq!(sent(&mut lab, GUEST, &question(), 10), (10, 8));
     assert_eq!(sent(&mut lab, PUBLIC, &answer(), 10), (10, 8));
-    // By one in two of them, each way.
-    let table = &lab.shared.sessions;
-    let mut seen = Vec::new();
     lab.pass(Duration::from_millis(600));
-    table_walk(&lab, |packets| seen.push(packets));
-    assert_eq!(seen, [(10, 10)], "{}", table_len(&lab));
+    let mut seen = Vec::new();
+    lab.shared.sessions.walk(&mut 0, u32::MAX, |view| {
+        seen.push((view.initiator.packets, view.responder.packets));
+    });
+    assert_eq!(seen, [(10, 10)], "all are counted");
     let ports = lab.counters.totals().ports;
     let frames = question().len() as u64;
     assert_eq!((ports[1].received_packets, ports[1].received_bytes), (10, 10 * frames));
     assert_eq!(ports[0].forwarded_packets, 10);
     assert_eq!(ports[1].crossed_in_bytes, 10 * (frames - 14));
-}
-
-fn table_walk(lab: &Lab, mut tell: impl FnMut((u64, u64))) {
-    lab.shared.sessions.walk(&mut 0, u32::MAX, |view| {
-        tell((view.initiator.packets, view.responder.packets));
-    });
-}
-
-fn table_len(lab: &Lab) -> u32 {
-    lab.shared.sessions.len()
 }
 
 #[test]
@@ -97,7 +92,7 @@ fn what_the_fast_path_is_not_for_takes_none() {
     // It opens and nobody answers.
     let syn = Packet::tcp(guest(), remote(), flags::SYN, &[], b"").frame();
     assert_eq!(sent(&mut lab, GUEST, &syn, 10), (10, 0));
-    assert_eq!(lab.shared.shortcuts.load().as_ref().map(|all| all.len()), Some(0));
+    assert_eq!(count(&lab), 0);
 }
 
 #[test]
@@ -110,17 +105,16 @@ fn limited_guests_take_none() {
 fn a_flow_at_rest_gives_its_place_up_and_lives_on() {
     let mut lab = lab("");
     assert_eq!(sent(&mut lab, GUEST, &question(), 4), (4, 2));
-    let count = |lab: &Lab| lab.shared.shortcuts.load().as_ref().map(|all| all.len());
     lab.pass(Duration::from_secs(9));
-    assert_eq!(count(&lab), Some(1));
+    assert_eq!(count(&lab), 1);
     assert_eq!(sent(&mut lab, GUEST, &question(), 1), (1, 1));
     lab.pass(Duration::from_secs(11));
-    assert_eq!((count(&lab), table_len(&lab)), (Some(0), 1));
+    assert_eq!((count(&lab), lab.shared.sessions.len()), (0, 1));
     // A session by shortcuts is as long-lived as another: five minutes from its last packet.
     lab.pass(Duration::from_secs(285));
-    assert_eq!(table_len(&lab), 1);
+    assert_eq!(lab.shared.sessions.len(), 1);
     lab.pass(Duration::from_secs(12));
-    assert_eq!(table_len(&lab), 0);
+    assert_eq!(lab.shared.sessions.len(), 0);
 }
 
 #[test]
@@ -149,8 +143,8 @@ fn a_session_that_ends_ends_them() {
     lab.reload(&denied);
     assert_eq!(sent(&mut lab, PUBLIC, &answer(), 4), (0, 0));
     lab.pass(Duration::from_secs(1));
-    assert_eq!(table_len(&lab), 0);
-    assert_eq!(lab.shared.shortcuts.load().as_ref().map(|all| all.len()), Some(0));
+    assert_eq!(lab.shared.sessions.len(), 0);
+    assert_eq!(count(&lab), 0);
     let totals = lab.shared.addresses.totals(outside().address);
     assert_eq!((totals.packets_out, totals.packets_in), (4, 4), "what passed by them too");
 }

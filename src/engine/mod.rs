@@ -30,6 +30,7 @@ mod run;
 mod shortcuts;
 #[cfg(feature = "af-xdp")]
 mod state;
+#[cfg(feature = "af-xdp")]
 mod steering;
 #[cfg(feature = "af-xdp")]
 mod tapped;
