@@ -187,8 +187,9 @@ impl Shortcuts {
 
     /// Takes a shortcut's place from whoever made it: it is free.
     pub fn vacate(&self, table: &Table, place: Place) {
-        table.vacate(place);
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        if table.vacate(place) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// How many shortcuts there are, those of former epochs included.

@@ -50,6 +50,17 @@ impl Lab {
         Some(Self { router, guest, internet })
     }
 
+    /// As many queues of each interface, and so workers.
+    fn with_queues(self, count: u32) -> Self {
+        let ends = [(&self.router.namespace, "eth0"), (&self.router.namespace, "eth2")];
+        for (namespace, device) in
+            ends.into_iter().chain([(&self.guest, "g0"), (&self.internet, "i0")])
+        {
+            namespace.run(&format!("ethtool -L {device} rx {count} tx {count}"));
+        }
+        self
+    }
+
     /// A guest's socket and the remote one that it speaks with, which know each other.
     fn speakers(&self) -> [UdpSocket; 2] {
         let remote = self.internet.enter(|| UdpSocket::bind(REMOTE).expect("a socket"));
@@ -137,6 +148,44 @@ fn what_takes_shortcuts_is_counted_as_if_it_did_not() {
     assert!(eventually(LONG, || lab.json("show stats")["shortcuts"] == 0));
     assert!(speak(&speakers));
     assert_eq!(lab.json("show stats")["sessions"], 1);
+}
+
+#[test]
+fn what_passes_between_the_queues_of_two_workers_is_counted_once() {
+    const FLOWS: u16 = 40;
+    const ROUNDS: u64 = 50;
+    let Some(lab) = Lab::new() else { return };
+    let lab = lab.with_queues(2);
+    let engine = lab.router.start();
+    assert!(engine.line().ends_with("workers=2"), "{}", engine.line());
+    let remote = lab.internet.enter(|| UdpSocket::bind(REMOTE).expect("a socket"));
+    let guest = |port| lab.guest.enter(|| UdpSocket::bind(("10.1.1.5", port)).expect("a socket"));
+    let guests: Vec<_> = (5000..5000 + FLOWS).map(guest).collect();
+    for socket in guests.iter().chain([&remote]) {
+        socket.set_read_timeout(Some(LONG)).expect("set");
+    }
+    for _ in 0..ROUNDS {
+        for guest in &guests {
+            guest.send_to(b"hello", REMOTE).expect("sent");
+            let (_, from) = remote.recv_from(&mut [0; 9]).expect("it gets through");
+            remote.send_to(b"hello", from).expect("sent");
+            guest.recv(&mut [0; 9]).expect("and back");
+        }
+    }
+    let packets = |session: &Value, side: &str| session[side]["packets"].as_u64();
+    let is_all_counted = || {
+        let sessions = lab.json("show sessions");
+        let sessions = sessions.as_array().expect("sessions");
+        let all = |side| sessions.iter().all(|it| packets(it, side) == Some(ROUNDS));
+        let rule = &lab.json("show rules")[0]["packets"];
+        sessions.len() == usize::from(FLOWS)
+            && all("initiator")
+            && all("responder")
+            && *rule == 2 * ROUNDS * u64::from(FLOWS)
+    };
+    assert!(eventually(LONG, is_all_counted), "{:#}", lab.json("show sessions"));
+    let few = 2 * u64::from(FLOWS) * 4;
+    assert!(eventually(LONG, || lab.shortcuts() > 2 * ROUNDS * u64::from(FLOWS) - few));
 }
 
 #[test]

@@ -80,9 +80,6 @@ pub enum DataplaneError {
     /// A worker's thread cannot be started.
     #[error("a worker's thread cannot be started: {0}")]
     Thread(io::Error),
-    /// A program cannot be told where shortcuts lead.
-    #[error(transparent)]
-    Program(#[from] ProgramFault),
 }
 
 impl Dataplane {
@@ -126,7 +123,7 @@ impl Dataplane {
             exits: shortcuts.clone().and_then(Exits::new),
             shortcuts,
         };
-        dataplane.look_at_exits()?;
+        dataplane.look_at_exits();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let (filled, all_filled) = mpsc::channel();
         for (index, (lane, counters)) in lanes.into_iter().zip(&crew.counters).enumerate() {
@@ -161,17 +158,17 @@ impl Dataplane {
     }
 
     /// Looks which interfaces shortcuts may lead to now.
-    ///
-    /// # Errors
-    /// When a program cannot be told.
-    pub fn look_at_exits(&mut self) -> Result<(), ProgramFault> {
-        let Some(exits) = &self.exits else { return Ok(()) };
+    pub fn look_at_exits(&mut self) {
         for place in 0..self.interfaces.len() {
-            let Interface { port, ref device, .. } = self.interfaces[place];
-            let device = device.clone();
-            exits.look_at(port, &device, self.interfaces.iter_mut().map(|it| &mut it.program))?;
+            let Some(exits) = &self.exits else { return };
+            let Interface { port, device, .. } = &self.interfaces[place];
+            let (port, device) = (*port, device.clone());
+            let programs = self.interfaces.iter_mut().map(|it| &mut it.program);
+            if let Err(error) = exits.look_at(port, &device, programs) {
+                tracing::warn!("no shortcuts lead to {} nor to others: {error}", device.name);
+                self.exits = None;
+            }
         }
-        Ok(())
     }
 
     /// Wakes every worker.

@@ -227,9 +227,7 @@ impl Engine {
     /// Once a second: devices, steering, what people see, the watchdog.
     fn look_after(&mut self) {
         self.replace_lost_devices();
-        if let Some(Err(error)) = self.dataplane.as_mut().map(Dataplane::look_at_exits) {
-            tracing::error!("{error}");
-        }
+        self.dataplane.iter_mut().for_each(Dataplane::look_at_exits);
         if self.steered_after != Some((self.host.version(), local_ports())) {
             self.steer();
         }

@@ -195,8 +195,9 @@ impl Slot<'_> {
         let _ = self.0[0].compare_exchange(state, ended, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    pub(super) fn vacate(self) {
-        self.0[14].store(0, Ordering::Release);
+    /// Moves the tenant out. False if nobody was there any more.
+    pub(super) fn vacate(self) -> bool {
+        self.0[14].swap(0, Ordering::AcqRel) != 0
     }
 
     pub(super) fn tenant(self) -> Option<Tenant> {

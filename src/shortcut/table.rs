@@ -124,11 +124,9 @@ impl Table {
         }
     }
 
-    pub(super) fn vacate(&self, place: Place) {
+    pub(super) fn vacate(&self, place: Place) -> bool {
         self.set_tag(place, 0);
-        if let Some(slot) = self.slot(place) {
-            slot.vacate();
-        }
+        self.slot(place).is_some_and(Slot::vacate)
     }
 
     /// What passed by the shortcut and nobody was told of yet.

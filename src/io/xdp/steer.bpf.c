@@ -5,7 +5,8 @@
 // The program decides nothing by itself: user space fills the maps from the rules and from what the
 // kernel owns (see src/io/xdp/steering.rs), and each test here is one look into one of them. What
 // the dataplane should have had but cannot get, because no socket is bound to the queue, is dropped:
-// passing it would let the kernel forward around the rules.
+// passing it would let the kernel forward around the rules. What user space has forwarded already may
+// take a shortcut before all this (shortcut.bpf.h).
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
