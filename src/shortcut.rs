@@ -142,9 +142,10 @@ impl Shortcuts {
         epoch: Epoch,
         now: Tick,
     ) -> Option<Place> {
-        let takes = self.exits.get(direction.exit.index())?.load(Ordering::Acquire);
-        let table = self.tables.get(entrance.index())?.as_ref()?;
-        let place = takes.then(|| table.make(direction, tenant, epoch.0, now)).flatten()?;
+        if !self.takes_frames(direction.exit) {
+            return None;
+        }
+        let place = self.table(entrance)?.make(direction, tenant, epoch.0, now)?;
         self.count.fetch_add(1, Ordering::Relaxed);
         Some(place)
     }
@@ -211,10 +212,10 @@ impl Shortcuts {
         self.tables().map(|(_, table)| table.places() as u64).sum()
     }
 
-    /// The interfaces that take frames from others.
+    /// Whether `exit` takes frames from others.
     #[must_use]
     pub fn takes_frames(&self, exit: PortId) -> bool {
-        self.exits.get(exit.index()).is_some_and(|takes| takes.load(Ordering::Relaxed))
+        self.exits.get(exit.index()).is_some_and(|takes| takes.load(Ordering::Acquire))
     }
 
     /// The tables there are, with their interfaces.
@@ -224,9 +225,9 @@ impl Shortcuts {
     }
 }
 
-#[cfg(test)]
-mod tests;
-
 /// How long the program believes that somebody is there, in milliseconds: longer than a worker sleeps.
 const BELIEVED_MS: u64 = 2000;
 const TELL_EVERY_MS: u64 = 100;
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use common::router::{CONFIG, LONG, Router};
+use common::router::{CONFIG, LONG, RULES, Router};
 use common::{Namespace, cable, eventually};
 
 /// A router between a guest and the internet.
@@ -19,32 +19,15 @@ struct Lab {
     internet: Namespace,
 }
 
-const RULES: &str = r#"{
-    "version": 1,
-    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2"}],
-    "networks": [{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
-                  "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"],
-                  "egress_default": "allow"}]
-}"#;
-
 const LOCAL_SERVICE: &str =
     r#""local_services": [{"address": "203.0.113.10", "protocol": "tcp", "ports": "22"}]"#;
 
 impl Lab {
     fn new() -> Option<Self> {
         let router = Router::new(CONFIG)?;
-        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
-        cable((&router.namespace, "eth0"), (&guest, "g0"));
-        cable((&router.namespace, "eth2"), (&internet, "i0"));
-        for (namespace, command) in [
-            (&router.namespace, "ip address add 10.1.1.1/24 dev eth0"),
-            (&router.namespace, "ip address add 203.0.113.10/24 dev eth2"),
-            (&guest, "ip address add 10.1.1.5/24 dev g0"),
-            (&guest, "ip route add default via 10.1.1.1"),
-            (&internet, "ip address add 203.0.113.1/24 dev i0"),
-        ] {
-            namespace.run(command);
-        }
+        let (guest, internet) = router.between()?;
+        router.namespace.run("ip address add 10.1.1.1/24 dev eth0");
+        router.namespace.run("ip address add 203.0.113.10/24 dev eth2");
         router.write("rules.json", RULES);
         Some(Self { router, guest, internet })
     }

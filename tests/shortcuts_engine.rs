@@ -8,17 +8,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::router::{CONFIG, LONG, Router, Running, installed};
-use common::{Namespace, cable, eventually};
+use common::router::{CONFIG, LONG, RULES, Router, Running, installed};
+use common::{Namespace, eventually};
 use serde_json::Value;
-
-const RULES: &str = r#"{
-    "version": 1,
-    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2"}],
-    "networks": [{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
-                  "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"],
-                  "egress_default": "allow"}]
-}"#;
 
 const REMOTE: &str = "203.0.113.1:7000";
 
@@ -36,12 +28,7 @@ impl Lab {
         }
         let config = CONFIG.replace("[workers]", "[workers]\nshortcuts = 1024");
         let router = Router::new(&format!("manage_addresses = true\n{config}"))?;
-        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
-        cable((&router.namespace, "eth0"), (&guest, "g0"));
-        cable((&router.namespace, "eth2"), (&internet, "i0"));
-        guest.run("ip address add 10.1.1.5/24 dev g0");
-        guest.run("ip route add default via 10.1.1.1");
-        internet.run("ip address add 203.0.113.1/24 dev i0");
+        let (guest, internet) = router.between()?;
         for (namespace, device) in [(&guest, "g0"), (&internet, "i0")] {
             // Unfinished checksums are the pipeline's.
             namespace.run(&format!("ethtool -K {device} gro on tx off"));

@@ -4,8 +4,8 @@
 
 mod common;
 
+use common::Namespace;
 use common::router::{CONFIG, Router, Running};
-use common::{Namespace, cable};
 use natwerk::verdict::DropReason;
 use serde_json::Value;
 
@@ -43,12 +43,7 @@ const SHOWN: [(&str, &str, &str, &str); 14] = [
 fn busy() -> Option<(Router, Running, [Namespace; 2])> {
     let settings = "manage_addresses = true\nmetrics_listen = \"127.0.0.1:9469\"";
     let router = Router::new(&format!("{settings}\n{CONFIG}"))?;
-    let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
-    cable((&router.namespace, "eth0"), (&guest, "g0"));
-    cable((&router.namespace, "eth2"), (&internet, "i0"));
-    guest.run("ip address add 10.1.1.5/24 dev g0");
-    guest.run("ip route add default via 10.1.1.1");
-    internet.run("ip address add 203.0.113.1/24 dev i0");
+    let (guest, internet) = router.between()?;
     router.write("rules.json", RULES);
     let engine = router.start();
     guest.run("ping -c1 -W9 203.0.113.1");

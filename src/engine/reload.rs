@@ -151,8 +151,7 @@ impl Engine {
         let policy = self.rules.compile(&config, generation);
         save_registry(&config, &self.rules.registry);
         self.host.apply(Plan::of(&policy));
-        self.shared.policy.swap(policy);
-        self.shared.shortcuts.load().iter().for_each(|shortcuts| shortcuts.end_epoch());
+        self.shared.put_in_force(policy);
         if let Some(dataplane) = &self.dataplane {
             dataplane.wake();
         }

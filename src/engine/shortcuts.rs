@@ -34,7 +34,8 @@ pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom>
         return None;
     }
     let [.., one, two] = settings.seed;
-    Some(ShortcutRoom { bits: places.max(PLACES_MIN).ilog2() - 3, seeds: [one, two] })
+    let bits = (places.max(PLACES_MIN) / PLACES_PER_WORD).ilog2();
+    Some(ShortcutRoom { bits, seeds: [one, two] })
 }
 
 /// The shortcuts that loaded programs read. Frames of zero-copy sockets take none: they would have to be
@@ -63,6 +64,8 @@ pub(super) fn of_programs(
 const SESSIONS_PER_SHORTCUT: u32 = 4;
 /// As many as a worker looks at together.
 const PLACES_MIN: u32 = 64;
+/// A hash names a word of tags, one for each place.
+const PLACES_PER_WORD: u32 = 8;
 
 /// Which interfaces shortcuts may lead to, looked at again and again: the other end of a veth may change.
 pub(super) struct Exits {
@@ -71,17 +74,9 @@ pub(super) struct Exits {
 }
 
 impl Exits {
-    /// Nobody is asked yet. None, and a word in the log, where nobody can be.
+    /// Nobody is asked yet. None if nobody can be.
     pub(super) fn new(shortcuts: Arc<Shortcuts>) -> Option<Self> {
-        match Features::new() {
-            Ok(features) => Some(Self { shortcuts, features }),
-            Err(error) => {
-                tracing::info!(
-                    "no shortcuts: the kernel does not say which devices take redirected frames ({error}; Linux 6.3 does)"
-                );
-                None
-            }
-        }
+        Some(Self { shortcuts, features: Features::new().ok()? })
     }
 
     /// Asks of an interface, and tells all programs where it is.

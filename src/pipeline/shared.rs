@@ -248,6 +248,12 @@ impl Shared {
 }
 
 impl Shared {
+    /// Puts `policy` in force. What was written down under the one before is true no more.
+    pub fn put_in_force(&self, policy: Policy) {
+        self.policy.swap(policy);
+        self.shortcuts.load().iter().for_each(|shortcuts| shortcuts.end_epoch());
+    }
+
     /// Makes the shortcuts of a session untrue. Returns its view with what passed by them.
     fn end_shortcuts(&self, view: &SessionView) -> SessionView {
         let mut view = *view;

@@ -36,9 +36,9 @@ impl<F: FrameBuffer> Pipeline<F> {
                 }
                 if seen.flags & flags::SYN != 0 {
                     self.give_up_shortcuts(packet.source, packet.destination);
-                }
-                if seen.flags & flags::SYN != 0 && context.policy.clamps_mss() {
-                    self.clamp_mss(frame, packet, found, context.policy);
+                    if context.policy.clamps_mss() {
+                        self.clamp_mss(frame, packet, found, context.policy);
+                    }
                 }
                 Tracked::Counts
             }

@@ -152,8 +152,7 @@ impl Lab {
             let mtu = network.mtu.unwrap_or(INTERFACE_MTU);
             self.shared.next_hops.set_vlan_mtu(network.port, network.vlan, mtu);
         }
-        self.shared.policy.swap(policy);
-        self.shared.shortcuts.load().iter().for_each(|shortcuts| shortcuts.end_epoch());
+        self.shared.put_in_force(policy);
     }
 
     /// Gives up every neighbour that is waited for, as the kernel does when none answers.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Namespace, eventually};
+use super::{Namespace, cable, eventually};
 
 /// How long anything may take that has to happen at all.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -28,6 +28,15 @@ frames = 4096
 max = 4096
 "#;
 
+/// A guest network behind one address.
+pub const RULES: &str = r#"{
+    "version": 1,
+    "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2"}],
+    "networks": [{"name": "web", "interface": "eth0", "cidr": "10.1.1.0/24",
+                  "gateway": "10.1.1.1", "source_nat": ["203.0.113.10"],
+                  "egress_default": "allow"}]
+}"#;
+
 /// A namespace that the engine runs in.
 pub struct Router {
     pub namespace: Namespace,
@@ -41,6 +50,17 @@ impl Router {
         let router = Self { namespace: Namespace::new("router")?, folder };
         router.write("natwerk.toml", config);
         Some(router)
+    }
+
+    /// A guest (10.1.1.5 on `g0`) and somebody on the internet (203.0.113.1 on `i0`), on the router's cables.
+    pub fn between(&self) -> Option<(Namespace, Namespace)> {
+        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
+        cable((&self.namespace, "eth0"), (&guest, "g0"));
+        cable((&self.namespace, "eth2"), (&internet, "i0"));
+        guest.run("ip address add 10.1.1.5/24 dev g0");
+        guest.run("ip route add default via 10.1.1.1");
+        internet.run("ip address add 203.0.113.1/24 dev i0");
+        Some((guest, internet))
     }
 
     /// Where the file called `name` is.

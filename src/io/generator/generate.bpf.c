@@ -17,6 +17,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "../checksum.bpf.h"
+
 /* Behind the transport header: who we are, and when it was sent (CLOCK_MONOTONIC, ns). */
 struct stamp {
 	__be32 magic;
@@ -81,15 +83,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } latencies SEC(".maps");
-
-static __always_inline __u16 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
 
 /* The sum of 16-bit words as they lie in memory. */
 static __always_inline __u64 sum_words(const void *start, int bytes)

@@ -6,6 +6,8 @@
 //
 // A slot is read without a lock: its state is read first and last, and says whose it is.
 
+#include "../checksum.bpf.h"
+
 #define VERSION_AND_WORDS 0x45 /* IPv4, no options */
 #define TTL_MIN 2
 #define TCP_FLAGS_JUDGED 0x3f
@@ -88,18 +90,9 @@ struct {
 	__type(value, __u32);
 } exits SEC(".maps");
 
-/* A sum of numbers of sixteen bits, of less than 2^48. */
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
 static __always_inline __u16 changed(__u16 checksum, __u16 change)
 {
-	return ~folded((__u64)(__u16)~checksum + change);
+	return ~fold((__u64)(__u16)~checksum + change);
 }
 
 /* The slot of a key, or none; `state` is what it was when it was compared. A key may be in any of the eight slots
@@ -177,7 +170,7 @@ static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *et
 	__u32 is_tcp = ip->protocol == IPPROTO_TCP, sequence_end = 0;
 	__sum16 *check = &udp->check;
 
-	if ((void *)ip + length > end || length > slot->mtu || folded(sum) != 0xffff)
+	if ((void *)ip + length > end || length > slot->mtu || fold(sum) != 0xffff)
 		return 0;
 	/* Six bytes, as four and two. */
 	if (*(__u32 *)ethernet->h_dest != *(__u32 *)slot->station ||
@@ -190,13 +183,13 @@ static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *et
 		__u8 flags = ((__u8 *)tcp)[13] & TCP_FLAGS_JUDGED;
 
 		if (header < sizeof(*tcp) || header > transport_length || (flags & ~TCP_PSH) != TCP_ACK ||
-		    folded(pseudo + (__u16)~tcp->check) == 0xffff)
+		    fold(pseudo + (__u16)~tcp->check) == 0xffff)
 			return 0;
 		check = &tcp->check;
 		sequence_end = bpf_ntohl(tcp->seq) + transport_length - header;
 	} else if (ip->protocol != IPPROTO_UDP || udp->len != bpf_htons(transport_length) ||
 		   length < sizeof(*ip) + sizeof(*udp) ||
-		   folded(pseudo + (__u16)~udp->check) == 0xffff) {
+		   fold(pseudo + (__u16)~udp->check) == 0xffff) {
 		return 0;
 	}
 
