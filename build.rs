@@ -17,7 +17,7 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CLANG");
-    for header in ["src/io/checksum.bpf.h", "src/io/xdp/shortcut.bpf.h"] {
+    for header in ["src/io/checksum.bpf.h", "src/io/xdp/carry.bpf.h", "src/io/xdp/shortcut.bpf.h"] {
         println!("cargo::rerun-if-changed={header}");
     }
     for (source, _, variable) in PROGRAMS {

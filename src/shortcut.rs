@@ -7,12 +7,13 @@
 //! every packet goes to the pipeline again. What passed by one is counted on its session by the worker
 //! that made it.
 //!
-//! This is memory and what lies in it. The program that reads it is `src/io/xdp/shortcut.bpf.h`.
+//! This is memory and what lies in it. The programs that read it are `src/io/xdp/shortcut.bpf.h`, for frames, and
+//! `carry.bpf.h`, for what has to be a packet of the kernel's own.
 
 mod slot;
 mod table;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -30,8 +31,6 @@ pub struct Epoch(u32);
 pub struct Shortcuts {
     /// By interface; none for one whose program has no memory for them.
     tables: Box<[Option<Table>]>,
-    /// By interface, whether it takes frames from others.
-    exits: Box<[AtomicBool]>,
     /// The epoch, or zero while there are to be none.
     epoch: AtomicU32,
     ending: Mutex<Ending>,
@@ -60,10 +59,8 @@ impl Shortcuts {
     /// No shortcut yet, in these tables.
     #[must_use]
     pub fn new(tables: Vec<Option<Table>>) -> Self {
-        let exits = tables.iter().map(|_| AtomicBool::new(false)).collect();
         let shortcuts = Self {
             tables: tables.into(),
-            exits,
             epoch: AtomicU32::new(0),
             ending: Mutex::new(Ending(0)),
             holds: AtomicU8::new(0),
@@ -123,16 +120,6 @@ impl Shortcuts {
         }
     }
 
-    /// Says whether `exit` takes frames from others; the program knows it by then.
-    pub fn set_exit(&self, exit: PortId, takes: bool) {
-        if let Some(known) = self.exits.get(exit.index())
-            && known.swap(takes, Ordering::AcqRel)
-            && !takes
-        {
-            self.end_epoch();
-        }
-    }
-
     /// Makes a shortcut, if there is room for it and it is not there. Returns where it is.
     pub fn make(
         &self,
@@ -142,9 +129,6 @@ impl Shortcuts {
         epoch: Epoch,
         now: Tick,
     ) -> Option<Place> {
-        if !self.takes_frames(direction.exit) {
-            return None;
-        }
         let place = self.table(entrance)?.make(direction, tenant, epoch.0, now)?;
         self.count.fetch_add(1, Ordering::Relaxed);
         Some(place)
@@ -210,12 +194,6 @@ impl Shortcuts {
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.tables().map(|(_, table)| table.places() as u64).sum()
-    }
-
-    /// Whether `exit` takes frames from others.
-    #[must_use]
-    pub fn takes_frames(&self, exit: PortId) -> bool {
-        self.exits.get(exit.index()).is_some_and(|takes| takes.load(Ordering::Acquire))
     }
 
     /// The tables there are, with their interfaces.

@@ -1,6 +1,9 @@
 //! Which packets get shortcuts, and what becomes of those, packet by packet on the lab's own clock. What a
 //! shortcut does to a packet is `tests/shortcuts.rs`.
 
+#[path = "common/sums.rs"]
+mod sums;
+
 use std::time::Duration;
 
 use natwerk::flow::{Endpoint, PortId};
@@ -9,6 +12,7 @@ use natwerk::testing::lab::{GUEST, Lab, PUBLIC};
 use natwerk::testing::packets::Packet;
 use natwerk::verdict::Verdict;
 use natwerk::wire::segment::flags;
+use sums::{pseudo_header_sum, repair};
 
 const RULES: &str = r#"{"version": 1,
     "public_ips": [{"address": "203.0.113.10", "prefix_len": 24, "interface": "eth2", "gateway": "203.0.113.1"}],
@@ -79,6 +83,27 @@ fn a_flows_third_packet_takes_one_and_its_answers_third_does() {
     assert_eq!((ports[1].received_packets, ports[1].received_bytes), (10, 10 * frames));
     assert_eq!(ports[0].forwarded_packets, 10);
     assert_eq!(ports[1].crossed_in_bytes, 10 * (frames - 14));
+}
+
+#[test]
+fn unfinished_checksums_get_one_for_the_kernel_to_carry_them_by() {
+    let mut lab = lab("");
+    let mut frame = question();
+    let sum = pseudo_header_sum(&frame, 8 + 5);
+    frame[40..42].copy_from_slice(&sum.to_be_bytes());
+    let forwarded = |lab: &mut Lab| lab.send(GUEST, frame.clone()).verdict;
+    assert_eq!(forwarded(&mut lab), Verdict::Forward(PUBLIC));
+    assert_eq!(count(&lab), 0, "it may be the only one");
+    assert_eq!(forwarded(&mut lab), Verdict::Forward(PUBLIC));
+    assert_eq!(count(&lab), 1);
+    // What is cut in pieces is for a worker to follow.
+    let mut first = Packet::udp(remote(), outside(), b"that").frame();
+    first[20] |= 0x20;
+    repair(&mut first);
+    for _ in 0..3 {
+        lab.send(PUBLIC, first.clone());
+    }
+    assert_eq!(count(&lab), 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 const REMOTE: &str = "203.0.113.1:7000";
 
-/// A router between a guest and the internet, whose ends take frames from the program.
+/// A router between a guest and the internet.
 struct Lab {
     router: Router,
     guest: Namespace,
@@ -22,17 +22,23 @@ struct Lab {
 }
 
 impl Lab {
+    /// Its ends take frames from the program, and finish their checksums.
     fn new() -> Option<Self> {
+        let lab = Self::with_ordinary_ends()?;
+        for (namespace, device) in [(&lab.guest, "g0"), (&lab.internet, "i0")] {
+            namespace.run(&format!("ethtool -K {device} gro on tx off"));
+        }
+        Some(lab)
+    }
+
+    /// Its ends are as veths are made.
+    fn with_ordinary_ends() -> Option<Self> {
         if !installed(&["ethtool"]) {
             return None;
         }
         let config = CONFIG.replace("[workers]", "[workers]\nshortcuts = 1024");
         let router = Router::new(&format!("manage_addresses = true\n{config}"))?;
         let (guest, internet) = router.between()?;
-        for (namespace, device) in [(&guest, "g0"), (&internet, "i0")] {
-            // Unfinished checksums are the pipeline's.
-            namespace.run(&format!("ethtool -K {device} gro on tx off"));
-        }
         router.write("rules.json", RULES);
         Some(Self { router, guest, internet })
     }
@@ -67,11 +73,17 @@ impl Lab {
         serde_json::from_str(&self.router.says(&format!("{what} --json"))).expect("JSON")
     }
 
-    /// Frames that took shortcuts, from both sides.
-    fn shortcuts(&self) -> u64 {
+    /// Packets that took shortcuts as frames, and such that the kernel carried, from both sides.
+    fn shortcuts_by_way(&self) -> [u64; 2] {
         let workers = self.json("show workers");
         let interfaces = workers["interfaces"].as_array().expect("interfaces");
-        interfaces.iter().filter_map(|it| it["kernel"]["shortcut"].as_u64()).sum()
+        ["shortcut", "carried"]
+            .map(|way| interfaces.iter().filter_map(|it| it["kernel"][way].as_u64()).sum())
+    }
+
+    /// Both.
+    fn shortcuts(&self) -> u64 {
+        self.shortcuts_by_way().iter().sum()
     }
 }
 
@@ -251,6 +263,9 @@ fn nothing_is_forwarded_for_long_when_nobody_is_there() {
     let engine = lab.router.start();
     assert!(eventually(LONG, || speak(&speakers)), "the session lives on");
     speak_by_shortcut(&lab, &speakers);
+    let filters = lab.router.namespace.run("tc filter show dev eth0 ingress");
+    let ours = filters.lines().filter(|line| line.contains("natwerk_carry")).count();
+    assert_eq!(ours, 1, "{filters}");
 
     engine.signal("-STOP");
     assert!(eventually(LONG, || !speak(&speakers)), "one that hangs is not there");
@@ -259,7 +274,7 @@ fn nothing_is_forwarded_for_long_when_nobody_is_there() {
 }
 
 #[test]
-fn a_neighbour_that_moves_is_followed_and_one_that_takes_no_frames_gets_them_otherwise() {
+fn a_neighbour_that_moves_is_followed_and_one_that_takes_no_frames_has_packets_carried_there() {
     let Some((lab, _engine)) = started() else { return };
     let speakers = lab.speakers();
     speak_by_shortcut(&lab, &speakers);
@@ -269,20 +284,80 @@ fn a_neighbour_that_moves_is_followed_and_one_that_takes_no_frames_gets_them_oth
     assert!(eventually(LONG, || gets_through(&speakers[1], &speakers[0]) && speak(&speakers)));
     speak_by_shortcut(&lab, &speakers);
 
+    assert_eq!(lab.shortcuts_by_way()[1], 0);
     lab.internet.run("ethtool -K i0 gro off");
-    assert!(eventually(LONG, || speak(&speakers)));
-    // Answers still take theirs.
-    let shortcuts = || {
-        let workers = lab.json("show workers");
-        workers["interfaces"][1]["kernel"]["shortcut"].as_u64().expect("a count")
-    };
-    std::thread::sleep(Duration::from_millis(1500));
-    let before = shortcuts();
+    let is_carried = || speak(&speakers) && lab.shortcuts_by_way()[1] > 0;
+    assert!(eventually(LONG, is_carried), "{}", lab.router.log());
+    let [as_frames, carried] = lab.shortcuts_by_way();
     for _ in 0..50 {
         assert!(speak(&speakers));
     }
-    std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(shortcuts(), before, "none leads to the internet");
+    // Answers still leave as frames.
+    let are_all_counted = || {
+        let [frames_now, carried_now] = lab.shortcuts_by_way();
+        frames_now >= as_frames + 50 && carried_now >= carried + 50
+    };
+    assert!(eventually(LONG, are_all_counted), "{:?}", lab.shortcuts_by_way());
+}
+
+#[test]
+fn between_ordinary_veths_packets_are_carried() {
+    let Some(lab) = Lab::with_ordinary_ends() else { return };
+    let _engine = lab.router.start();
+    let speakers = lab.speakers();
+    speak_by_shortcut(&lab, &speakers);
+    let packets = || lab.json("show sessions")[0]["initiator"]["packets"].as_u64();
+    let before = packets().expect("packets");
+    for _ in 0..50 {
+        assert!(speak(&speakers));
+    }
+    // That something is counted twice would show, too.
+    let spoken = |packets: u64| (before + 50..before + 80).contains(&packets);
+    assert!(eventually(LONG, || packets().is_some_and(spoken)), "{:?}", packets());
+    assert_eq!(lab.shortcuts_by_way()[0], 0, "their checksums are unfinished");
+}
+
+#[test]
+fn a_stream_is_joined_and_loses_nothing_to_new_rules() {
+    const MEGABYTES: usize = 64;
+    let Some(lab) = Lab::with_ordinary_ends() else { return };
+    let engine = lab.router.start();
+    let listener = lab.internet.enter(|| TcpListener::bind(REMOTE).expect("a listener"));
+    let connect = || TcpStream::connect_timeout(&REMOTE.parse().unwrap(), LONG);
+    let mut guest = lab.guest.enter(connect).expect("connected");
+    let (mut remote, _) = listener.accept().expect("accepted");
+    let received_before = packets_received(&lab.internet);
+    let writer = std::thread::spawn(move || {
+        for megabyte in 0..MEGABYTES {
+            guest.write_all(&vec![megabyte as u8; 1 << 20]).expect("sent");
+        }
+    });
+    let mut megabyte = vec![0; 1 << 20];
+    for expected in 0..MEGABYTES {
+        remote.read_exact(&mut megabyte).expect("received");
+        assert!(megabyte.iter().all(|byte| *byte == expected as u8), "megabyte {expected}");
+        if expected % 8 == 7 {
+            lab.router.says("reload");
+        }
+    }
+    writer.join().expect("all was sent");
+    // It takes 47,000 frames.
+    let received = packets_received(&lab.internet) - received_before;
+    assert!(received < 20_000, "{received} packets");
+    assert!(eventually(LONG, || lab.shortcuts_by_way()[1] > 20_000));
+    let bytes = || lab.json("show sessions")[0]["initiator"]["bytes"].as_u64();
+    let all = (MEGABYTES as u64) << 20;
+    assert!(eventually(LONG, || bytes().is_some_and(|bytes| bytes > all)), "{:?}", bytes());
+    drop(remote);
+    engine.end("-TERM");
+    let left = lab.router.namespace.run("tc filter show dev eth0 ingress");
+    assert!(!left.contains("natwerk"), "{left}");
+}
+
+/// Packets that `i0` got, however large.
+fn packets_received(internet: &Namespace) -> u64 {
+    let said = internet.run("cat /sys/class/net/i0/statistics/rx_packets");
+    said.trim().parse().expect("a number")
 }
 
 #[test]

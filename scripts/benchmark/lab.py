@@ -202,17 +202,7 @@ class Nftables(Lab):
         self.within(self.router, "nft", "-f", path)
 
 
-class AfXdp(Lab):
-    """A router that sends frames by AF_XDP, none of them larger than the MTU. A veth whose peer may send larger ones skips
-    NAPI and GRO, and has what comes from it received on the sender's core."""
-
-    def __init__(self, name):
-        super().__init__(name)
-        for device in ("r0", "r1"):
-            self.within(self.router, "ethtool", "-K", device, "tso", "off")
-
-
-class Natwerk(AfXdp):
+class Natwerk(Lab):
     """natwerk, with source NAT behind the same addresses."""
 
     def __init__(self, folder, options, sessions=1_200_000):
@@ -275,11 +265,15 @@ class Natwerk(AfXdp):
         super().down()
 
 
-class Bare(AfXdp):
+class Bare(Lab):
     """AF_XDP without natwerk: frames go from one interface to the other by the same sockets, with new link addresses."""
 
     def __init__(self, _folder, _options):
         super().__init__("bare")
+        # It sends no frames larger than the MTU. A veth whose peer may send such skips NAPI and GRO, and has what comes
+        # from it received on the sender's core.
+        for device in ("r0", "r1"):
+            self.within(self.router, "ethtool", "-K", device, "tso", "off")
         self.process = self.start(self.router, NATWERK, "generate", "forward", "--from", "r0", "--to", "r1", "--own-mac", "02:00:00:00:00:03",
                                   "--to-mac", "02:00:00:00:00:04", "--seconds", 86_400, core=ROUTER_CORE)
         if not self.process.stdout.readline().startswith("ready"):

@@ -106,7 +106,8 @@ impl Dataplane {
             shortcuts: room(config, &crew.shared.settings),
         };
         let Opened { lanes, mut programs, modes } = open(&request)?;
-        let shortcuts = of_programs(&mut programs, &modes, request.shortcuts);
+        let devices = interfaces.iter().map(|(_, device, _)| device);
+        let shortcuts = of_programs(&mut programs, devices, &modes, request.shortcuts);
         // Workers make them from their first batch on.
         crew.shared.shortcuts.store(shortcuts.clone());
         let interfaces = interfaces.into_iter().zip(programs).zip(modes);
@@ -120,7 +121,7 @@ impl Dataplane {
         let mut dataplane = Self {
             interfaces: interfaces.collect(),
             workers: Vec::new(),
-            exits: shortcuts.clone().and_then(Exits::new),
+            exits: shortcuts.is_some().then(Exits::new),
             shortcuts,
         };
         dataplane.look_at_exits();
@@ -157,10 +158,10 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Looks which interfaces shortcuts may lead to now.
+    /// Looks which interfaces take the frames of shortcuts now.
     pub fn look_at_exits(&mut self) {
         for place in 0..self.interfaces.len() {
-            let Some(exits) = &self.exits else { return };
+            let Some(exits) = &mut self.exits else { return };
             let Interface { port, device, .. } = &self.interfaces[place];
             let (port, device) = (*port, device.clone());
             let programs = self.interfaces.iter_mut().map(|it| &mut it.program);

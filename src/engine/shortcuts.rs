@@ -27,12 +27,6 @@ pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom>
         tracing::warn!("no shortcuts: {why}");
         return None;
     }
-    if let Err(error) = Features::new() {
-        tracing::info!(
-            "no shortcuts: the kernel does not say which devices take redirected frames ({error}; Linux 6.3 does)"
-        );
-        return None;
-    }
     let [.., one, two] = settings.seed;
     let bits = (places.max(PLACES_MIN) / PLACES_PER_WORD).ilog2();
     Some(ShortcutRoom { bits, seeds: [one, two] })
@@ -40,8 +34,9 @@ pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom>
 
 /// The shortcuts that loaded programs read. Frames of zero-copy sockets take none: they would have to be
 /// copied.
-pub(super) fn of_programs(
+pub(super) fn of_programs<'d>(
     programs: &mut [Program],
+    devices: impl Iterator<Item = &'d Device>,
     modes: &[XdpMode],
     room: Option<ShortcutRoom>,
 ) -> Option<Arc<Shortcuts>> {
@@ -49,6 +44,19 @@ pub(super) fn of_programs(
     if modes.iter().any(|mode| *mode != XdpMode::Copy) {
         tracing::info!("no shortcuts: they are for drivers' XDP with copied frames");
         return None;
+    }
+    for (program, device) in programs.iter_mut().zip(devices) {
+        if let Err(fault) = program.carry(device) {
+            tracing::warn!("no shortcuts: {}: {fault}", device.name);
+            return None;
+        }
+        if let Err(error) = device.join_segments() {
+            tracing::warn!(
+                "{}: TCP segments are not joined, so streams are slower ({error}): ethtool -K {} gro on",
+                device.name,
+                device.name
+            );
+        }
     }
     let table = |program: &mut Program| {
         let ShortcutMemory { slots, tags, gate } = program.take_shortcuts()?;
@@ -67,36 +75,45 @@ const PLACES_MIN: u32 = 64;
 /// A hash names a word of tags, one for each place.
 const PLACES_PER_WORD: u32 = 8;
 
-/// Which interfaces shortcuts may lead to, looked at again and again: the other end of a veth may change.
+/// Which interfaces take the frames of shortcuts, looked at again and again: the other end of a veth may change.
+/// The kernel carries packets to those that do not.
 pub(super) struct Exits {
-    shortcuts: Arc<Shortcuts>,
-    features: Features,
+    /// None if the kernel does not say.
+    features: Option<Features>,
+    /// What was last said of each, by interface: the device, and whether it takes frames.
+    known: Vec<(u32, bool)>,
 }
 
 impl Exits {
-    /// Nobody is asked yet. None if nobody can be.
-    pub(super) fn new(shortcuts: Arc<Shortcuts>) -> Option<Self> {
-        Some(Self { shortcuts, features: Features::new().ok()? })
+    /// Nobody is asked yet.
+    pub(super) fn new() -> Self {
+        let features = Features::new().inspect_err(|error| {
+            tracing::info!(
+                "shortcuts are carried by the kernel, which does not say what takes frames ({error}; Linux 6.3 does)"
+            );
+        });
+        Self { features: features.ok(), known: Vec::new() }
     }
 
-    /// Asks of an interface, and tells all programs where it is.
+    /// Asks of an interface, and tells all programs what it takes.
     pub(super) fn look_at<'p>(
-        &self,
+        &mut self,
         port: PortId,
         device: &Device,
         programs: impl Iterator<Item = &'p mut Program>,
     ) -> Result<(), ProgramFault> {
-        let takes = self.features.takes_redirected(device.index);
-        if takes != self.shortcuts.takes_frames(port) {
-            if takes {
-                for program in programs {
-                    program.set_exit(port.0, device.index)?;
-                }
-            }
-            let what = if takes { "lead" } else { "do not lead" };
-            tracing::info!(interface = device.name, "shortcuts {what} there");
-            self.shortcuts.set_exit(port, takes);
+        let takes_frames = |features: &Features| features.takes_redirected(device.index);
+        let now = (device.index, self.features.as_ref().is_some_and(takes_frames));
+        if self.known.get(port.index()) == Some(&now) {
+            return Ok(());
         }
+        for program in programs {
+            program.set_exit(port.0, device.index, now.1)?;
+        }
+        let how = if now.1 { "as frames" } else { "carried by the kernel" };
+        tracing::info!(interface = device.name, "shortcuts lead there {how}");
+        self.known.resize(self.known.len().max(port.index() + 1), (0, false));
+        self.known[port.index()] = now;
         Ok(())
     }
 }

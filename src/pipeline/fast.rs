@@ -153,16 +153,8 @@ impl Glance {
 
     /// What its packets that come later on `port` may do without a look at them, if that is time now.
     pub(super) fn wish(&self, port: PortId, moment: &Moment, shared: &Shared) -> Option<Wish> {
-        let key = PackedKey::from_words(self.packet.key_words());
-        let (entry, session) = shared.sessions.entry_of(key, self.hash, self.likely)?;
-        let is_of_fast_path =
-            session.generation() == moment.generation && !session.next_hop().is_watched();
-        if !entry.is_worth_a_shortcut() || !is_of_fast_path {
-            return None;
-        }
-        let way = shared.next_hops.way(session.next_hop())?;
-        let from = (port, shared.next_hops.source_mac(port));
-        Wish::of(from, &self.packet, (self.likely, entry.tcp()), session.leaves_as(), way)
+        let packet = self.packet.is_untagged().then(|| self.packet.key_words())?;
+        Wish::of(port, packet, (self.hash, self.likely), moment.generation, shared)
     }
 
     /// The same with the place where its entry stands.
@@ -173,7 +165,7 @@ impl Glance {
 
 /// What holds for every packet of a batch.
 pub(super) struct Moment {
-    generation: Generation,
+    pub(super) generation: Generation,
     now: Coarse,
     /// What was seen since is not expired.
     since: Coarse,

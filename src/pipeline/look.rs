@@ -31,6 +31,11 @@ impl Group {
     /// No frames.
     pub(super) const EMPTY: Self = Self { glances: [Glance::NONE; GROUP], count: 0, looks: 0..0 };
 
+    /// Of all that was found out, its own.
+    pub(super) fn looks<'l>(&self, all: &'l [Look]) -> &'l [Look] {
+        all.get(self.looks.clone()).unwrap_or_default()
+    }
+
     /// Asks for the next hops of the frames' sessions, all of them before the first is read.
     #[inline(never)]
     pub(super) fn find_ways(&self, shared: &Shared) {

@@ -252,7 +252,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             self.open_all(newcomers, moment, context);
         }
         if self.wishes.are_heard() {
-            self.wishes.hear(slots, group, moment, context.shared);
+            self.wishes.hear(slots, group, group.looks(&self.looks), moment, context.shared);
         }
     }
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use crate::flow::{Endpoint, FlowKey, Generation, Mac, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
-use crate::next_hop::Way;
-use crate::pipeline::Pipeline;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::fast::Moment;
 use crate::pipeline::look::Group;
 use crate::pipeline::shared::Shared;
+use crate::pipeline::{Look, Pipeline, Ready};
 use crate::policy::Policy;
 use crate::session::entry::EntryIndex;
+use crate::session::hash::Hash;
 use crate::session::shape::PackedKey;
 use crate::session::table::Found;
 use crate::session::tcp::TcpState;
@@ -26,8 +26,7 @@ use crate::shortcut::{Account, Direction, Epoch, Key, Passed, Place, Shortcuts, 
 use crate::telemetry::counters::WorkerCounters;
 use crate::time::{Coarse, Tick};
 use crate::verdict::Verdict;
-use crate::wire::parse::LINK_LENGTH;
-use crate::wire::plain::Plain;
+use crate::wire::parse::{Fragment, Kind, LINK_LENGTH};
 
 /// Whether there can be shortcuts with these timeouts.
 ///
@@ -70,34 +69,60 @@ pub(super) struct Wishes {
 pub(super) struct Wish(PortId, Direction, Tenant);
 
 impl Wish {
-    /// A shortcut for packets like `packet`, if the program could do to them what is to be done.
+    /// A shortcut for packets like one that came in on `port` without a tag, of the session with its key, if the
+    /// program could do to them what is to be done.
     pub(super) fn of(
-        (port, station): (PortId, Mac),
-        packet: &Plain,
-        (place, tcp): (EntryIndex, TcpState),
-        leaves_as: (u64, u32),
-        way: Way,
+        port: PortId,
+        [addresses, rest]: [u64; 2],
+        (hash, likely): (Hash, EntryIndex),
+        generation: Generation,
+        shared: &Shared,
     ) -> Option<Self> {
-        let [addresses, rest] = packet.key_words();
-        let key = Key { addresses, ports: (rest >> 32) as u32, protocol: packet.protocol() };
-        let is_tcp = key.protocol == Protocol::TCP;
+        let packed = PackedKey::<Ipv4Addr>::from_words([addresses, rest]);
+        let (entry, session) = shared.sessions.entry_of(packed, hash, likely)?;
+        let is_of_fast_path =
+            session.generation() == generation && !session.next_hop().is_watched();
+        if !entry.is_worth_a_shortcut() || !is_of_fast_path {
+            return None;
+        }
+        let way = shared.next_hops.way(session.next_hop())?;
+        let protocol = Protocol((rest >> 8) as u8);
+        let key = Key { addresses, ports: (rest >> 32) as u32, protocol };
+        let (is_tcp, tcp) = (protocol == Protocol::TCP, entry.tcp());
         // The program knows no tags, and no sides.
-        let is_simple = packet.is_untagged() && way.vlan() == 0;
         let is_bare = !port.is_encapsulated() && !way.port().is_encapsulated();
-        if !is_simple || !is_bare || (is_tcp && !tcp.acknowledged) {
+        if way.vlan() != 0 || !is_bare || (is_tcp && !tcp.acknowledged) {
             return None;
         }
         let direction = Direction {
             key,
-            station,
+            station: shared.next_hops.source_mac(port),
             exit: way.port(),
             mtu: way.mtu(),
-            leaves_as,
+            leaves_as: session.leaves_as(),
             stations: way.stations().map(Mac::from_bits),
             sequence_next: if is_tcp { tcp.sequence_next } else { 0 },
             window: if is_tcp { tcp.window() } else { 0 },
         };
-        Some(Self(port, direction, Tenant { realm: (rest >> 16) as u16, entry: place.0 }))
+        Some(Self(port, direction, Tenant { realm: (rest >> 16) as u16, entry: likely.0 }))
+    }
+
+    /// The same for a packet that is not plain, most likely for its unfinished checksum.
+    fn of_other(
+        port: PortId,
+        look: &Look,
+        generation: Generation,
+        shared: &Shared,
+    ) -> Option<Self> {
+        let Look::Ipv4(Ready { packet, realm, hash, .. }) = look else { return None };
+        let is_bare = packet.network == LINK_LENGTH && packet.fragment == Fragment::Whole;
+        let is_followed = matches!(packet.protocol, Protocol::TCP | Protocol::UDP);
+        if !is_bare || !is_followed || packet.kind != Kind::Transport {
+            return None;
+        }
+        let key = packet.key(*realm);
+        let found = shared.sessions.find(&key, *hash)?;
+        Self::of(port, key.words(), (*hash, found.index), generation, shared)
     }
 }
 
@@ -119,16 +144,21 @@ impl Wishes {
         &mut self,
         slots: &[Slot<F>],
         group: &Group,
+        looks: &[Look],
         moment: &Moment,
         shared: &Shared,
     ) {
+        let mut looks = looks.iter();
         for (slot, glance) in slots.iter().zip(&group.glances) {
-            if glance.is_plain()
-                && matches!(slot.verdict, Verdict::Forward(_))
-                && self.wishes.len() < self.wishes.capacity()
-            {
-                self.wishes.extend(glance.wish(slot.port, moment, shared));
+            let look = if glance.is_plain() { None } else { looks.next() };
+            let is_forwarded = matches!(slot.verdict, Verdict::Forward(_));
+            if !is_forwarded || self.wishes.len() == self.wishes.capacity() {
+                continue;
             }
+            self.wishes.extend(match look {
+                None => glance.wish(slot.port, moment, shared),
+                Some(look) => Wish::of_other(slot.port, look, moment.generation, shared),
+            });
         }
     }
 }

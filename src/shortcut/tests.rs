@@ -32,7 +32,6 @@ fn shortcuts() -> (Shortcuts, Memory, Memory) {
         gate: Box::new(gate.clone()),
     };
     let shortcuts = Shortcuts::new(vec![Some(Table::new(words, [5, 6], BITS))]);
-    shortcuts.set_exit(HERE, true);
     (shortcuts, slots, gate)
 }
 

@@ -341,7 +341,6 @@ fn programs(config: &Config, shared: &Shared) -> Vec<Emulated> {
     let programs: Vec<_> = config.interfaces.iter().map(|_| Emulated::new(bits)).collect();
     let tables = programs.iter().map(|program| Some(program.table(bits))).collect();
     let shortcuts = Shortcuts::new(tables);
-    (0..PortId::INTERFACES_MAX).for_each(|port| shortcuts.set_exit(PortId(port), true));
     shared.shortcuts.store(Some(Arc::new(shortcuts)));
     programs
 }

@@ -89,7 +89,7 @@ pub fn send(tap: &OwnedFd, frame: &[u8]) {
 /// The next frame on `tap` that is `wanted`.
 pub fn next(tap: &OwnedFd, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let deadline = Instant::now() + Duration::from_secs(3);
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; 1 << 16];
     while Instant::now() < deadline {
         let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         poll(&mut [PollFd::new(tap, PollFlags::IN)], Some(&pause)).expect("poll");

@@ -59,6 +59,15 @@ impl Device {
         })
     }
 
+    /// Has the kernel join the TCP segments that it receives by the device (GRO), as it does on cards. Veths are
+    /// made without it.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn join_segments(&self) -> io::Result<()> {
+        ask_driver(&control_socket()?, &self.name, [ETHTOOL_SGRO, 1]).map(|_| ())
+    }
+
     /// The kernel's number of the device called `name`, if there is one.
     #[must_use]
     pub fn index_of(name: &str) -> Option<u32> {
@@ -149,6 +158,7 @@ fn strips_tags(socket: &OwnedFd, name: &str) -> bool {
 // linux/sockios.h and linux/ethtool.h.
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 

@@ -4,6 +4,7 @@
 //! worker and one [`program::Program`] for each interface.
 
 mod attach;
+mod carrier;
 mod descriptor;
 pub mod device;
 pub mod features;

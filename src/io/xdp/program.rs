@@ -5,13 +5,13 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
-use aya::maps::xdp::DevMap;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::flow::DoubleTag;
 use crate::io::xdp::attach::{self, Occupant};
+use crate::io::xdp::carrier::Carrier;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::kernel_ports::{KernelPorts, PageKey};
 use crate::io::xdp::steering::Steering;
@@ -33,8 +33,10 @@ pub struct Program {
     kernel_addresses: HashMap<MapData, [u8; 4], u32>,
     kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
     counters: PerCpuArray<MapData, u64>,
-    exits: DevMap<MapData>,
+    /// By exit, the device and whether it takes frames.
+    exits: Array<MapData, [u32; 2]>,
     shortcuts: Option<ShortcutMemory>,
+    carrier: Option<Carrier>,
     applied: Steering,
 }
 
@@ -85,6 +87,12 @@ pub enum ProgramFault {
     /// The kernel does not take the program.
     #[error("the kernel refuses natwerk's XDP program: {0}{hint}", hint = hint(.0))]
     Refused(String),
+    /// The kernel does not take the program that does shortcuts to its own packets.
+    #[error(
+        "the kernel refuses natwerk's program for its traffic control (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF): {0}{hint}",
+        hint = hint(.0)
+    )]
+    Carry(String),
     /// A map cannot be changed.
     #[error("the XDP program's maps cannot be changed: {0}")]
     Map(#[from] MapError),
@@ -102,9 +110,11 @@ fn hint(said: &str) -> &'static str {
 }
 
 /// What the program counts, by name, in the order of `enum reason` in steer.bpf.c.
-pub const COUNTERS: [&str; 12] = [
+pub const COUNTERS: [&str; 14] = [
+    "carried",
     "dropped_no_socket",
     "dropped_short",
+    "dropped_shortcut_over",
     "dropped_unknown_tag",
     "passed_group",
     "passed_link_local",
@@ -142,6 +152,9 @@ impl Program {
         let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
         let mut program = loader.load(object).map_err(refused)?;
         xdp(&mut program)?.load().map_err(|error| ProgramFault::Refused(chain(&error)))?;
+        if room.is_some() {
+            Carrier::load(&mut program)?;
+        }
         let mut take = |name: &str| {
             program.take_map(name).ok_or_else(|| ProgramFault::Refused(format!("no map {name}")))
         };
@@ -169,6 +182,7 @@ impl Program {
             counters: take("counters")?.try_into()?,
             applied: Steering::default(),
             on: None,
+            carrier: None,
             program,
         })
     }
@@ -274,13 +288,27 @@ impl Program {
         self.shortcuts.take()
     }
 
-    /// Lets shortcuts lead to the device with this number, as `exit`.
+    /// Has shortcuts with this exit lead to the device with this number, as frames if it takes them.
     ///
     /// # Errors
-    /// When the kernel does not take it for one.
-    pub fn set_exit(&mut self, exit: u8, device: u32) -> Result<(), ProgramFault> {
-        let set = self.exits.set(exit.into(), device, None, 0);
-        set.map_err(|error| ProgramFault::Refused(chain(&error)))
+    /// When the kernel does not take it.
+    pub fn set_exit(
+        &mut self,
+        exit: u8,
+        device: u32,
+        takes_frames: bool,
+    ) -> Result<(), ProgramFault> {
+        Ok(self.exits.set(exit.into(), [device, takes_frames.into()], 0)?)
+    }
+
+    /// Has packets that take shortcuts but cannot leave as frames carried on from where the kernel has made
+    /// them. Until then no shortcut may be made.
+    ///
+    /// # Errors
+    /// When the kernel has no place for it.
+    pub fn carry(&mut self, device: &Device) -> Result<(), ProgramFault> {
+        self.carrier = Some(Carrier::attach(&mut self.program, device)?);
+        Ok(())
     }
 
     /// Puts the program on `device`, in place of one that a former natwerk left there.
@@ -307,6 +335,7 @@ impl Program {
         if let Some(id) = former {
             tracing::info!(interface = device.name, id, "replaced a former natwerk's program");
         }
+        Carrier::evict_former(device);
         self.on = Some(device.index);
         Ok(())
     }
@@ -315,15 +344,18 @@ impl Program {
     /// have, until another one replaces it.
     pub fn stay(&mut self) {
         self.on = None;
+        if let Some(carrier) = &mut self.carrier {
+            carrier.stay();
+        }
     }
 
     /// Runs the program on a copy of `frame`, which no device sees. Returns what it says should become of
-    /// it (`enum xdp_action` of linux/bpf.h) and the frame as it left it.
+    /// it (`enum xdp_action` of linux/bpf.h) and the frame as it left it, behind what it says of it.
     ///
     /// # Errors
     /// When the kernel does not run it.
     pub fn try_on(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), ProgramFault> {
-        let mut after = vec![0; frame.len()];
+        let mut after = vec![0; METADATA_MAX + frame.len()];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut after),
@@ -444,6 +476,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     said.replace('\n', " ")
 }
 
+/// Bytes that a program may put in front of a frame for others to read.
+const METADATA_MAX: usize = 32;
 /// Words of `struct shortcut`.
 const SLOT_WORDS: usize = 16;
 const TAGS_PER_WORD: u32 = 8;

@@ -14,6 +14,12 @@
 #define TCP_ACK 0x10
 #define TCP_PSH 0x08
 #define BYTES_OF_ONE 0x0101010101010101ull
+/* IPv4 packets of so many bytes are worth joining, and what follows one within so many moments of 2^20 ns. */
+#define LARGE 1000
+#define LARGE_LASTS 100
+#define MOMENT_BITS 20
+/* "nwrk" in memory. */
+#define MARK 0x6b72776e
 
 struct shortcut {
 	/* The epoch in which it is true, above how often the slot was given away. */
@@ -40,7 +46,9 @@ struct shortcut {
 	__u64 packets;
 	__u64 bytes;
 	__u64 last;
-	__u64 sequence_next;
+	__u32 sequence_next;
+	/* The moment of the last large one. */
+	__u32 large;
 	/* The dataplane's own. */
 	__u64 own[4];
 };
@@ -51,6 +59,22 @@ struct gate {
 	/* Until when the dataplane is known to be there, in nanoseconds. */
 	__u64 until;
 };
+
+/* Where shortcuts lead. */
+struct exit {
+	__u32 device;
+	/* Whether it takes frames, or packets only. */
+	__u32 takes_frames;
+};
+
+/* Before a packet that the kernel carries: which shortcut is to be done to it. */
+struct mark {
+	__u32 word;
+	__u32 place;
+	__u64 epoch;
+};
+
+enum shortcut_taken { NONE, AS_FRAME, AS_PACKET };
 
 /* Set before the program is loaded: of how many words of tags a hash names one, in bits; no shortcuts without. */
 volatile const __u32 shortcut_bits = 0;
@@ -82,12 +106,11 @@ struct {
 	__type(value, struct gate);
 } shortcut_gate SEC(".maps");
 
-/* Interfaces that take frames from others. */
 struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 256);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct exit);
 } exits SEC(".maps");
 
 static __always_inline __u16 changed(__u16 checksum, __u16 change)
@@ -95,10 +118,10 @@ static __always_inline __u16 changed(__u16 checksum, __u16 change)
 	return ~fold((__u64)(__u16)~checksum + change);
 }
 
-/* The slot of a key, or none; `state` is what it was when it was compared. A key may be in any of the eight slots
- * whose tags are in one word. */
+/* The slot of a key, or none, and where it is; `state` is what it was when it was compared. A key may be in any of
+ * the eight slots whose tags are in one word. */
 static __always_inline struct shortcut *shortcut_of(__u64 epoch, __u64 addresses, __u32 ports,
-						    __u8 protocol, __u64 *state)
+						    __u8 protocol, __u64 *state, __u32 *where)
 {
 	__u64 hash = (addresses ^ shortcut_seeds[0]) * 0x9e3779b97f4a7c15;
 
@@ -124,6 +147,7 @@ static __always_inline struct shortcut *shortcut_of(__u64 epoch, __u64 addresses
 
 		if (!slot)
 			return 0;
+		*where = place;
 		*state = *(volatile __u64 *)&slot->state;
 		barrier();
 		if (*state >> 32 == epoch && slot->addresses == addresses && slot->ports == ports &&
@@ -133,8 +157,21 @@ static __always_inline struct shortcut *shortcut_of(__u64 epoch, __u64 addresses
 	return 0;
 }
 
-/* Whether the frame took a shortcut: it is to be redirected then. Nothing is changed if not. */
-static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *ethernet, void *end)
+/* Whether a segment with data is of a stream whose segments are joined: it is large, or such a one came a moment ago,
+ * so that none overtakes another. */
+static __always_inline int is_joined(struct shortcut *slot, __u32 length, __u32 now)
+{
+	if (length < LARGE)
+		return now - slot->large < LARGE_LASTS;
+	if (slot->large != now)
+		slot->large = now;
+	return 1;
+}
+
+/* Whether the frame took a shortcut: it is redirected then. It was not changed if not, or if it is to take one as a
+ * packet, under this mark. */
+static __always_inline enum shortcut_taken take_shortcut(struct xdp_md *frame, struct ethhdr *ethernet,
+							 void *end, struct mark *mark)
 {
 	struct iphdr *ip = (void *)(ethernet + 1);
 	struct udphdr *udp = (void *)(ip + 1);
@@ -144,22 +181,22 @@ static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *et
 	if (!shortcut_bits || (void *)(udp + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP) ||
 	    *(__u8 *)ip != VERSION_AND_WORDS || ip->frag_off & bpf_htons(FRAGMENT_MASK) ||
 	    ip->ttl < TTL_MIN)
-		return 0;
+		return NONE;
 	struct gate *gate = bpf_map_lookup_elem(&shortcut_gate, &first);
 
 	if (!gate)
-		return 0;
+		return NONE;
 	__u64 epoch = *(volatile __u64 *)&gate->epoch;
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	if (!epoch || now > *(volatile __u64 *)&gate->until)
-		return 0;
+		return NONE;
 	__u64 state, addresses = *(__u64 *)&ip->saddr;
-	__u32 ports = *(__u32 *)&udp->source;
-	struct shortcut *slot = shortcut_of(epoch, addresses, ports, ip->protocol, &state);
+	__u32 ports = *(__u32 *)&udp->source, place;
+	struct shortcut *slot = shortcut_of(epoch, addresses, ports, ip->protocol, &state, &place);
 
 	if (!slot)
-		return 0;
+		return NONE;
 
 	/* All that follows says whether the packet is plain, as src/wire/plain.rs does. */
 	__u32 length = bpf_ntohs(ip->tot_len), transport_length = length - sizeof(*ip);
@@ -167,30 +204,40 @@ static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *et
 	__u64 sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
 	__u64 pseudo = (addresses & 0xffffffff) + (addresses >> 32) + bpf_htons(transport_length) +
 		       bpf_htons(ip->protocol);
-	__u32 is_tcp = ip->protocol == IPPROTO_TCP, sequence_end = 0;
+	__u32 is_tcp = ip->protocol == IPPROTO_TCP, sequence_end = 0, joins = 0;
 	__sum16 *check = &udp->check;
 
 	if ((void *)ip + length > end || length > slot->mtu || fold(sum) != 0xffff)
-		return 0;
+		return NONE;
 	/* Six bytes, as four and two. */
 	if (*(__u32 *)ethernet->h_dest != *(__u32 *)slot->station ||
 	    *(__u16 *)(ethernet->h_dest + 4) != *(__u16 *)(slot->station + 4))
-		return 0;
+		return NONE;
 	if (is_tcp) {
 		if ((void *)(tcp + 1) > end || length < sizeof(*ip) + sizeof(*tcp))
-			return 0;
+			return NONE;
 		__u32 header = ((__u8 *)tcp)[12] >> 4 << 2;
 		__u8 flags = ((__u8 *)tcp)[13] & TCP_FLAGS_JUDGED;
 
-		if (header < sizeof(*tcp) || header > transport_length || (flags & ~TCP_PSH) != TCP_ACK ||
-		    fold(pseudo + (__u16)~tcp->check) == 0xffff)
-			return 0;
+		if (header < sizeof(*tcp) || header > transport_length || (flags & ~TCP_PSH) != TCP_ACK)
+			return NONE;
 		check = &tcp->check;
+		joins = header < transport_length && is_joined(slot, length, now >> MOMENT_BITS);
 		sequence_end = bpf_ntohl(tcp->seq) + transport_length - header;
 	} else if (ip->protocol != IPPROTO_UDP || udp->len != bpf_htons(transport_length) ||
-		   length < sizeof(*ip) + sizeof(*udp) ||
-		   fold(pseudo + (__u16)~udp->check) == 0xffff) {
-		return 0;
+		   length < sizeof(*ip) + sizeof(*udp)) {
+		return NONE;
+	}
+
+	__u32 exit_place = slot->exit;
+	struct exit *exit = bpf_map_lookup_elem(&exits, &exit_place);
+
+	if (!exit || !exit->device)
+		return NONE;
+	/* The sum that a sender leaves to its device. */
+	if (joins || !exit->takes_frames || fold(pseudo + (__u16)~*check) == 0xffff) {
+		*mark = (struct mark){ .word = MARK, .place = place, .epoch = epoch };
+		return AS_PACKET;
 	}
 
 	__u64 new_addresses = slot->new_addresses;
@@ -199,12 +246,10 @@ static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *et
 	__u64 stations = *(__u64 *)slot->stations;
 	__u32 stations_end = *(__u32 *)(slot->stations + 8), window = slot->window;
 
-	if (bpf_redirect_map(&exits, slot->exit, 0) != XDP_REDIRECT)
-		return 0;
 	barrier();
 	/* It changed hands, or is true no more. */
 	if (*(volatile __u64 *)&slot->state != state)
-		return 0;
+		return NONE;
 
 	*(__u64 *)ethernet->h_dest = stations;
 	*(__u32 *)(ethernet->h_source + 2) = stations_end;
@@ -218,16 +263,18 @@ static __always_inline int took_shortcut(struct xdp_md *frame, struct ethhdr *et
 		/* UDP's zero means none, so a sum of zero is sent as all ones (RFC 768). */
 		*check = is_tcp || now_right ? now_right : 0xffff;
 	}
-	if (is_tcp && sequence_end - (__u32)slot->sequence_next <= window)
+	if (is_tcp && sequence_end - slot->sequence_next <= window)
 		slot->sequence_next = sequence_end;
 	slot->packets += 1;
 	slot->bytes += length;
 	slot->last = now;
+
+	bpf_redirect(exit->device, 0);
 
 	/* Ethernet padding is no part of the packet (RFC 894). No pointer into the frame is good after. */
 	__s32 padding = end - (void *)ip - length;
 
 	if (padding > 0)
 		bpf_xdp_adjust_tail(frame, -padding);
-	return 1;
+	return AS_FRAME;
 }

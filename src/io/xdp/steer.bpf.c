@@ -13,6 +13,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
@@ -74,8 +75,10 @@ struct page {
 
 /* The names stand in src/io/xdp/program.rs, in the same order. */
 enum reason {
+	CARRIED,
 	DROPPED_NO_SOCKET,
 	DROPPED_SHORT,
+	DROPPED_SHORTCUT_OVER,
 	DROPPED_UNKNOWN_TAG,
 	PASSED_GROUP,
 	PASSED_LINK_LOCAL,
@@ -204,6 +207,19 @@ static __always_inline int to_socket(struct xdp_md *frame)
 	return counted(XDP_DROP, DROPPED_NO_SOCKET);
 }
 
+/* Has the kernel carry a packet, marked, to where it takes its shortcut. */
+static __always_inline int carry(struct xdp_md *frame, struct mark *mark)
+{
+	if (bpf_xdp_adjust_meta(frame, -(int)sizeof(*mark)))
+		return to_socket(frame);
+	struct mark *before = (void *)(long)frame->data_meta;
+
+	if ((void *)(before + 1) > (void *)(long)frame->data)
+		return to_socket(frame);
+	*before = *mark;
+	return counted(XDP_PASS, CARRIED);
+}
+
 static __always_inline int is_tag(__be16 protocol)
 {
 	return protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD);
@@ -299,11 +315,18 @@ int natwerk_steer(struct xdp_md *frame)
 	struct ethhdr *ethernet = start;
 	void *next = ethernet + 1;
 	__u32 vlan = 0;
+	struct mark mark;
 
 	if (next > end)
 		return counted(XDP_DROP, DROPPED_SHORT);
-	if (took_shortcut(frame, ethernet, end))
+	switch (take_shortcut(frame, ethernet, end, &mark)) {
+	case AS_FRAME:
 		return counted(XDP_REDIRECT, SHORTCUT);
+	case AS_PACKET:
+		return carry(frame, &mark);
+	case NONE:
+		break;
+	}
 	__be16 protocol = ethernet->h_proto;
 
 	if (is_tag(protocol)) {
@@ -364,5 +387,7 @@ int natwerk_steer(struct xdp_md *frame)
 		return counted(XDP_PASS, PASSED_SERVICE);
 	return to_socket(frame);
 }
+
+#include "carry.bpf.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
