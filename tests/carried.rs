@@ -12,6 +12,7 @@ mod sums;
 mod veth;
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use natwerk::flow::Endpoint;
 use natwerk::io::xdp::device::Device;
@@ -35,8 +36,8 @@ struct Carried {
 }
 
 impl Carried {
-    fn new() -> Self {
-        let mut scene = Scene::new(8, false);
+    fn new(takes_frames: bool) -> Self {
+        let mut scene = Scene::new(8, takes_frames);
         let device = Device::find("a0").expect("the device");
         scene.program.attach(&device, true).expect("attached");
         scene.program.carry(&device).expect("carried");
@@ -119,7 +120,7 @@ fn finished(mut frame: Vec<u8>) -> Vec<u8> {
 #[test]
 fn what_is_carried_leaves_as_the_fast_path_would_have_sent_it() {
     in_namespace(1, || {
-        let carried = Carried::new();
+        let carried = Carried::new(false);
         let mut runner = TestRunner::new(Config::with_cases(500));
         let run = runner.run(&(packets(), any::<bool>()), |((packet, to), is_finished)| {
             let frame = packet.frame();
@@ -155,7 +156,7 @@ fn the_segments_of_a_stream_leave_together() {
     const SIZE: u16 = 1400;
     const COUNT: u16 = 8;
     in_namespace(1, || {
-        let carried = Carried::new();
+        let carried = Carried::new(false);
         let from = Endpoint::new([10, 1, 1, 5].into(), 4000);
         let to = Endpoint::new([198, 51, 100, 9].into(), 80);
         let data: Vec<u8> = (0..SIZE * COUNT).map(|byte| (byte / 7) as u8).collect();
@@ -178,5 +179,33 @@ fn the_segments_of_a_stream_leave_together() {
         let passed = carried.scene.shortcuts.end(direction.key);
         let bytes = u64::from(SIZE * COUNT) + u64::from(COUNT) * 40;
         assert_eq!(passed, Passed { packets: COUNT.into(), bytes }, "as the segments they came as");
+    });
+}
+
+#[test]
+fn a_stream_whose_segments_come_alone_leaves_as_frames_for_a_while() {
+    const ALONE_MAX: u64 = 8;
+    in_namespace(1, || {
+        // So that it takes frames.
+        Device::find("b1").expect("the device").join_segments().expect("joined");
+        let carried = Carried::new(true);
+        let from = Endpoint::new([10, 1, 1, 5].into(), 4000);
+        let to = Endpoint::new([198, 51, 100, 9].into(), 80);
+        let packet = Packet::tcp(from, to, flags::ACK, &[], &[1; 1200]);
+        let direction = direction(&packet, [to, from]);
+        carried.scene.make(&direction).expect("there is room");
+        let frame = packet.frame();
+        let counts = || [carried.counter("carried"), carried.counter("shortcut")];
+        let passes = |count: u64| {
+            for _ in 0..count {
+                let after = carried.pass(Offloads::Nothing, &frame);
+                assert_eq!(after, Some(rewritten(&frame, &direction)));
+            }
+        };
+        passes(ALONE_MAX + 3);
+        assert_eq!(counts(), [ALONE_MAX, 3]);
+        std::thread::sleep(Duration::from_millis(150));
+        passes(1);
+        assert_eq!(counts(), [ALONE_MAX + 1, 3], "it is tried again");
     });
 }

@@ -11,7 +11,7 @@
 //! | 6, 7 | the link addresses of the frame that leaves; how far a TCP segment may be ahead | the dataplane |
 //! | 8, 9 | packets and bytes of IP packets that passed, over all tenants | the program |
 //! | 10 | when the last one did, in nanoseconds of `CLOCK_MONOTONIC` | both |
-//! | 11 | the sequence number behind the last one of TCP's; when a large one passed (high 32 bits) | both |
+//! | 11 | the sequence number behind the last one of TCP's; about large segments (high 32 bits) | both |
 //! | 12, 13 | of words 8 and 9, what was counted already | the dataplane |
 //! | 14 | the tenant, zero if it is vacant | the dataplane |
 //! | 15 | packets (high 28 bits) and bytes that were taken with the session when that ended | the dataplane |

@@ -87,6 +87,10 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct mark ma
 	/* The first of its segments is within the window, and the others follow each other. */
 	if (is_tcp && sequence + (size ?: payload) - slot->sequence_next <= window)
 		slot->sequence_next = sequence + payload;
+	if (size)
+		slot->large &= ~0xff;
+	else if (length >= LARGE && (slot->large & 0xff) < ALONE_MAX)
+		slot->large += 1;
 	segments = segments ?: 1;
 	slot->packets += segments;
 	slot->bytes += length + (segments - 1) * header_length;

@@ -14,10 +14,13 @@
 #define TCP_ACK 0x10
 #define TCP_PSH 0x08
 #define BYTES_OF_ONE 0x0101010101010101ull
-/* IPv4 packets of so many bytes are worth joining, and what follows one within so many moments of 2^20 ns. */
+/* IPv4 packets of so many bytes are worth joining, and what follows one within so many moments of 2^20 ns; not, for
+ * as long, if so many in a row came alone. */
 #define LARGE 1000
 #define LARGE_LASTS 100
+#define ALONE_MAX 8
 #define MOMENT_BITS 20
+#define MOMENT_MASK 0xffffff
 /* "nwrk" in memory. */
 #define MARK 0x6b72776e
 
@@ -47,7 +50,7 @@ struct shortcut {
 	__u64 bytes;
 	__u64 last;
 	__u32 sequence_next;
-	/* The moment of the last large one. */
+	/* The moment when a large one was last joined, above how many of them in a row came alone (8 bits). */
 	__u32 large;
 	/* The dataplane's own. */
 	__u64 own[4];
@@ -159,12 +162,18 @@ static __always_inline struct shortcut *shortcut_of(__u64 epoch, __u64 addresses
 
 /* Whether a segment with data is of a stream whose segments are joined: it is large, or such a one came a moment ago,
  * so that none overtakes another. */
-static __always_inline int is_joined(struct shortcut *slot, __u32 length, __u32 now)
+static __always_inline int is_joined(struct shortcut *slot, __u32 length, __u64 now)
 {
+	__u32 large = slot->large, alone = large & 0xff, moment = now >> MOMENT_BITS & MOMENT_MASK;
+	int is_recent = (moment - (large >> 8) & MOMENT_MASK) < LARGE_LASTS;
+
+	if (is_recent && alone >= ALONE_MAX)
+		return 0;
 	if (length < LARGE)
-		return now - slot->large < LARGE_LASTS;
-	if (slot->large != now)
-		slot->large = now;
+		return is_recent;
+	large = moment << 8 | (is_recent ? alone : 0);
+	if (slot->large != large)
+		slot->large = large;
 	return 1;
 }
 
@@ -222,7 +231,7 @@ static __always_inline enum shortcut_taken take_shortcut(struct xdp_md *frame, s
 		if (header < sizeof(*tcp) || header > transport_length || (flags & ~TCP_PSH) != TCP_ACK)
 			return NONE;
 		check = &tcp->check;
-		joins = header < transport_length && is_joined(slot, length, now >> MOMENT_BITS);
+		joins = header < transport_length && is_joined(slot, length, now);
 		sequence_end = bpf_ntohl(tcp->seq) + transport_length - header;
 	} else if (ip->protocol != IPPROTO_UDP || udp->len != bpf_htons(transport_length) ||
 		   length < sizeof(*ip) + sizeof(*udp)) {
