@@ -66,7 +66,7 @@ fn counter(program: &Program, name: &str) -> u64 {
 
 fn forwards_in(mode: XdpMode) {
     in_namespace(1, || {
-        let Opened { lanes, programs, modes } = opened(mode, 1);
+        let Opened { lanes, programs, modes, .. } = opened(mode, 1);
         if mode != XdpMode::Auto {
             assert_eq!(modes, [mode, mode]);
         }

@@ -19,7 +19,8 @@ use crate::host::punt::Punt;
 use crate::io::Losses;
 use crate::io::wait::Bell;
 use crate::io::xdp::device::Device;
-use crate::io::xdp::open::{LaneParts, OpenError, Opened, Request, open};
+use crate::io::xdp::open::{LaneParts, Opened, Request, open};
+use crate::io::xdp::open_error::OpenError;
 use crate::io::xdp::program::{Program, ProgramFault};
 use crate::io::xdp::steering::Steering;
 use crate::pipeline::Pipeline;
@@ -93,7 +94,7 @@ impl Dataplane {
         steering: Vec<Steering>,
         crew: &Crew,
     ) -> Result<Self, DataplaneError> {
-        let interfaces: Vec<_> = devices
+        let mut interfaces: Vec<_> = devices
             .into_iter()
             .zip(steering)
             .map(|((port, device), steering)| (port, device, steering))
@@ -105,9 +106,13 @@ impl Dataplane {
             mode: config.workers.mode,
             shortcuts: room(config, &crew.shared.settings),
         };
-        let Opened { lanes, mut programs, modes } = open(&request)?;
+        let room = request.shortcuts;
+        let Opened { lanes, mut programs, modes, queues } = open(&request)?;
+        for ((_, device, _), queues) in interfaces.iter_mut().zip(queues) {
+            device.queues = queues;
+        }
         let devices = interfaces.iter().map(|(_, device, _)| device);
-        let shortcuts = of_programs(&mut programs, devices, &modes, request.shortcuts);
+        let shortcuts = of_programs(&mut programs, devices, &modes, room);
         // Workers make them from their first batch on.
         crew.shared.shortcuts.store(shortcuts.clone());
         let interfaces = interfaces.into_iter().zip(programs).zip(modes);

@@ -10,6 +10,7 @@ pub mod device;
 pub mod features;
 pub mod kernel_ports;
 pub mod open;
+pub mod open_error;
 mod options;
 pub mod program;
 pub mod socket;

@@ -18,7 +18,8 @@ use crate::config::XdpMode;
 use crate::flow::PortId;
 use crate::io::frame::{FramePool, HEADROOM, KERNEL_HEADROOM, Memory};
 use crate::io::xdp::descriptor::Layout;
-use crate::io::xdp::device::Device;
+use crate::io::xdp::device::{Device, Queues};
+use crate::io::xdp::open_error::OpenError;
 use crate::io::xdp::options::{
     XDP_MAX_TX_SKB_BUDGET, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, option, set_option,
 };
@@ -50,6 +51,8 @@ pub struct Opened {
     pub programs: Vec<Program>,
     /// What each interface got: never [`XdpMode::Auto`].
     pub modes: Vec<XdpMode>,
+    /// The queues that each interface has now, with its program on it.
+    pub queues: Vec<Queues>,
 }
 
 /// The frame memory and bound sockets of one worker, on their way to its thread.
@@ -67,87 +70,6 @@ struct BoundSocket {
     port: PortId,
     queue: u32,
     rings: Rings,
-}
-
-/// Why not everything could be opened. Nothing is left open then.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Frame memory cannot be registered with the kernel.
-    #[error("{frames} frames of memory cannot be registered with the kernel: {error}{hint}", hint = memory_hint(.error))]
-    Memory {
-        /// How many.
-        frames: u32,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// The MTU is larger than any chunk.
-    #[error(
-        "{interface} has an MTU of {mtu}, and frames of natwerk hold {most}: ip link set dev {interface} mtu {most}"
-    )]
-    MtuTooLarge {
-        /// The interface.
-        interface: String,
-        /// Its MTU.
-        mtu: u32,
-        /// The largest that fits.
-        most: u32,
-    },
-    /// The program cannot be loaded, told or attached.
-    #[error(transparent)]
-    Program(#[from] ProgramFault),
-    /// A socket cannot be bound, or does not work.
-    #[error("queue {queue} of {interface} cannot be used: {error}{hint}", hint = socket_hint(.error, *zero_copy))]
-    Socket {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// Whether zero-copy was asked for.
-        zero_copy: bool,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// The descriptors of this version of xsk-rs are not known.
-    #[error(
-        "this build's xsk-rs keeps its descriptors in a way that natwerk does not know; build natwerk with its Cargo.lock"
-    )]
-    UnknownDescriptors,
-}
-
-fn memory_hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOBUFS) => {
-            "; the limit on locked memory is too low: set LimitMEMLOCK=infinity, or grant CAP_IPC_LOCK"
-        }
-        Some(libc::EPERM) => "; it takes root, or CAP_NET_RAW",
-        Some(libc::EAFNOSUPPORT) => "; this kernel is built without AF_XDP (CONFIG_XDP_SOCKETS)",
-        _ => "",
-    }
-}
-
-fn socket_hint(error: &io::Error, zero_copy: bool) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EBUSY) => "; another process has a socket on it (ss --xdp -p shows which)",
-        Some(libc::EPERM) => "; it takes root, or CAP_NET_RAW",
-        Some(libc::EOPNOTSUPP | libc::EINVAL) if zero_copy => {
-            "; its driver has no zero-copy: set workers.mode = \"auto\" or \"copy\""
-        }
-        Some(libc::EINVAL) => "; there is no such queue",
-        _ => "",
-    }
-}
-
-impl OpenError {
-    /// Whether another mode may do better.
-    fn depends_on_mode(&self) -> bool {
-        match self {
-            Self::Program(fault) => matches!(fault, ProgramFault::Mode { .. }),
-            Self::Socket { error, .. } => {
-                !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM | libc::ENODEV))
-            }
-            Self::Memory { .. } | Self::MtuTooLarge { .. } | Self::UnknownDescriptors => false,
-        }
-    }
 }
 
 /// How one attempt goes about it.
@@ -177,7 +99,7 @@ pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
     }
     let zero_copy = Attempt { zero_copy: true, in_driver: true, or_skb: false };
     let copy = Attempt { zero_copy: false, in_driver: true, or_skb: false };
-    let (lanes, modes) = match request.mode {
+    let (lanes, modes, queues) = match request.mode {
         XdpMode::ZeroCopy => attempt(request, &mut programs, zero_copy),
         XdpMode::Copy => attempt(request, &mut programs, copy),
         XdpMode::Skb => attempt(request, &mut programs, Attempt { in_driver: false, ..copy }),
@@ -189,10 +111,37 @@ pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
             decided => decided,
         },
     }?;
-    Ok(Opened { lanes, programs, modes })
+    Ok(Opened { lanes, programs, modes, queues })
 }
 
+type Attempted = (Vec<LaneParts>, Vec<XdpMode>, Vec<Queues>);
+
+/// One attempt, on all queues that there are in the end: for an XDP program virtio-net adds some to transmit by,
+/// on which frames then arrive, too.
 fn attempt(
+    request: &Request<'_>,
+    programs: &mut [Program],
+    attempt: Attempt,
+) -> Result<Attempted, OpenError> {
+    let (lanes, modes) = attempt_on(request, programs, attempt)?;
+    let mut interfaces = request.interfaces.to_vec();
+    for (_, device, _) in &mut interfaces {
+        if let Ok(now) = Device::find(&device.name) {
+            device.queues = now.queues;
+        }
+    }
+    let queues = interfaces.iter().map(|(_, device, _)| device.queues).collect();
+    if interfaces == request.interfaces {
+        return Ok((lanes, modes, queues));
+    }
+    drop(lanes);
+    let request = Request { interfaces: &interfaces, ..*request };
+    let (lanes, modes) = attempt_on(&request, programs, attempt)?;
+    Ok((lanes, modes, queues))
+}
+
+/// One attempt, on the queues that the interfaces are said to have.
+fn attempt_on(
     request: &Request<'_>,
     programs: &mut [Program],
     attempt: Attempt,

@@ -332,7 +332,7 @@ impl Program {
         let program = xdp(&mut self.program)?.fd();
         let program = program.map_err(|error| ProgramFault::Refused(chain(&error)))?;
         attach::put(device.index, program.as_fd(), mode, former).map_err(fault)?;
-        if let Some(id) = former {
+        if let Some(id) = former.filter(|former| Some(*former) != self.id()) {
             tracing::info!(interface = device.name, id, "replaced a former natwerk's program");
         }
         Carrier::evict_former(device);

@@ -208,7 +208,11 @@ static __always_inline enum shortcut_taken take_shortcut(struct xdp_md *frame, s
 		return NONE;
 
 	/* All that follows says whether the packet is plain, as src/wire/plain.rs does. */
-	__u32 length = bpf_ntohs(ip->tot_len), transport_length = length - sizeof(*ip);
+	__u32 length = bpf_ntohs(ip->tot_len);
+
+	/* clang knows that this is true already, older kernels (6.12) do not. */
+	asm volatile("%0 &= 0xffff" : "+r"(length));
+	__u32 transport_length = length - sizeof(*ip);
 	__u32 *words = (void *)ip;
 	__u64 sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
 	__u64 pseudo = (addresses & 0xffffffff) + (addresses >> 32) + bpf_htons(transport_length) +
