@@ -108,7 +108,11 @@ impl Guests {
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
         let mut uses = self.shard(key).lock();
         uses.forget_idle(now_ns);
-        let guest = uses.guests.entry(key).or_default();
+        // Most have sessions already; a place for one more is asked for where there is none.
+        let guest = match uses.guests.get_mut(&key) {
+            Some(guest) => guest,
+            None => uses.guests.entry(key).or_default(),
+        };
         let recovered_ns = guest.after_one_more(limits, now_ns);
         if let Ok(recovered_ns) = recovered_ns {
             guest.recovered_ns = recovered_ns;

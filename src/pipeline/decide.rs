@@ -6,6 +6,7 @@
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::mappings::Mappings;
 use crate::pipeline::contacts::Contacts;
+use crate::pipeline::outbound::Beyond;
 pub use crate::pipeline::plan::{Plan, Source, Target};
 use crate::pipeline::queries::{self, ECHO_REQUEST};
 use crate::pipeline::shared::Shared;
@@ -25,6 +26,18 @@ pub struct Question {
     pub network: Option<NetworkId>,
     /// ICMP type and code; zeros for other protocols.
     pub icmp: (u8, u8),
+    /// Whether a guest sends to who is a stranger to it: see [`Policy::is_stranger_to`].
+    pub(super) to_stranger: bool,
+}
+
+impl Question {
+    /// The question that a packet of `key` from `network` asks of `policy`.
+    #[must_use]
+    pub fn new(policy: &Policy, key: FlowKey, network: Option<NetworkId>, icmp: (u8, u8)) -> Self {
+        let destination = key.destination.address;
+        let to_stranger = network.is_some_and(|it| policy.is_stranger_to(it, destination));
+        Self { key, network, icmp, to_stranger }
+    }
 }
 
 /// What becomes of it.
@@ -131,6 +144,9 @@ impl<'p> Decider<'p, '_> {
         id: NetworkId,
         witness: &mut impl Witness<'p>,
     ) -> Decision<'p> {
+        if question.to_stranger {
+            return self.passes_egress(question, (realm, id), None, Beyond::Remote, witness);
+        }
         let network = self.policy.network(id);
         let destination = question.key.destination;
         if let Some(public) = self.policy.public_address(destination.address) {

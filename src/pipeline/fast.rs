@@ -137,8 +137,12 @@ impl Glance {
 
     /// Whether there is a session for it, in force or not.
     pub(super) fn has_session(&self, sessions: &Table) -> bool {
-        let key = PackedKey::from_words(self.packet.key_words());
-        sessions.may_hold(self.hash) && sessions.entry_of(key, self.hash, self.likely).is_some()
+        sessions.holds(&PackedKey::from_words(self.packet.key_words()), self.hash)
+    }
+
+    /// Whether there was no session for it at the second look.
+    pub(super) fn was_nowhere(&self) -> bool {
+        self.likely == EntryIndex::NONE
     }
 
     /// The hash of its key.

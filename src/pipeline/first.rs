@@ -14,12 +14,13 @@ use crate::pipeline::decide::{Plan, Source, Target};
 use crate::pipeline::fast::{Glance, Moment, fast};
 use crate::pipeline::look::GROUP;
 use crate::pipeline::open::{Opening, Refused, choose_target, guest_limits, pair};
+use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::session::entry::NewSession;
 use crate::verdict::{DropReason, Verdict};
 
 /// Guests' first packets of a group, which open sessions together.
-pub(super) struct Newcomers<'f, 'c, F> {
+struct Newcomers<'f, 'c, F> {
     packets: [Option<Newcomer<'f, 'c, F>>; GROUP],
     count: usize,
 }
@@ -39,7 +40,7 @@ struct Newcomer<'f, 'c, F> {
 }
 
 impl<F> Newcomers<'_, '_, F> {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self { packets: [const { None }; GROUP], count: 0 }
     }
 
@@ -51,10 +52,52 @@ impl<F> Newcomers<'_, '_, F> {
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
+    /// The next frame that does not go the fast path.
+    #[inline(always)]
+    pub(super) fn next_other<'f>(
+        &mut self,
+        frames: &mut impl Iterator<Item = (&'f mut Slot<F>, &'f Glance)>,
+        moment: &Moment,
+        shared: &Shared,
+    ) -> Option<(&'f mut Slot<F>, &'f Glance)>
+    where
+        F: 'f,
+    {
+        let tally = &mut *self.tally;
+        frames.find_map(|(slot, glance)| {
+            let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
+            (!is_done).then_some((slot, glance))
+        })
+    }
+
+    /// The last look at a group of frames, from the first on that does not go the fast path.
+    #[inline(never)]
+    pub(super) fn finish_others<'f, S: FrameSource<Frame = F>>(
+        &mut self,
+        first: (&'f mut Slot<F>, &'f Glance),
+        mut frames: impl Iterator<Item = (&'f mut Slot<F>, &'f Glance)>,
+        moment: &Moment,
+        next_look: &mut usize,
+        context: &mut Context<'_, F, S>,
+    ) where
+        F: 'f,
+    {
+        let mut newcomers = Newcomers::new();
+        let mut other = Some(first);
+        while let Some((slot, glance)) = other {
+            if let Some(slot) = self.join(slot, glance, &mut newcomers, context) {
+                self.open_all(&mut newcomers, moment, context);
+                slot.verdict = self.general(slot, glance, moment, next_look, context);
+            }
+            other = self.next_other(&mut frames, moment, context.shared);
+        }
+        self.open_all(&mut newcomers, moment, context);
+    }
+
     /// Has a packet that the fast path did not follow join `newcomers`, or gives it its verdict. Returns its
     /// slot, and did nothing, if it is for others to say what becomes of it.
     #[inline(never)]
-    pub(super) fn join<'f, 'c, S: FrameSource<Frame = F>>(
+    fn join<'f, 'c, S: FrameSource<Frame = F>>(
         &mut self,
         slot: &'f mut Slot<F>,
         glance: &Glance,
@@ -103,7 +146,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// Opens the sessions of all newcomers, whose packets then go the fast path. Nobody waits after that.
     #[inline(never)]
-    pub(super) fn open_all<S: FrameSource<Frame = F>>(
+    fn open_all<S: FrameSource<Frame = F>>(
         &mut self,
         newcomers: &mut Newcomers<'_, '_, F>,
         moment: &Moment,
@@ -227,6 +270,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         let ready = glance.ready(frame.bytes(), port, context.policy)?;
         let key = ready.packet.key(ready.realm);
         if let Some(found) = glance.session(&key, &context.shared.sessions) {
+            // Opened since, by another packet of the batch: this one may go the fast path too.
+            if glance.was_nowhere()
+                && fast(slot, &glance.at(found.index), moment, &mut self.tally, context.shared)
+            {
+                return Some(slot.verdict);
+            }
             return Some(self.forward_known(&mut slot.frame, port, &ready, &key, &found, context));
         }
         Some(match self.settled(frame, port, &ready, &key, context) {

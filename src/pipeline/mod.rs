@@ -60,8 +60,7 @@ use batch::{BATCH_MAX, Batch, Slot};
 use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
-use fast::{Glance, Moment, fast};
-use first::Newcomers;
+use fast::{Glance, Moment};
 use fragments::{FragmentPlan, own_identification};
 use hints::Hints;
 use look::{Group, attached, group, group_mut, groups, prefetch_headers};
@@ -234,22 +233,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) {
         let mut frames = slots.iter_mut().zip(&group.glances);
-        let mut newcomers = None;
-        loop {
-            let (tally, shared) = (&mut *self.tally, context.shared);
-            let other = frames.find_map(|(slot, glance)| {
-                let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
-                (!is_done).then_some((slot, glance))
-            });
-            let Some((slot, glance)) = other else { break };
-            let newcomers = newcomers.get_or_insert_with(Newcomers::new);
-            if let Some(slot) = self.join(slot, glance, newcomers, context) {
-                self.open_all(newcomers, moment, context);
-                slot.verdict = self.general(slot, glance, moment, next_look, context);
-            }
-        }
-        if let Some(newcomers) = &mut newcomers {
-            self.open_all(newcomers, moment, context);
+        let other = self.next_other(&mut frames, moment, context.shared);
+        if let Some(other) = other {
+            self.finish_others(other, frames, moment, next_look, context);
         }
         if self.wishes.are_heard() {
             self.wishes.hear(slots, group, moment, context.shared);

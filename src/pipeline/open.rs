@@ -267,7 +267,13 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) -> Result<NewSession, DropReason> {
         let Context { shared, policy, .. } = context;
         let Opening { translated, responder, .. } = *opening;
-        let [there, back] = next_hops(policy, plan.way, plan.kind, [key, &responder])?;
+        let [there, back] = match plan.source {
+            Source::Pool(home) if plan.to_stranger => {
+                let (guest, public) = (key.source.address, responder.destination.address);
+                next_hops_of_guest(policy, home, guest, public)?
+            }
+            _ => next_hops(policy, plan.way, plan.kind, [key, &responder])?,
+        };
         let mut id = |hop: NextHop| {
             let id = self.hints.id(&shared.next_hops, hop.neighbor);
             id.map(|id| hop.watch(id)).ok_or(DropReason::NeighborQueueFull)
@@ -370,6 +376,22 @@ pub(super) fn next_hops(
     let hops = [hop(way, responder)?, hop(None, initiator)?];
     let limited = hops.iter().any(|hop| hop.limited);
     Ok(hops.map(|hop| NextHop { limited, ..hop }))
+}
+
+/// The same of a session that a guest of `home` opens to a stranger, who sees it as `public`.
+fn next_hops_of_guest(
+    policy: &Policy,
+    home: NetworkId,
+    guest: Ipv4Addr,
+    public: Ipv4Addr,
+) -> Result<[NextHop; 2], DropReason> {
+    let there = policy.route_to_stranger(public).ok_or(DropReason::NoRoute)?;
+    let there = Neighbor { port: there.port, vlan: there.vlan, address: there.next_hop.into() };
+    let back = policy.route_to_guest(home, guest).ok_or(DropReason::NoRoute)?;
+    let network = policy.network(back.network);
+    let back = Neighbor { port: network.port, vlan: network.vlan, address: back.next_hop.into() };
+    let limited = network.rate_limits.is_some() || policy.address_limits(public).is_some();
+    Ok([there, back].map(|neighbor| NextHop { neighbor, limited }))
 }
 
 /// The next hop of packets to `address` in `realm`, by `way` if a policy route says so.

@@ -3,9 +3,10 @@
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::{Link, Resolution};
+use crate::pipeline::admit::admit_first;
 use crate::pipeline::decide::{Decider, Decision, Plan, Question, Refusal};
 use crate::pipeline::{Context, Pipeline, Ready, queries};
-use crate::policy::Attachment;
+use crate::policy::{Attachment, Policy};
 use crate::session::entry::EntryIndex;
 use crate::session::table::{Found, Hash};
 use crate::telemetry::counters::Ended;
@@ -82,13 +83,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         context: &mut Context<'c, F, S>,
     ) -> Result<Plan<'c>, Verdict> {
-        self.admit(ready, context.policy).map_err(Verdict::Drop)?;
         let packet = &ready.packet;
+        let question = question(frame.bytes(), ready, key, context.policy);
+        admit_first(ready.attachment, &question, context.policy).map_err(Verdict::Drop)?;
         if packet.protocol == Protocol::TCP && !opens_connection(packet.tcp_flags) {
             // RFC 6146, section 3.5.2.2: only a SYN opens a session.
             return Err(Verdict::Drop(DropReason::TcpNoSession));
         }
-        let question = question(frame.bytes(), ready, key);
         match Decider::new(context.policy, context.shared).decide(&question, &mut ()) {
             Decision::Open(plan) => Ok(plan),
             Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
@@ -256,7 +257,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 }
 
 /// The question that a packet asks of the rules.
-pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey) -> Question {
+pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey, policy: &Policy) -> Question {
     let packet = &ready.packet;
     let icmp = match packet.kind {
         Kind::IcmpQuery { icmp_type } | Kind::IcmpOther { icmp_type } => {
@@ -269,7 +270,7 @@ pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey) -> Question {
         Attachment::Guest(network) => Some(network),
         Attachment::Public => None,
     };
-    Question { key: *key, network, icmp }
+    Question::new(policy, *key, network, icmp)
 }
 
 /// A SYN and nothing that contradicts it; ECN setup and data are welcome (RFC 3168, RFC 7413).

@@ -18,6 +18,7 @@ mod routes;
 #[cfg(test)]
 pub(crate) mod samples;
 mod services;
+mod strangers;
 pub mod summary;
 pub mod ways;
 
@@ -41,6 +42,7 @@ use prefixes::PrefixMap;
 use registry::RuleInfo;
 use routes::{ExternalRoutes, InternalRoutes};
 use services::Services;
+use strangers::Strangers;
 use ways::Steering;
 
 /// The compiled rules.
@@ -72,6 +74,7 @@ pub struct Policy {
     ipv6: PolicyIpv6,
     interface_filters: HashMap<(PortId, u16, InterfacePass), InterfaceFilter>,
     broadcasts: Broadcasts,
+    strangers: Strangers,
     encapsulations: Arc<Encapsulations>,
 }
 

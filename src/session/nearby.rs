@@ -39,7 +39,8 @@ impl<A: Shape> Table<A> {
         place
     }
 
-    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave.
+    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave. Where
+    /// that was nowhere, so is this: a key that came since has to be [searched](Self::holds) for.
     #[inline(always)]
     #[must_use]
     pub fn entry_of(
@@ -49,6 +50,7 @@ impl<A: Shape> Table<A> {
         likely: EntryIndex,
     ) -> Option<(&Entry<A>, Identity<A>)> {
         match self.entry_at(likely, &key) {
+            None if likely == EntryIndex::NONE => None,
             None => self.search_entry(key, hash),
             found => found,
         }

@@ -146,12 +146,6 @@ impl<A: Shape> Table<A> {
         self.holds(&PackedKey::new(key), self.hash(key))
     }
 
-    /// Whether a key with this hash may be in the table: one word says of most that are not.
-    #[must_use]
-    pub fn may_hold(&self, hash: Hash) -> bool {
-        self.index().may_hold(hash)
-    }
-
     /// Remembers a session: both entries, or none.
     ///
     /// A responder's key that is taken means that another session has this external 5-tuple: no
@@ -340,7 +334,9 @@ impl<A: Shape> Table<A> {
         one.identity().is_some_and(|now| now.is_same(identity)).then_some(view)
     }
 
-    fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
+    /// Whether a packed key with this hash is in the table.
+    #[must_use]
+    pub fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
         let look = |index| self.entry(index)?.identity_of(key);
         self.index().search(hash, look).is_some()
     }

@@ -57,9 +57,10 @@ struct Bucket {
 pub(super) struct Candidates<'s> {
     buckets: &'s [Bucket],
     tag: u16,
-    /// The bucket it looks at, the place in it, and how many more there may be to look at.
+    /// The bucket it looks at, the names in it that it has yet to name, as bits, and how many buckets there
+    /// may be to look at.
     at: usize,
-    place: usize,
+    names: u16,
     left: usize,
 }
 
@@ -128,14 +129,18 @@ impl Shard {
     pub(super) fn candidates(&self, place: Place) -> Candidates<'_> {
         let left = PROBES.min(self.buckets.len());
         let Place { bucket: at, tag, .. } = place;
-        Candidates { buckets: &self.buckets, tag, at, place: 0, left }
+        let names = self.buckets.get(at).map_or(0, |bucket| bucket.names_of(tag));
+        Candidates { buckets: &self.buckets, tag, at, names, left }
     }
 
     /// Remembers that the owner of `place` has `port`.
     pub(super) fn insert(&mut self, place: Place, port: PortName) -> Result<(), IndexFull> {
         for (distance, at) in self.probe(place).enumerate() {
             let bucket = &mut self.buckets[at];
-            let Some(name) = bucket.place_of(NO_NAME) else { continue };
+            let name = bucket.names_of(NO_NAME).trailing_zeros() as usize;
+            if name >= BUCKET_NAMES {
+                continue;
+            }
             bucket.tags[name] = place.tag;
             bucket.ports[name] = port;
             for passed in self.probe(place).take(distance) {
@@ -188,9 +193,13 @@ impl Bucket {
         overflow: 0,
     };
 
-    /// The first name with that tag.
-    fn place_of(&self, tag: u16) -> Option<usize> {
-        self.tags.iter().position(|other| *other == tag)
+    /// The names with that tag, as bits. All are looked at, so that there is no branch and several are
+    /// compared at once.
+    #[inline]
+    fn names_of(&self, tag: u16) -> u16 {
+        const BITS: [u16; BUCKET_NAMES] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+        let names = self.tags.iter().zip(BITS);
+        names.map(|(other, bit)| if *other == tag { bit } else { 0 }).fold(0, |all, it| all | it)
     }
 }
 
@@ -203,19 +212,17 @@ impl Iterator for Candidates<'_> {
     fn next(&mut self) -> Option<PortName> {
         while self.left > 0 {
             let bucket = self.buckets.get(self.at)?;
-            while let Some(tag) = bucket.tags.get(self.place) {
-                let place = self.place;
-                self.place += 1;
-                if *tag == self.tag {
-                    return bucket.ports.get(place).copied();
-                }
+            if self.names != 0 {
+                let name = self.names.trailing_zeros();
+                self.names &= self.names - 1;
+                return bucket.ports.get(name as usize).copied();
             }
             if bucket.overflow == 0 {
                 return None;
             }
             self.left -= 1;
             self.at = if self.at + 1 < self.buckets.len() { self.at + 1 } else { 0 };
-            self.place = 0;
+            self.names = self.buckets.get(self.at)?.names_of(self.tag);
         }
         None
     }
