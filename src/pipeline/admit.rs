@@ -27,6 +27,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 ///
 /// # Errors
 /// Why it must be dropped.
+#[inline(always)]
 pub(super) fn admit_first(
     attachment: Attachment,
     question: &Question,
@@ -60,6 +61,7 @@ pub fn admit(
     admit_sender(attachment, source, policy)
 }
 
+#[inline(always)]
 fn admit_sender(
     attachment: Attachment,
     source: Ipv4Addr,

@@ -101,12 +101,16 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// What the rules say of `question`.
+    #[inline(always)]
     pub fn decide(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
         let is_query = question.key.protocol == Protocol::ICMP;
         if is_query && queries::request_of(question.icmp.0).is_some() {
             return self.unasked_reply(question);
         }
         let decision = match (question.key.realm, question.network) {
+            (Realm::Internal(realm), Some(network)) if question.to_stranger => {
+                self.passes_egress(question, (realm, network), None, Beyond::Remote, witness)
+            }
             (Realm::Internal(realm), Some(network)) => {
                 self.guest_packet(question, realm, network, witness)
             }
@@ -144,9 +148,6 @@ impl<'p> Decider<'p, '_> {
         id: NetworkId,
         witness: &mut impl Witness<'p>,
     ) -> Decision<'p> {
-        if question.to_stranger {
-            return self.passes_egress(question, (realm, id), None, Beyond::Remote, witness);
-        }
         let network = self.policy.network(id);
         let destination = question.key.destination;
         if let Some(public) = self.policy.public_address(destination.address) {

@@ -15,7 +15,7 @@ use crate::pipeline::look::attached;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::shortcuts::Wish;
 use crate::pipeline::sweep::Shortest;
-use crate::policy::Policy;
+use crate::policy::{Attachment, Policy};
 use crate::session::entry::EntryIndex;
 use crate::session::hash::Hash;
 use crate::session::shape::PackedKey;
@@ -125,6 +125,25 @@ impl Glance {
         if let Some(hop) = sessions.next_hop_at(self.likely) {
             next_hops.prefetch(hop);
         }
+    }
+
+    /// What came in there, where the packet is plain, and its key; none if nothing hangs there.
+    #[inline(always)]
+    pub(super) fn origin(
+        &self,
+        frame: &[u8],
+        port: PortId,
+        policy: &Policy,
+    ) -> Option<(Attachment, FlowKey)> {
+        let attachment =
+            policy.attachment_of(port, self.packet.vlan(frame)?, self.packet.source())?;
+        // Its realm was found out where its hash was.
+        Some((attachment, FlowKey::from_words(self.packet.key_words())))
+    }
+
+    /// The plain packet.
+    pub(super) const fn packet(&self) -> &Plain {
+        &self.packet
     }
 
     /// What the general way would know of the packet; none if nothing hangs where it came in.

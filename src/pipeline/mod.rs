@@ -16,6 +16,7 @@ mod fast;
 mod first;
 mod fragments;
 mod hints;
+mod hops;
 pub mod ipv6;
 mod look;
 mod open;

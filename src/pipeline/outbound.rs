@@ -79,6 +79,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// A packet to the outside, where nothing is in its way but the rules for what leaves its network.
+    #[inline(always)]
     pub(super) fn passes_egress(
         &self,
         question: &Question,
@@ -148,6 +149,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// The same where a policy route leads out: only addresses on its interface can be answered there.
+    #[inline(always)]
     fn translation_by(
         &self,
         way: Option<&Way>,

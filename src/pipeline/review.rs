@@ -9,7 +9,7 @@ use crate::nat::mappings::Pool;
 use crate::next_hop::NextHopId;
 use crate::pipeline::admit::{admit_first, network_of};
 use crate::pipeline::decide::{Decider, Decision, Filters, Plan, Question, Source, Target};
-use crate::pipeline::open::{NextHop, next_hops};
+use crate::pipeline::hops::{NextHop, next_hops};
 use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Pipeline, queries};

@@ -371,6 +371,7 @@ impl Policy {
 
     /// The public address `address`, if it is ours.
     #[must_use]
+    #[inline]
     pub fn public_address(&self, address: Ipv4Addr) -> Option<&PublicAddress> {
         self.public_addresses.get(self.public_places.find(address)?)
     }

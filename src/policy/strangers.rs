@@ -79,6 +79,7 @@ impl Policy {
     /// broadcast address, it lies neither in a network or behind a route nor on a segment outside, and neither
     /// the kernel nor a policy route nor an exemption from NAT takes what goes there.
     #[must_use]
+    #[inline(always)]
     pub fn is_stranger_to(&self, network: NetworkId, address: Ipv4Addr) -> bool {
         let has_strangers = self.strangers.outlook(network).is_some_and(|it| it.has_strangers);
         has_strangers && self.strangers.known.find(address).is_none()
@@ -86,6 +87,7 @@ impl Policy {
 
     /// Where a packet from `public` to a stranger leaves: what [`Self::external_route`] says.
     #[must_use]
+    #[inline(always)]
     pub fn route_to_stranger(&self, public: Ipv4Addr) -> Option<ExternalRoute> {
         let PublicAddress { port, vlan, gateway, .. } = *self.public_address(public)?;
         Some(ExternalRoute { port, vlan, next_hop: gateway? })

@@ -190,6 +190,7 @@ impl<'t> Index<'t> {
     ///
     /// # Errors
     /// When the key is there already, or its shard is full.
+    #[inline(always)]
     pub fn take_unless(
         self,
         hash: Hash,

@@ -336,12 +336,14 @@ impl<A: Shape> Table<A> {
 
     /// Whether a packed key with this hash is in the table.
     #[must_use]
+    #[inline(always)]
     pub fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
         let look = |index| self.entry(index)?.identity_of(key);
         self.index().search(hash, look).is_some()
     }
 
     /// Locks the shards of two keys, in their order, or the one they share.
+    #[inline(always)]
     fn lock(&self, hashes: [Hash; 2]) -> [Option<MutexGuard<'_, ()>>; 2] {
         let shard = |hash| self.region.layout().shard(hash) as usize;
         let (one, two) = (shard(hashes[0]), shard(hashes[1]));

@@ -57,6 +57,7 @@ impl Directory {
     }
 
     /// The space of an address and protocol, if it was ever used.
+    #[inline(always)]
     pub(super) fn find(&self, address: Ipv4Addr, protocol: Protocol) -> Option<&Space> {
         let hash = self.hash(address, protocol);
         for (level, table) in self.tables.iter().enumerate() {

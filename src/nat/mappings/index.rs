@@ -36,7 +36,7 @@ pub(super) struct IndexFull;
 
 /// Where the mappings of an owner stand.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub struct Place {
     shard: usize,
     bucket: usize,
     tag: u16,
@@ -57,10 +57,10 @@ struct Bucket {
 pub(super) struct Candidates<'s> {
     buckets: &'s [Bucket],
     tag: u16,
-    /// The bucket it looks at, the names in it that it has yet to name, as bits, and how many buckets there
-    /// may be to look at.
+    /// The bucket it looks at, the names in it that it has yet to name, and how many buckets there may be to
+    /// look at.
     at: usize,
-    names: u16,
+    names: Names,
     left: usize,
 }
 
@@ -129,20 +129,20 @@ impl Shard {
     pub(super) fn candidates(&self, place: Place) -> Candidates<'_> {
         let left = PROBES.min(self.buckets.len());
         let Place { bucket: at, tag, .. } = place;
-        let names = self.buckets.get(at).map_or(0, |bucket| bucket.names_of(tag));
+        let names = self.buckets.get(at).map_or(Names(0), |bucket| bucket.names_of(tag));
         Candidates { buckets: &self.buckets, tag, at, names, left }
     }
 
     /// Remembers that the owner of `place` has `port`.
+    #[inline(always)]
     pub(super) fn insert(&mut self, place: Place, port: PortName) -> Result<(), IndexFull> {
+        if self.buckets[place.bucket].add(place.tag, port) {
+            return Ok(());
+        }
         for (distance, at) in self.probe(place).enumerate() {
-            let bucket = &mut self.buckets[at];
-            let name = bucket.names_of(NO_NAME).trailing_zeros() as usize;
-            if name >= BUCKET_NAMES {
+            if !self.buckets[at].add(place.tag, port) {
                 continue;
             }
-            bucket.tags[name] = place.tag;
-            bucket.ports[name] = port;
             for passed in self.probe(place).take(distance) {
                 self.buckets[passed].overflow += 1;
             }
@@ -193,15 +193,57 @@ impl Bucket {
         overflow: 0,
     };
 
-    /// The names with that tag, as bits. All are looked at, so that there is no branch and several are
-    /// compared at once.
-    #[inline]
-    fn names_of(&self, tag: u16) -> u16 {
-        const BITS: [u16; BUCKET_NAMES] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
-        let names = self.tags.iter().zip(BITS);
-        names.map(|(other, bit)| if *other == tag { bit } else { 0 }).fold(0, |all, it| all | it)
+    /// Has a name stand here too, if there is room for one more.
+    #[inline(always)]
+    fn add(&mut self, tag: u16, port: PortName) -> bool {
+        let Some(name) = self.tags.iter().position(|other| *other == NO_NAME) else { return false };
+        self.tags[name] = tag;
+        self.ports[name] = port;
+        true
+    }
+
+    /// The names with that tag.
+    #[inline(always)]
+    fn names_of(&self, tag: u16) -> Names {
+        let [a, b, c, d, e, f, g, h, i, j] = self.tags;
+        let no = !tag;
+        // Of each word the highest bits of the tags that are it; the words' side by side.
+        let of = |tags| matching(tags, tag);
+        Names(of([a, b, c, d]) >> 15 | of([e, f, g, h]) >> 14 | of([i, j, no, no]) >> 13)
     }
 }
+
+/// Names of a bucket, as bits: those of places 0 to 3 are the lowest ones of each sixteen, above them 4 to 7, then
+/// the rest.
+#[derive(Clone, Copy)]
+struct Names(u64);
+
+impl Iterator for Names {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(bit / 16 + bit % 16 * 4)
+    }
+}
+
+/// The highest bit of each sixteen that are `tag`, of four compared at once.
+#[inline(always)]
+fn matching([a, b, c, d]: [u16; 4], tag: u16) -> u64 {
+    let word = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+    let difference = word ^ u64::from(tag).wrapping_mul(LANES);
+    // Sixteen bits are zero where the tag is: adding 0x7fff sets the highest bit of all others, and carries
+    // into none.
+    !((difference & LOW_BITS).wrapping_add(LOW_BITS) | difference | LOW_BITS)
+}
+
+const LANES: u64 = 0x0001_0001_0001_0001;
+const LOW_BITS: u64 = 0x7fff_7fff_7fff_7fff;
 
 /// The tag where there is no name.
 const NO_NAME: u16 = 0;
@@ -209,13 +251,12 @@ const NO_NAME: u16 = 0;
 impl Iterator for Candidates<'_> {
     type Item = PortName;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<PortName> {
         while self.left > 0 {
             let bucket = self.buckets.get(self.at)?;
-            if self.names != 0 {
-                let name = self.names.trailing_zeros();
-                self.names &= self.names - 1;
-                return bucket.ports.get(name as usize).copied();
+            if let Some(name) = self.names.next() {
+                return bucket.ports.get(name).copied();
             }
             if bucket.overflow == 0 {
                 return None;
