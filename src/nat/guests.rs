@@ -132,6 +132,7 @@ impl Guests {
     ///
     /// # Errors
     /// Likewise, and [`DropReason::PortLimit`].
+    #[inline(always)]
     pub fn enter_with_mapping(
         &self,
         realm: Realm,

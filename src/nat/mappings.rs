@@ -152,6 +152,7 @@ impl Mappings {
     }
 
     /// Asks for what [`Self::bind`] will look at first of an internal endpoint, and says where that is.
+    #[inline(always)]
     pub fn prefetch(&self, realm: Realm, protocol: Protocol, internal: Endpoint) -> Place {
         let place = self.index.place(protocol, Owner::new(realm, internal));
         self.index.prefetch(place);

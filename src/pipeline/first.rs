@@ -14,7 +14,7 @@ use crate::next_hop::NextHopId;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::decide::{Plan, Question, Source, Target};
 use crate::pipeline::fast::{Glance, Moment, fast};
-use crate::pipeline::look::GROUP;
+use crate::pipeline::look::{GROUP, Group};
 use crate::pipeline::open::{
     Asked, Opening, Refused, choose_target, guest_limits, pair, session_of,
 };
@@ -57,44 +57,29 @@ impl<F> Newcomers<'_, '_, F> {
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
-    /// The next frame that does not go the fast path.
-    #[inline(always)]
-    pub(super) fn next_other<'f>(
-        &mut self,
-        frames: &mut impl Iterator<Item = (&'f mut Slot<F>, &'f Glance)>,
-        moment: &Moment,
-        shared: &Shared,
-    ) -> Option<(&'f mut Slot<F>, &'f Glance)>
-    where
-        F: 'f,
-    {
-        let tally = &mut *self.tally;
-        frames.find_map(|(slot, glance)| {
-            let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
-            (!is_done).then_some((slot, glance))
-        })
-    }
-
-    /// The last look at a group of frames, from the first on that does not go the fast path.
+    /// The last look at a group of frames, from the one on that is at `first` and did not go the fast path.
     #[inline(never)]
-    pub(super) fn finish_others<'f, S: FrameSource<Frame = F>>(
+    pub(super) fn finish_others<S: FrameSource<Frame = F>>(
         &mut self,
-        first: (&'f mut Slot<F>, &'f Glance),
-        mut frames: impl Iterator<Item = (&'f mut Slot<F>, &'f Glance)>,
+        slots: &mut [Slot<F>],
+        group: &Group,
+        first: usize,
         moment: &Moment,
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
-    ) where
-        F: 'f,
-    {
+    ) {
         let mut newcomers = Newcomers::new();
-        let mut other = Some(first);
-        while let Some((slot, glance)) = other {
+        let frames = slots.iter_mut().zip(&group.glances).enumerate().skip(first);
+        for (place, (slot, glance)) in frames {
+            // Who had no session at the second look has none that the fast path would find.
+            let may_be_fast = place != first && glance.is_plain() && !glance.was_nowhere();
+            if may_be_fast && self.goes_fast(slot, glance, moment, context.shared) {
+                continue;
+            }
             if let Some(slot) = self.join(slot, glance, &mut newcomers, context) {
                 self.open_all(&mut newcomers, moment, context);
                 slot.verdict = self.general(slot, glance, moment, next_look, context);
             }
-            other = self.next_other(&mut frames, moment, context.shared);
         }
         self.open_all(&mut newcomers, moment, context);
     }
@@ -303,7 +288,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if let Some(found) = glance.session(&key, &context.shared.sessions) {
             // Opened since, by another packet of the batch: this one may go the fast path too.
             if glance.was_nowhere()
-                && fast(slot, &glance.at(found.index), moment, &mut self.tally, context.shared)
+                && self.goes_fast(slot, &glance.at(found.index), moment, context.shared)
             {
                 return Some(slot.verdict);
             }
@@ -318,7 +303,20 @@ impl<F: FrameBuffer> Pipeline<F> {
         })
     }
 
+    /// The fast path, apart from where nearly all go it.
+    #[inline(never)]
+    fn goes_fast(
+        &mut self,
+        slot: &mut Slot<F>,
+        glance: &Glance,
+        moment: &Moment,
+        shared: &Shared,
+    ) -> bool {
+        fast(slot, glance, moment, &mut self.tally, shared)
+    }
+
     /// Does what the session of a packet says that was opened just now.
+    #[inline(always)]
     fn pass_on<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
@@ -327,7 +325,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        if fast(slot, glance, moment, &mut self.tally, context.shared) {
+        if self.goes_fast(slot, glance, moment, context.shared) {
             return slot.verdict;
         }
         let frame = slot.frame.as_ref();

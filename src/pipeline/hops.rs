@@ -94,3 +94,55 @@ fn public_side(kind: SessionKind, initiator: &FlowKey, translated: Ipv4Addr) -> 
         SessionKind::Hairpin | SessionKind::HairpinStatic | SessionKind::Routed => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Endpoint, Generation, Protocol};
+    use crate::policy::compile::compile;
+    use crate::policy::registry::Registry;
+    use crate::policy::samples::{config, ip, network, public_ip, route};
+    use crate::rules::set::RuleSet;
+
+    #[test]
+    fn the_short_way_to_the_next_hops_of_guest_and_stranger_leads_to_the_same() {
+        let mut tiers = ["10.1.1.0/24", "10.1.2.0/24"].map(|cidr| network(cidr, 7, cidr));
+        for tier in &mut tiers {
+            tier.domain = Some("vpc".to_owned());
+            tier.source_nat = vec![ip("203.0.113.10"), ip("198.51.100.20")];
+        }
+        tiers[1].vlan = 8;
+        let rules = RuleSet {
+            public_ips: ["203.0.113.10", "198.51.100.20"].map(public_ip).to_vec(),
+            networks: tiers.to_vec(),
+            routes: vec![route("vpc", "10.1.1.64/26", "10.1.2.3")],
+            ..RuleSet::default()
+        };
+        let policy = compile(&rules, &config(), &mut Registry::new(), Generation(1));
+        for (number, home) in (0..).zip(policy.networks()) {
+            let guests = ["10.1.1.5", "10.1.1.70", "10.1.2.9", "192.0.2.1"].map(ip);
+            for (guest, public) in guests.into_iter().flat_map(|guest| {
+                ["203.0.113.10", "198.51.100.20", "203.0.113.99"].map(|public| (guest, ip(public)))
+            }) {
+                let remote = Endpoint::new(ip("8.8.8.8"), 53);
+                let key = |realm, source, destination| FlowKey {
+                    realm,
+                    protocol: Protocol::UDP,
+                    source,
+                    destination,
+                };
+                let initiator = key(Realm::Internal(home.realm), Endpoint::new(guest, 9), remote);
+                let responder = key(Realm::External, remote, Endpoint::new(public, 9));
+                assert!(policy.is_stranger_to(NetworkId(number), remote.address));
+                let simple = |hops: Result<[NextHop; 2], DropReason>| {
+                    hops.map(|hops| hops.map(|hop| (hop.neighbor, hop.limited)))
+                };
+                let keys = [&initiator, &responder];
+                assert_eq!(
+                    simple(next_hops_of_guest(&policy, NetworkId(number), guest, public)),
+                    simple(next_hops(&policy, None, SessionKind::SourceNat, keys)),
+                );
+            }
+        }
+    }
+}

@@ -61,7 +61,7 @@ use batch::{BATCH_MAX, Batch, Slot};
 use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
-use fast::{Glance, Moment};
+use fast::{Glance, Moment, fast};
 use fragments::{FragmentPlan, own_identification};
 use hints::Hints;
 use look::{Group, attached, group, group_mut, groups, prefetch_headers};
@@ -233,10 +233,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) {
-        let mut frames = slots.iter_mut().zip(&group.glances);
-        let other = self.next_other(&mut frames, moment, context.shared);
-        if let Some(other) = other {
-            self.finish_others(other, frames, moment, next_look, context);
+        let (tally, shared) = (&mut *self.tally, context.shared);
+        let first_other = slots.iter_mut().zip(&group.glances).position(|(slot, glance)| {
+            let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
+            !is_done
+        });
+        if let Some(first) = first_other {
+            self.finish_others(slots, group, first, moment, next_look, context);
         }
         if self.wishes.are_heard() {
             self.wishes.hear(slots, group, moment, context.shared);

@@ -178,6 +178,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// Puts a session into the table and counts it. Returns its place there.
+    #[inline(always)]
     pub(super) fn remember<S>(
         &self,
         session: &NewSession,
@@ -209,6 +210,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// What the source becomes, and who answers, with the guest counted if it is to be. What the table needs of the answers' key comes near
     /// while other things are looked up.
+    #[inline(always)]
     pub(super) fn translate<S>(
         &self,
         key: &FlowKey,
@@ -300,6 +302,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// The next hops of a session that is opened as `plan` says: of the initiator's packets and of the
     /// answers.
+    #[inline(always)]
     pub(super) fn hops_of<S>(
         &mut self,
         key: &FlowKey,

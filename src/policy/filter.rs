@@ -145,6 +145,7 @@ impl<A: Family> Filter<A> {
     }
 
     /// The first match, or the default.
+    #[inline(always)]
     #[must_use]
     pub fn decide(&self, probe: &Probe<A>) -> Decided {
         let point = Point {
@@ -157,15 +158,7 @@ impl<A: Family> Filter<A> {
     }
 
     /// The first rule of `part` that takes `point`, unless one before `bound` is known.
-    #[inline(always)]
     fn earliest(&self, part: Part, point: &Point<A::Bits>, bound: u32) -> u32 {
-        match part {
-            Part::Empty => bound,
-            part => self.earliest_of(part, point, bound),
-        }
-    }
-
-    fn earliest_of(&self, part: Part, point: &Point<A::Bits>, bound: u32) -> u32 {
         match part {
             Part::Empty => bound,
             Part::Destinations(level) => self.walk(level, point.destination, point, bound),

@@ -50,8 +50,7 @@ impl<A: Shape> Table<A> {
         likely: EntryIndex,
     ) -> Option<(&Entry<A>, Identity<A>)> {
         match self.entry_at(likely, &key) {
-            None if likely == EntryIndex::NONE => None,
-            None => self.search_entry(key, hash),
+            None => self.search_entry(key, hash, likely),
             found => found,
         }
     }
@@ -61,14 +60,23 @@ impl<A: Shape> Table<A> {
     #[inline(never)]
     fn first_displaced(&self, hash: Hash, home: u32, word: Group) -> EntryIndex {
         self.index().first_beyond(hash, home, word).unwrap_or_else(|| {
-            self.prefetch_vacant(hash);
+            let vacant = word.first_of(0).and_then(|slot| self.entry(slot_of(home, slot)));
+            vacant.map(prefetch);
             EntryIndex::NONE
         })
     }
 
     #[cold]
     #[inline(never)]
-    fn search_entry(&self, key: PackedKey<A>, hash: Hash) -> Option<(&Entry<A>, Identity<A>)> {
+    fn search_entry(
+        &self,
+        key: PackedKey<A>,
+        hash: Hash,
+        likely: EntryIndex,
+    ) -> Option<(&Entry<A>, Identity<A>)> {
+        if likely == EntryIndex::NONE {
+            return None;
+        }
         self.index().search(hash, |index| self.entry_at(index, &key))
     }
 

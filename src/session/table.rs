@@ -163,6 +163,7 @@ impl<A: Shape> Table<A> {
     ///
     /// # Errors
     /// Likewise.
+    #[inline(always)]
     pub fn insert_hashed(
         &self,
         session: &NewSession<A>,
@@ -269,6 +270,7 @@ impl<A: Shape> Table<A> {
         }
     }
 
+    #[inline(always)]
     fn insert_reserved(
         &self,
         session: &NewSession<A>,

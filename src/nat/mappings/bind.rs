@@ -151,6 +151,7 @@ impl Mappings {
     }
 
     /// The same, and a mapping, which always is.
+    #[inline(always)]
     fn enter_with_mapping(
         &self,
         request: &BindRequest<'_>,

@@ -154,6 +154,7 @@ impl Slots {
 
     /// Makes a port busy, with this slot. Returns the one it had, if it was busy before. Who takes a closed
     /// port was allowed to.
+    #[inline(always)]
     pub(super) fn occupy(&mut self, port: u16, slot: Slot) -> Option<Slot> {
         let word = port / WORD_PORTS;
         let at = place(word);
