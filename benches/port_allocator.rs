@@ -38,18 +38,12 @@ fn pool(reserved: usize, hold: Duration, overload: bool) -> Pool {
 }
 
 fn request(pool: &Pool, number: u32) -> BindRequest<'_> {
-    BindRequest {
-        realm: Realm::from_raw(1),
-        protocol: Protocol::UDP,
-        internal: Endpoint::new(
-            Ipv4Addr::from_bits(0x0a00_0000 + number / PORTS),
-            FIRST + (number % PORTS) as u16,
-        ),
-        pool,
-        paired: None,
-        limits: MappingLimits::default(),
-        was_taken: false,
-    }
+    let internal = Endpoint::new(
+        Ipv4Addr::from_bits(0x0a00_0000 + number / PORTS),
+        FIRST + (number % PORTS) as u16,
+    );
+    let wanted = (Realm::from_raw(1), Protocol::UDP, internal);
+    BindRequest::new(wanted, pool, MappingLimits::default())
 }
 
 /// An address with that many ports taken, evenly spread over all.

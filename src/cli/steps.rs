@@ -67,7 +67,8 @@ pub fn before(
         return before;
     }
     if matches!(packet.kind, Kind::Transport | Kind::IcmpQuery { .. }) {
-        decide(&mut before, shared, policy, Question { key, network, icmp: icmp(frame, &packet) });
+        let question = Question::new(policy, key, network, icmp(frame, &packet));
+        decide(&mut before, shared, policy, question);
     }
     before
 }

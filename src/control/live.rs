@@ -57,7 +57,7 @@ pub fn answer(
             Some(shared.next_hops.neighbor(found.next_hop))
         }
         None => {
-            let question = Question { key, network, icmp: question.icmp };
+            let question = Question::new(&policy, key, network, question.icmp);
             next_hop(&question, shared, &policy)
         }
     };

@@ -1,15 +1,17 @@
-//! What one guest may use: sessions, and new sessions per second (RFC 6888, REQ-4).
+//! What one guest may use: sessions, new sessions per second, and mappings (RFC 6888, REQ-4).
 //!
-//! A map by guest in shards with a lock each. A guest without sessions is forgotten once its rate
-//! has recovered too, so memory follows the guests that are there.
+//! A map by guest in shards with a lock each, which is the last one taken. A guest without sessions and
+//! mappings is forgotten once its rate has recovered too, so memory follows the guests that are there.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
 
-use crate::flow::Realm;
+use crate::flow::{Protocol, Realm};
+use crate::nat::mappings::{MappingCounts, MappingLimits};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
@@ -33,17 +35,30 @@ struct Shard(Mutex<Uses>);
 
 struct Uses {
     guests: HashMap<GuestKey, GuestUse, RandomState>,
-    /// Guests without sessions whose rate may not have recovered, in about the order it will.
+    /// Guests that use nothing and whose rate may not have recovered, in about the order it will.
     idle: VecDeque<GuestKey>,
 }
 
 /// A guest of either family, in few words to hash and compare.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct GuestKey {
     high: u64,
     low: u64,
     /// The realm's number, and [`IPV6`].
     realm: u32,
+}
+
+/// One word is hashed of a guest of IPv4: its lower half is no more than the address.
+impl Hash for GuestKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        if self.realm & IPV6 != 0 {
+            state.write_u64(self.high);
+            state.write_u64(self.low);
+            state.write_u32(self.realm);
+        } else {
+            state.write_u64(self.low << 32 | u64::from(self.realm));
+        }
+    }
 }
 
 /// Above the realm's number: the guest is of IPv6.
@@ -74,6 +89,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 #[derive(Clone, Copy, Debug, Default)]
 struct GuestUse {
     sessions: u32,
+    mappings: MappingCounts,
     /// Whether it stands in [`Uses::idle`].
     is_queued: bool,
     /// When, in nanoseconds of the clock, a guest that starts nothing more has its whole burst back.
@@ -104,36 +120,68 @@ impl Guests {
         limits: GuestLimits,
         now: Tick,
     ) -> Result<Option<Ipv4Addr>, DropReason> {
-        let key = GuestKey::new(realm, guest.into());
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
-        let mut uses = self.shard(key).lock();
-        uses.forget_idle(now_ns);
-        let guest = uses.guests.entry(key).or_default();
-        let recovered_ns = guest.after_one_more(limits, now_ns);
-        if let Ok(recovered_ns) = recovered_ns {
+        self.change(GuestKey::new(realm, guest.into()), now_ns, |guest| {
+            guest.recovered_ns = guest.after_one_more(limits, now_ns)?;
+            guest.sessions += 1;
+            Ok(guest.paired)
+        })
+    }
+
+    /// The same with a mapping of `protocol`: both, or none.
+    ///
+    /// # Errors
+    /// Likewise, and [`DropReason::PortLimit`].
+    #[inline(always)]
+    pub fn enter_with_mapping(
+        &self,
+        realm: Realm,
+        guest: Ipv4Addr,
+        (limits, mapping_limits): (GuestLimits, MappingLimits),
+        protocol: Protocol,
+        now: Tick,
+    ) -> Result<Option<Ipv4Addr>, DropReason> {
+        let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
+        self.change(GuestKey::new(realm, guest.into()), now_ns, |guest| {
+            let recovered_ns = guest.after_one_more(limits, now_ns)?;
+            guest.map(protocol, mapping_limits)?;
             guest.recovered_ns = recovered_ns;
             guest.sessions += 1;
-        }
-        recovered_ns.map(|_| guest.paired)
+            Ok(guest.paired)
+        })
+    }
+
+    /// Counts one more mapping of a guest.
+    ///
+    /// # Errors
+    /// [`DropReason::PortLimit`]; nothing is counted then.
+    pub fn enter_mapping(
+        &self,
+        realm: Realm,
+        guest: Ipv4Addr,
+        protocol: Protocol,
+        limits: MappingLimits,
+    ) -> Result<(), DropReason> {
+        self.change(GuestKey::new(realm, guest.into()), 0, |guest| guest.map(protocol, limits))
     }
 
     /// Counts one session less.
     pub fn leave(&self, realm: Realm, guest: impl Into<IpAddr>) {
+        self.give_back(GuestKey::new(realm, guest.into()), |guest| {
+            guest.sessions = guest.sessions.saturating_sub(1);
+        });
+    }
+
+    /// Counts one mapping less.
+    pub fn leave_mapping(&self, realm: Realm, guest: Ipv4Addr, protocol: Protocol) {
+        self.give_back(GuestKey::new(realm, guest.into()), |guest| guest.mappings.shrink(protocol));
+    }
+
+    /// The mappings that a guest has now.
+    #[must_use]
+    pub fn mappings(&self, realm: Realm, guest: Ipv4Addr) -> MappingCounts {
         let key = GuestKey::new(realm, guest.into());
-        let mut uses = self.shard(key).lock();
-        let uses = &mut *uses;
-        let Some(guest) = uses.guests.get_mut(&key) else { return };
-        guest.sessions = guest.sessions.saturating_sub(1);
-        if guest.sessions > 0 || guest.is_queued {
-            return;
-        }
-        if guest.recovered_ns == 0 {
-            // It never had a rate to keep.
-            uses.guests.remove(&key);
-        } else {
-            guest.is_queued = true;
-            uses.idle.push_back(key);
-        }
+        self.shard(key).lock().guests.get(&key).map(|guest| guest.mappings).unwrap_or_default()
     }
 
     /// Sessions a guest has now.
@@ -158,18 +206,59 @@ impl Guests {
         }
     }
 
+    /// Has a guest use more, or not: whoever uses nothing after all is not kept.
+    #[inline(always)]
+    fn change<T>(
+        &self,
+        key: GuestKey,
+        now_ns: u64,
+        more: impl FnOnce(&mut GuestUse) -> Result<T, DropReason>,
+    ) -> Result<T, DropReason> {
+        let mut uses = self.shard(key).lock();
+        if !uses.idle.is_empty() {
+            uses.forget_idle(now_ns);
+        }
+        // Most are known already; a place for one more is asked for where there is none.
+        let mut newcomer = GuestUse::default();
+        let known = uses.guests.get_mut(&key);
+        let is_known = known.is_some();
+        let changed = more(known.unwrap_or(&mut newcomer))?;
+        if !is_known {
+            uses.guests.insert(key, newcomer);
+        }
+        Ok(changed)
+    }
+
+    /// Has a guest use less.
+    fn give_back(&self, key: GuestKey, less: impl FnOnce(&mut GuestUse)) {
+        let mut uses = self.shard(key).lock();
+        let uses = &mut *uses;
+        let Some(guest) = uses.guests.get_mut(&key) else { return };
+        less(guest);
+        if guest.is_active() || guest.is_queued {
+            return;
+        }
+        if guest.recovered_ns == 0 {
+            // It never had a rate to keep.
+            uses.guests.remove(&key);
+        } else {
+            guest.is_queued = true;
+            uses.idle.push_back(key);
+        }
+    }
+
     fn shard(&self, key: GuestKey) -> &Mutex<Uses> {
         &self.shards[key.shard()].0
     }
 }
 
 impl Uses {
-    /// Forgets a few guests that have neither sessions nor a rate to recover from.
+    /// Forgets a few guests that use nothing and have no rate to recover from.
     fn forget_idle(&mut self, now_ns: u64) {
         for _ in 0..FORGET_BURST {
             let Some(key) = self.idle.front() else { return };
             match self.guests.get_mut(key) {
-                Some(guest) if guest.sessions > 0 => guest.is_queued = false,
+                Some(guest) if guest.is_active() => guest.is_queued = false,
                 Some(guest) if guest.recovered_ns > now_ns => return,
                 Some(_) => {
                     self.guests.remove(key);
@@ -182,6 +271,20 @@ impl Uses {
 }
 
 impl GuestUse {
+    /// Whether it has sessions or mappings.
+    const fn is_active(&self) -> bool {
+        self.sessions > 0 || self.mappings.mappings > 0
+    }
+
+    /// Counts one more mapping, unless it may not have it.
+    fn map(&mut self, protocol: Protocol, limits: MappingLimits) -> Result<(), DropReason> {
+        if !self.mappings.may_grow(protocol, limits) {
+            return Err(DropReason::PortLimit);
+        }
+        self.mappings.grow(protocol);
+        Ok(())
+    }
+
     /// When the guest will have recovered if it gets one more session; or why it does not get it.
     ///
     /// A token bucket kept as the one moment at which it is full again: each session moves that
@@ -208,103 +311,4 @@ const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GUEST: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 5);
-
-    fn realm(number: u16) -> Realm {
-        Realm::from_raw(number)
-    }
-
-    fn entries(guests: &Guests) -> usize {
-        guests.shards.iter().map(|shard| shard.0.lock().guests.len()).sum()
-    }
-
-    #[test]
-    fn a_guest_has_as_many_sessions_as_it_may_and_others_do_not_count() {
-        let guests = Guests::new([1, 2, 3, 4]);
-        let limits = GuestLimits { sessions: 2, new_sessions_per_second: 0 };
-        let enter = |realm, guest| guests.enter(realm, guest, limits, Tick::ZERO);
-        assert_eq!(enter(realm(1), GUEST), Ok(None));
-        assert_eq!(enter(realm(1), GUEST), Ok(None));
-        assert_eq!(enter(realm(1), GUEST), Err(DropReason::SessionLimit));
-        assert_eq!(enter(realm(2), GUEST), Ok(None));
-        assert_eq!(enter(realm(1), Ipv4Addr::new(10, 1, 1, 6)), Ok(None));
-        assert_eq!(guests.sessions(realm(1), GUEST), 2);
-        guests.leave(realm(1), GUEST);
-        assert_eq!(enter(realm(1), GUEST), Ok(None));
-    }
-
-    #[test]
-    fn a_rate_allows_a_burst_of_one_second_and_then_its_share() {
-        let guests = Guests::new([1, 2, 3, 4]);
-        let limits = GuestLimits { sessions: 0, new_sessions_per_second: 10 };
-        let entered = |from_ms: u64, to_ms: u64| {
-            let ticks = (from_ms..to_ms).map(Tick::from_ms);
-            ticks.filter(|now| guests.enter(realm(1), GUEST, limits, *now).is_ok()).count()
-        };
-        assert_eq!(entered(5_000, 5_050), 10);
-        assert_eq!(entered(5_050, 7_000), 19);
-        assert_eq!(entered(9_000, 9_001), 1);
-        assert_eq!(guests.sessions(realm(1), GUEST), 30);
-    }
-
-    #[test]
-    fn opening_and_closing_does_not_renew_the_burst() {
-        let guests = Guests::new([1, 2, 3, 4]);
-        let limits = GuestLimits { sessions: 0, new_sessions_per_second: 10 };
-        let mut entered = 0;
-        for _ in 0..100 {
-            if guests.enter(realm(1), GUEST, limits, Tick::from_ms(1)).is_ok() {
-                entered += 1;
-                guests.leave(realm(1), GUEST);
-            }
-        }
-        assert_eq!(entered, 10);
-    }
-
-    #[test]
-    fn a_guest_that_uses_nothing_is_forgotten() {
-        let guests = Guests::new([1, 2, 3, 4]);
-        for limits in
-            [GuestLimits::default(), GuestLimits { sessions: 0, new_sessions_per_second: 10 }]
-        {
-            for bits in 0..10_000 {
-                let guest = Ipv4Addr::from_bits(bits);
-                assert_eq!(guests.enter(realm(1), guest, limits, Tick::from_ms(1)), Ok(None));
-            }
-            for bits in 0..10_000 {
-                guests.leave(realm(1), Ipv4Addr::from_bits(bits));
-                guests.leave(realm(1), Ipv4Addr::from_bits(bits));
-            }
-        }
-        assert!(entries(&guests) > 0, "their rates have not recovered yet");
-        for round in 0..10_000_u32 {
-            let guest = Ipv4Addr::from_bits(0xff00_0000 + round);
-            let now = Tick::from_ms(2_000);
-            assert_eq!(guests.enter(realm(1), guest, GuestLimits::default(), now), Ok(None));
-            guests.leave(realm(1), guest);
-        }
-        assert!(entries(&guests) < 20, "{}", entries(&guests));
-        assert!(guests.shards.iter().all(|shard| shard.0.lock().idle.len() < 10));
-    }
-
-    #[test]
-    fn a_refused_newcomer_leaves_nothing_behind() {
-        let guests = Guests::new([1, 2, 3, 4]);
-        let limits = GuestLimits { sessions: 1, new_sessions_per_second: 1 };
-        assert_eq!(guests.enter(realm(1), GUEST, limits, Tick::from_ms(7)), Ok(None));
-        assert_eq!(
-            guests.enter(realm(1), GUEST, limits, Tick::from_ms(8)),
-            Err(DropReason::SessionLimit)
-        );
-        guests.leave(realm(1), GUEST);
-        assert_eq!(
-            guests.enter(realm(1), GUEST, limits, Tick::from_ms(9)),
-            Err(DropReason::RateLimited)
-        );
-        assert_eq!(guests.sessions(realm(1), GUEST), 0);
-        assert_eq!(entries(&guests), 1, "its rate has not recovered yet");
-    }
-}
+mod tests;

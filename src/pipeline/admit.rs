@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{NetworkId, Realm};
 use crate::frame::FrameBuffer;
+use crate::pipeline::decide::Question;
 use crate::pipeline::{Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
 use crate::verdict::DropReason;
@@ -22,6 +23,24 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 }
 
+/// Judges the addresses of the first packet that asks `question` and came by `attachment`.
+///
+/// # Errors
+/// Why it must be dropped.
+#[inline(always)]
+pub(super) fn admit_first(
+    attachment: Attachment,
+    question: &Question,
+    policy: &Policy,
+) -> Result<(), DropReason> {
+    let (source, destination) = (question.key.source.address, question.key.destination.address);
+    // A stranger's address may be sent to, if it is not forged to be the sender's too.
+    if question.to_stranger && source != destination {
+        return admit_sender(attachment, source, policy);
+    }
+    admit(attachment, source, destination, policy)
+}
+
 /// Judges the addresses of a first packet that came by `attachment`.
 ///
 /// # Errors
@@ -32,23 +51,30 @@ pub fn admit(
     destination: Ipv4Addr,
     policy: &Policy,
 ) -> Result<(), DropReason> {
-    let realm = match attachment {
-        Attachment::Guest(id) => Realm::Internal(policy.network(id).realm),
-        Attachment::Public => Realm::External,
-    };
-    // Realms overlap: what is a broadcast address in one may be a guest in another.
-    let martian = never_forwarded(source)
-        // RFC 3927, section 2.7. As destinations they may be the kernel's.
-        || source.is_link_local()
-        || never_forwarded(destination)
+    let is_martian = never_forwarded(destination)
         || source == destination
-        || policy.is_broadcast_in(realm, source)
-        || policy.is_broadcast_in(realm, destination)
+        || policy.is_broadcast_in(realm_of(attachment, policy), destination)
         || policy.is_broadcast_in(Realm::External, destination);
-    if martian {
+    if is_martian {
         return Err(DropReason::MartianAddress);
     }
-    let spoofed = match attachment {
+    admit_sender(attachment, source, policy)
+}
+
+#[inline(always)]
+fn admit_sender(
+    attachment: Attachment,
+    source: Ipv4Addr,
+    policy: &Policy,
+) -> Result<(), DropReason> {
+    let is_martian = never_forwarded(source)
+        // RFC 3927, section 2.7. As destinations they may be the kernel's.
+        || source.is_link_local()
+        || policy.is_broadcast_in(realm_of(attachment, policy), source);
+    if is_martian {
+        return Err(DropReason::MartianAddress);
+    }
+    let is_spoofed = match attachment {
         Attachment::Public => !policy.may_come_from_outside(source),
         Attachment::Guest(id) => {
             let network = policy.network(id);
@@ -59,7 +85,15 @@ pub fn admit(
             is_gateway || network.anti_spoofing && !at_home
         }
     };
-    if spoofed { Err(DropReason::SourceSpoofed) } else { Ok(()) }
+    if is_spoofed { Err(DropReason::SourceSpoofed) } else { Ok(()) }
+}
+
+/// Realms overlap: what is a broadcast address in one may be a guest in another.
+fn realm_of(attachment: Attachment, policy: &Policy) -> Realm {
+    match attachment {
+        Attachment::Guest(id) => Realm::Internal(policy.network(id).realm),
+        Attachment::Public => Realm::External,
+    }
 }
 
 /// Whether a packet that came by `attachment` speaks in the name of a guest of another network.

@@ -43,6 +43,7 @@ impl Contacts {
 
     /// Notes a session if its guest's network filters by address and the guest has its external
     /// endpoint alone. Returns whether it did.
+    #[inline(always)]
     pub(super) fn enter_if_asked(&self, session: &NewSession, policy: &Policy) -> bool {
         let key = &session.initiator;
         let is_asked = policy.filters_by_address()

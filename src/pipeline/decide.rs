@@ -6,6 +6,7 @@
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm, RealmId, RuleId};
 use crate::nat::mappings::Mappings;
 use crate::pipeline::contacts::Contacts;
+use crate::pipeline::outbound::Beyond;
 pub use crate::pipeline::plan::{Plan, Source, Target};
 use crate::pipeline::queries::{self, ECHO_REQUEST};
 use crate::pipeline::shared::Shared;
@@ -25,6 +26,18 @@ pub struct Question {
     pub network: Option<NetworkId>,
     /// ICMP type and code; zeros for other protocols.
     pub icmp: (u8, u8),
+    /// Whether a guest sends to who is a stranger to it: see [`Policy::is_stranger_to`].
+    pub(super) to_stranger: bool,
+}
+
+impl Question {
+    /// The question that a packet of `key` from `network` asks of `policy`.
+    #[must_use]
+    pub fn new(policy: &Policy, key: FlowKey, network: Option<NetworkId>, icmp: (u8, u8)) -> Self {
+        let destination = key.destination.address;
+        let to_stranger = network.is_some_and(|it| policy.is_stranger_to(it, destination));
+        Self { key, network, icmp, to_stranger }
+    }
 }
 
 /// What becomes of it.
@@ -88,12 +101,16 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// What the rules say of `question`.
+    #[inline(always)]
     pub fn decide(&self, question: &Question, witness: &mut impl Witness<'p>) -> Decision<'p> {
         let is_query = question.key.protocol == Protocol::ICMP;
         if is_query && queries::request_of(question.icmp.0).is_some() {
             return self.unasked_reply(question);
         }
         let decision = match (question.key.realm, question.network) {
+            (Realm::Internal(realm), Some(network)) if question.to_stranger => {
+                self.passes_egress(question, (realm, network), None, Beyond::Remote, witness)
+            }
             (Realm::Internal(realm), Some(network)) => {
                 self.guest_packet(question, realm, network, witness)
             }

@@ -71,14 +71,10 @@ impl Shared {
             |limit| Some(Happened::QuotaExceeded { quota: Quota::Guest, limit, realm, guest });
         let what = match reason {
             DropReason::NoPort => network.pool.as_ref().and_then(|pool| {
+                let wanted = (realm, key.protocol, key.source);
                 let request = BindRequest {
-                    realm,
-                    protocol: key.protocol,
-                    internal: key.source,
-                    pool,
                     paired: self.guests.paired(realm, guest),
-                    limits: MappingLimits::default(),
-                    was_taken: false,
+                    ..BindRequest::new(wanted, pool, MappingLimits::default())
                 };
                 let public = self.mappings.paired_address(&request)?;
                 Some(Happened::PortsExhausted { protocol: key.protocol, public })

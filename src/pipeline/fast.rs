@@ -15,7 +15,7 @@ use crate::pipeline::look::attached;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::shortcuts::Wish;
 use crate::pipeline::sweep::Shortest;
-use crate::policy::Policy;
+use crate::policy::{Attachment, Policy};
 use crate::session::entry::EntryIndex;
 use crate::session::hash::Hash;
 use crate::session::shape::PackedKey;
@@ -127,6 +127,25 @@ impl Glance {
         }
     }
 
+    /// What came in there, where the packet is plain, and its key; none if nothing hangs there.
+    #[inline(always)]
+    pub(super) fn origin(
+        &self,
+        frame: &[u8],
+        port: PortId,
+        policy: &Policy,
+    ) -> Option<(Attachment, FlowKey)> {
+        let attachment =
+            policy.attachment_of(port, self.packet.vlan(frame)?, self.packet.source())?;
+        // Its realm was found out where its hash was.
+        Some((attachment, FlowKey::from_words(self.packet.key_words())))
+    }
+
+    /// The plain packet.
+    pub(super) const fn packet(&self) -> &Plain {
+        &self.packet
+    }
+
     /// What the general way would know of the packet; none if nothing hangs where it came in.
     pub(super) fn ready(&self, frame: &[u8], port: PortId, policy: &Policy) -> Option<Ready> {
         let packet = self.packet.parsed(frame)?;
@@ -137,8 +156,12 @@ impl Glance {
 
     /// Whether there is a session for it, in force or not.
     pub(super) fn has_session(&self, sessions: &Table) -> bool {
-        let key = PackedKey::from_words(self.packet.key_words());
-        sessions.may_hold(self.hash) && sessions.entry_of(key, self.hash, self.likely).is_some()
+        sessions.holds(&PackedKey::from_words(self.packet.key_words()), self.hash)
+    }
+
+    /// Whether there was no session for it at the second look.
+    pub(super) fn was_nowhere(&self) -> bool {
+        self.likely == EntryIndex::NONE
     }
 
     /// The hash of its key.

@@ -5,21 +5,27 @@
 //! of each, an external port for each, next hops for each, and then each session is put into the table.
 //! What a step needs from memory comes while the others are at the step before.
 
-use std::net::Ipv4Addr;
+use std::array::from_fn;
 
 use crate::flow::{FlowKey, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
+use crate::nat::mappings::Place;
+use crate::next_hop::NextHopId;
 use crate::pipeline::batch::Slot;
-use crate::pipeline::decide::{Plan, Source, Target};
+use crate::pipeline::decide::{Plan, Question, Source, Target};
 use crate::pipeline::fast::{Glance, Moment, fast};
-use crate::pipeline::look::GROUP;
-use crate::pipeline::open::{Opening, Refused, choose_target, guest_limits, pair};
-use crate::pipeline::{Context, Pipeline, Ready};
-use crate::session::entry::NewSession;
+use crate::pipeline::look::{GROUP, Group};
+use crate::pipeline::open::{
+    Asked, Opening, Refused, choose_target, guest_limits, pair, session_of,
+};
+use crate::pipeline::shared::Shared;
+use crate::pipeline::slow::decided;
+use crate::pipeline::{Context, Pipeline};
+use crate::policy::Attachment;
 use crate::verdict::{DropReason, Verdict};
 
 /// Guests' first packets of a group, which open sessions together.
-pub(super) struct Newcomers<'f, 'c, F> {
+struct Newcomers<'f, 'c, F> {
     packets: [Option<Newcomer<'f, 'c, F>>; GROUP],
     count: usize,
 }
@@ -28,19 +34,19 @@ pub(super) struct Newcomers<'f, 'c, F> {
 struct Newcomer<'f, 'c, F> {
     slot: &'f mut Slot<F>,
     glance: Glance,
-    ready: Ready,
+    attachment: Attachment,
     key: FlowKey,
     plan: Plan<'c>,
-    /// The pool address that its guest's other sessions have.
-    paired: Option<Ipv4Addr>,
+    /// Where the mappings of its source stand.
+    mapping: Option<Place>,
     /// What it got so far.
     opening: Option<Opening>,
-    session: Option<NewSession>,
+    hops: Option<[NextHopId; 2]>,
 }
 
 impl<F> Newcomers<'_, '_, F> {
-    pub(super) fn new() -> Self {
-        Self { packets: [const { None }; GROUP], count: 0 }
+    fn new() -> Self {
+        Self { packets: from_fn(|_| None), count: 0 }
     }
 
     /// Whether one of them may be of the same session.
@@ -51,10 +57,37 @@ impl<F> Newcomers<'_, '_, F> {
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
+    /// The last look at a group of frames, from the one on that is at `first` and did not go the fast path.
+    #[inline(never)]
+    pub(super) fn finish_others<S: FrameSource<Frame = F>>(
+        &mut self,
+        slots: &mut [Slot<F>],
+        group: &Group,
+        first: usize,
+        moment: &Moment,
+        next_look: &mut usize,
+        context: &mut Context<'_, F, S>,
+    ) {
+        let mut newcomers = Newcomers::new();
+        let frames = slots.iter_mut().zip(&group.glances).enumerate().skip(first);
+        for (place, (slot, glance)) in frames {
+            // Who had no session at the second look has none that the fast path would find.
+            let may_be_fast = place != first && glance.is_plain() && !glance.was_nowhere();
+            if may_be_fast && self.goes_fast(slot, glance, moment, context.shared) {
+                continue;
+            }
+            if let Some(slot) = self.join(slot, glance, &mut newcomers, context) {
+                self.open_all(&mut newcomers, moment, context);
+                slot.verdict = self.general(slot, glance, moment, next_look, context);
+            }
+        }
+        self.open_all(&mut newcomers, moment, context);
+    }
+
     /// Has a packet that the fast path did not follow join `newcomers`, or gives it its verdict. Returns its
     /// slot, and did nothing, if it is for others to say what becomes of it.
     #[inline(never)]
-    pub(super) fn join<'f, 'c, S: FrameSource<Frame = F>>(
+    fn join<'f, 'c, S: FrameSource<Frame = F>>(
         &mut self,
         slot: &'f mut Slot<F>,
         glance: &Glance,
@@ -67,35 +100,50 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         let port = slot.port;
         let Some(frame) = slot.frame.as_mut() else { return Some(slot) };
-        let Some(ready) = glance.ready(frame.bytes(), port, policy) else { return Some(slot) };
-        let key = ready.packet.key(ready.realm);
+        let origin = glance.origin(frame.bytes(), port, policy);
+        let Some((attachment, key)) = origin else { return Some(slot) };
+        let question = Question::new(policy, key, attachment.network(), (0, 0));
         // What is said of packets to public addresses depends on sessions, which may be on their way.
         let is_outbound = matches!(key.realm, Realm::Internal(_))
-            && policy.public_address(key.destination.address).is_none();
-        if !is_outbound {
+            && (question.to_stranger || policy.public_address(key.destination.address).is_none());
+        let Some(tcp_flags) = glance.packet().tcp_flags(frame.bytes()).filter(|_| is_outbound)
+        else {
             return Some(slot);
-        }
-        match self.judged(frame, port, &ready, &key, context) {
+        };
+        match decided(&question, attachment, tcp_flags, context) {
             // Who answers from inside may do so in the same group, and find the session.
             Ok(Plan { target: Target::Balanced(_) | Target::Guest { .. }, .. }) => {
                 return Some(slot);
             }
             Ok(plan) => {
-                if let Source::Gateway(_) | Source::Pool(_) = plan.source {
-                    shared.mappings.prefetch(key.realm, key.protocol, key.source);
-                }
+                let mapping = match plan.source {
+                    Source::Gateway(_) | Source::Pool(_) => {
+                        Some(shared.mappings.prefetch(key.realm, key.protocol, key.source))
+                    }
+                    Source::Keep | Source::Static(_) => None,
+                };
                 // There are as many places as frames in a group.
                 if let Some(place) = newcomers.packets.get_mut(newcomers.count) {
-                    let (glance, paired) = (*glance, None);
-                    let (opening, session) = (None, None);
-                    *place =
-                        Some(Newcomer { slot, glance, ready, key, plan, paired, opening, session });
+                    let glance = *glance;
+                    let (opening, hops) = (None, None);
+                    *place = Some(Newcomer {
+                        slot,
+                        glance,
+                        attachment,
+                        key,
+                        plan,
+                        mapping,
+                        opening,
+                        hops,
+                    });
                     newcomers.count += 1;
                 }
             }
-            Err(verdict) => {
-                slot.verdict = verdict;
-                self.count(verdict);
+            Err(unopened) => {
+                let ready = glance.ready(frame.bytes(), port, policy);
+                let Some(ready) = ready else { return Some(slot) };
+                slot.verdict = self.unopened(frame, port, &ready, unopened, context);
+                self.count(slot.verdict);
             }
         }
         None
@@ -103,7 +151,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// Opens the sessions of all newcomers, whose packets then go the fast path. Nobody waits after that.
     #[inline(never)]
-    pub(super) fn open_all<S: FrameSource<Frame = F>>(
+    fn open_all<S: FrameSource<Frame = F>>(
         &mut self,
         newcomers: &mut Newcomers<'_, '_, F>,
         moment: &Moment,
@@ -115,7 +163,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             packet.opening = self.bound(packet, context);
         }
         for packet in packets.iter_mut().flatten() {
-            packet.session = self.with_next_hops(packet, context);
+            packet.hops = self.with_next_hops(packet, context);
         }
         for packet in packets.iter_mut().flatten() {
             self.enter(packet, moment, context);
@@ -129,15 +177,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         packet: &mut Newcomer<'_, '_, F>,
         context: &mut Context<'_, F, S>,
     ) -> Option<Opening> {
-        let Newcomer { ready, key, plan, paired, .. } = packet;
-        let (shared, policy, now) = (context.shared, context.policy, context.now);
-        // First of all, so that a guest over its limit leaves no ports resting for others.
-        let limits = guest_limits(ready.attachment, policy);
-        let opening = choose_target(plan, key, shared, policy).and_then(|target| {
-            *paired = shared.enter_guest(key, limits, now)?;
-            let opening = self.translate(key, plan, target, (*paired, false), context);
-            opening.inspect_err(|_| shared.leave_guest(key))
-        });
+        let Newcomer { attachment, key, plan, mapping, .. } = packet;
+        let (shared, policy) = (context.shared, context.policy);
+        let asked = Asked::first(guest_limits(*attachment, policy), *mapping);
+        let opening = choose_target(plan, key, shared, policy)
+            .and_then(|target| self.translate(key, plan, target, asked, context));
         match opening {
             Ok(opening) => Some(opening),
             Err(reason) => {
@@ -152,12 +196,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         &mut self,
         packet: &mut Newcomer<'_, '_, F>,
         context: &mut Context<'_, F, S>,
-    ) -> Option<NewSession> {
-        let opening = packet.opening?;
-        match self.planned(&packet.key, &packet.plan, &opening, context) {
-            Ok(session) => Some(session),
+    ) -> Option<[NextHopId; 2]> {
+        let opening = packet.opening.as_ref()?;
+        match self.hops_of(&packet.key, &packet.plan, opening, context) {
+            Ok(hops) => Some(hops),
             Err(reason) => {
-                give_back(packet, &opening, context);
+                give_back(packet, opening, context);
                 self.turn_away(packet, reason, context);
                 None
             }
@@ -171,12 +215,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) {
-        let (Some(opening), Some(session)) = (packet.opening, packet.session) else { return };
+        let (Some(opening), Some(hops)) = (&packet.opening, packet.hops) else { return };
+        let session = session_of(&packet.key, &packet.plan, opening, hops, context.policy);
         let hashes = [packet.glance.hash(), opening.hash()];
         let place = match self.remember(&session, hashes, &packet.plan, context) {
             Ok(place) => place,
             Err(refused) => {
-                give_back(packet, &opening, context);
+                give_back(packet, opening, context);
                 match refused {
                     Refused::Because(reason) => self.turn_away(packet, reason, context),
                     // Another session has one of the keys. What then, they know who take one packet
@@ -189,12 +234,22 @@ impl<F: FrameBuffer> Pipeline<F> {
                 return;
             }
         };
-        let Newcomer { slot, glance, ready, key, plan, paired, .. } = packet;
-        pair(key, plan, *paired, opening.pooled(plan), context.shared);
-        if let Some(frame) = &slot.frame {
-            self.opened(frame, slot.port, ready, plan, context);
+        pair(
+            &packet.key,
+            &packet.plan,
+            opening.paired,
+            opening.pooled(&packet.plan),
+            context.shared,
+        );
+        let Newcomer { slot, glance, key, plan, .. } = packet;
+        self.opened(glance.packet().length, plan, context);
+        if !glance.packet().is_untagged()
+            && let Some(frame) = &slot.frame
+            && let Some(ready) = glance.ready(frame.bytes(), slot.port, context.policy)
+        {
+            self.learn_sender(frame, slot.port, &ready, context);
         }
-        let verdict = self.pass_on(slot, &glance.at(place), ready, key, moment, context);
+        let verdict = self.pass_on(slot, &glance.at(place), key, moment, context);
         slot.verdict = verdict;
         self.count(verdict);
     }
@@ -206,9 +261,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         reason: DropReason,
         context: &mut Context<'_, F, S>,
     ) {
-        let Newcomer { slot, ready, plan, .. } = packet;
+        let Newcomer { slot, glance, plan, .. } = packet;
         let Some(frame) = &slot.frame else { return };
-        let verdict = self.not_opened(frame, slot.port, ready, (reason, plan), context);
+        let ready = glance.ready(frame.bytes(), slot.port, context.policy);
+        let verdict = match &ready {
+            Some(ready) => self.not_opened(frame, slot.port, ready, (reason, plan), context),
+            None => Verdict::Drop(reason),
+        };
         slot.verdict = verdict;
         self.count(verdict);
     }
@@ -227,32 +286,53 @@ impl<F: FrameBuffer> Pipeline<F> {
         let ready = glance.ready(frame.bytes(), port, context.policy)?;
         let key = ready.packet.key(ready.realm);
         if let Some(found) = glance.session(&key, &context.shared.sessions) {
+            // Opened since, by another packet of the batch: this one may go the fast path too.
+            if glance.was_nowhere()
+                && self.goes_fast(slot, &glance.at(found.index), moment, context.shared)
+            {
+                return Some(slot.verdict);
+            }
             return Some(self.forward_known(&mut slot.frame, port, &ready, &key, &found, context));
         }
         Some(match self.settled(frame, port, &ready, &key, context) {
             Ok(place) => {
                 let glance = place.map_or(glance, |place| glance.at(place));
-                self.pass_on(slot, &glance, &ready, &key, moment, context)
+                self.pass_on(slot, &glance, &key, moment, context)
             }
             Err(verdict) => verdict,
         })
     }
 
+    /// The fast path, apart from where nearly all go it.
+    #[inline(never)]
+    fn goes_fast(
+        &mut self,
+        slot: &mut Slot<F>,
+        glance: &Glance,
+        moment: &Moment,
+        shared: &Shared,
+    ) -> bool {
+        fast(slot, glance, moment, &mut self.tally, shared)
+    }
+
     /// Does what the session of a packet says that was opened just now.
+    #[inline(always)]
     fn pass_on<S: FrameSource<Frame = F>>(
         &mut self,
         slot: &mut Slot<F>,
         glance: &Glance,
-        ready: &Ready,
         key: &FlowKey,
         moment: &Moment,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        if fast(slot, glance, moment, &mut self.tally, context.shared) {
+        if self.goes_fast(slot, glance, moment, context.shared) {
             return slot.verdict;
         }
+        let frame = slot.frame.as_ref();
+        let ready = frame.and_then(|it| glance.ready(it.bytes(), slot.port, context.policy));
+        let Some(ready) = ready else { return Verdict::Drop(DropReason::Truncated) };
         match glance.session(key, &context.shared.sessions) {
-            Some(found) => self.apply(&mut slot.frame, slot.port, ready, &found, context),
+            Some(found) => self.apply(&mut slot.frame, slot.port, &ready, &found, context),
             // It was ended already, by who knows other rules.
             None => Verdict::Drop(DropReason::SessionTableFull),
         }

@@ -14,6 +14,7 @@ impl Hints {
     }
 
     /// The id of `neighbor`, made if it is new. None when there is no room for it.
+    #[inline(always)]
     pub(super) fn id(&mut self, next_hops: &NextHops, neighbor: Neighbor) -> Option<NextHopId> {
         let hint = match neighbor.address {
             IpAddr::V4(address) => {

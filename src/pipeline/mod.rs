@@ -16,6 +16,7 @@ mod fast;
 mod first;
 mod fragments;
 mod hints;
+mod hops;
 pub mod ipv6;
 mod look;
 mod open;
@@ -61,7 +62,6 @@ use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
 use fast::{Glance, Moment, fast};
-use first::Newcomers;
 use fragments::{FragmentPlan, own_identification};
 use hints::Hints;
 use look::{Group, attached, group, group_mut, groups, prefetch_headers};
@@ -233,23 +233,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) {
-        let mut frames = slots.iter_mut().zip(&group.glances);
-        let mut newcomers = None;
-        loop {
-            let (tally, shared) = (&mut *self.tally, context.shared);
-            let other = frames.find_map(|(slot, glance)| {
-                let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
-                (!is_done).then_some((slot, glance))
-            });
-            let Some((slot, glance)) = other else { break };
-            let newcomers = newcomers.get_or_insert_with(Newcomers::new);
-            if let Some(slot) = self.join(slot, glance, newcomers, context) {
-                self.open_all(newcomers, moment, context);
-                slot.verdict = self.general(slot, glance, moment, next_look, context);
-            }
-        }
-        if let Some(newcomers) = &mut newcomers {
-            self.open_all(newcomers, moment, context);
+        let (tally, shared) = (&mut *self.tally, context.shared);
+        let first_other = slots.iter_mut().zip(&group.glances).position(|(slot, glance)| {
+            let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
+            !is_done
+        });
+        if let Some(first) = first_other {
+            self.finish_others(slots, group, first, moment, next_look, context);
         }
         if self.wishes.are_heard() {
             self.wishes.hear(slots, group, group.looks(&self.looks), moment, context.shared);

@@ -6,17 +6,16 @@ use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::nat::balance;
 use crate::nat::guests::GuestLimits;
-use crate::nat::mappings::{BindError, BindRequest, Bound};
-use crate::next_hop::{Neighbor, NextHopId};
+use crate::nat::mappings::{BindError, BindRequest, Bound, Place};
+use crate::next_hop::NextHopId;
 use crate::pipeline::admit::network_of;
 use crate::pipeline::decide::{Plan, Source, Target};
-use crate::pipeline::plan::neighbor;
+use crate::pipeline::hops::{NextHop, next_hops, next_hops_of_guest};
 use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
-use crate::policy::ways::Way;
 use crate::policy::{Attachment, Policy};
-use crate::session::entry::{EntryIndex, NewSession, SessionKind};
+use crate::session::entry::{EntryIndex, NewSession};
 use crate::session::table::{Hash, InsertError};
 use crate::telemetry::events::Change;
 use crate::time::Tick;
@@ -29,6 +28,26 @@ pub(super) struct Translated {
     held: Held,
 }
 
+/// What is known of a session when its source is to be translated.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// What its guest may use, if it is to be counted.
+    session: Option<GuestLimits>,
+    /// The pool address that its guest's other sessions have, if it was counted.
+    paired: Option<Ipv4Addr>,
+    /// Whether what it got before turned out to be another session's.
+    was_taken: bool,
+    /// Where the mappings of its source stand, if somebody asked for them.
+    place: Option<Place>,
+}
+
+impl Asked {
+    /// Of a session that comes to be, of a guest with these limits.
+    pub(super) const fn first(limits: GuestLimits, place: Option<Place>) -> Self {
+        Self { session: Some(limits), paired: None, was_taken: false, place }
+    }
+}
+
 /// A session whose source was translated: what its packets are known by in both directions.
 #[derive(Clone, Copy)]
 pub(super) struct Opening {
@@ -36,6 +55,8 @@ pub(super) struct Opening {
     responder: FlowKey,
     /// Of the responder's key.
     hash: Hash,
+    /// The pool address that its guest's other sessions have.
+    pub(super) paired: Option<Ipv4Addr>,
 }
 
 /// What a translated source holds in the mappings.
@@ -84,14 +105,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
     ) -> Result<Option<EntryIndex>, DropReason> {
-        let (shared, now) = (context.shared, context.now);
-        // First of all, so that a guest over its limit leaves no ports resting for others.
-        let limits = guest_limits(ready.attachment, context.policy);
+        let shared = context.shared;
         let target = choose_target(plan, key, shared, context.policy)?;
-        let paired = shared.enter_guest(key, limits, now)?;
-        match self.open_entered(key, plan, target, paired, context) {
+        let asked = Asked::first(guest_limits(ready.attachment, context.policy), None);
+        let opening = self.translate(key, plan, target, asked, context)?;
+        match self.open_translated(key, plan, target, opening, context) {
             Ok(Opened::Here(place, public)) => {
-                pair(key, plan, paired, public, shared);
+                pair(key, plan, opening.paired, public, shared);
                 Ok(Some(place))
             }
             Ok(Opened::Elsewhere) => {
@@ -106,23 +126,24 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// Opens a session whose guest was counted.
-    fn open_entered<S>(
+    fn open_translated<S>(
         &mut self,
         key: &FlowKey,
         plan: &Plan<'_>,
         target: (Realm, Endpoint),
-        paired: Option<Ipv4Addr>,
+        mut opening: Opening,
         context: &Context<'_, F, S>,
     ) -> Result<Opened, DropReason> {
         let (shared, now) = (context.shared, context.now);
+        let paired = opening.paired;
         let mut was_taken = false;
-        for _ in 0..OPEN_ATTEMPTS {
-            let opening = self.translate(key, plan, target, (paired, was_taken), context)?;
+        for attempt in 1..=OPEN_ATTEMPTS {
             let hashes = [shared.sessions.hash(key), opening.hash];
-            let opened = self
-                .planned(key, plan, &opening, context)
-                .map_err(Refused::Because)
-                .and_then(|session| self.remember(&session, hashes, plan, context));
+            let hops = self.hops_of(key, plan, &opening, context).map_err(Refused::Because);
+            let opened = hops.and_then(|hops| {
+                let session = session_of(key, plan, &opening, hops, context.policy);
+                self.remember(&session, hashes, plan, context)
+            });
             let reason = match opened {
                 Ok(place) => return Ok(Opened::Here(place, opening.pooled(plan))),
                 Err(reason) => reason,
@@ -148,11 +169,16 @@ impl<F: FrameBuffer> Pipeline<F> {
                 Refused::Taken => was_taken = true,
                 Refused::Because(reason) => return Err(reason),
             }
+            if attempt < OPEN_ATTEMPTS {
+                let asked = Asked { session: None, paired, was_taken, place: None };
+                opening = self.translate(key, plan, target, asked, context)?;
+            }
         }
         Err(DropReason::NoPort)
     }
 
     /// Puts a session into the table and counts it. Returns its place there.
+    #[inline(always)]
     pub(super) fn remember<S>(
         &self,
         session: &NewSession,
@@ -182,40 +208,48 @@ impl<F: FrameBuffer> Pipeline<F> {
         Ok(place)
     }
 
-    /// What the source becomes, and who answers. What the table needs of the answers' key comes near
+    /// What the source becomes, and who answers, with the guest counted if it is to be. What the table needs of the answers' key comes near
     /// while other things are looked up.
+    #[inline(always)]
     pub(super) fn translate<S>(
         &self,
         key: &FlowKey,
         plan: &Plan<'_>,
         target: (Realm, Endpoint),
-        paired: (Option<Ipv4Addr>, bool),
+        asked: Asked,
         context: &Context<'_, F, S>,
     ) -> Result<Opening, DropReason> {
-        let translated = self.translated(key, plan, target, paired, context)?;
+        let (translated, paired) = self.translated(key, plan, target, asked, context)?;
         let responder = responder(key, target, translated.endpoint);
         let sessions = &context.shared.sessions;
         let hash = sessions.hash(&responder);
         sessions.prefetch_index(hash);
-        Ok(Opening { translated, responder, hash })
+        Ok(Opening { translated, responder, hash, paired })
     }
 
-    /// What the source becomes.
+    /// What the source becomes, and the pool address of the guest's other sessions.
+    #[inline(always)]
     fn translated<S>(
         &self,
         key: &FlowKey,
         plan: &Plan<'_>,
         (realm, target): (Realm, Endpoint),
-        (paired, was_taken): (Option<Ipv4Addr>, bool),
+        Asked { session, paired, was_taken, place }: Asked,
         context: &Context<'_, F, S>,
-    ) -> Result<Translated, DropReason> {
+    ) -> Result<(Translated, Option<Ipv4Addr>), DropReason> {
+        let shared = context.shared;
         let kept = |endpoint| Translated { endpoint, held: Held::Nothing };
+        let entered = || match session {
+            Some(limits) => shared.enter_guest(key, limits, context.now),
+            None => Ok(paired),
+        };
         match plan.source {
-            Source::Keep => return Ok(kept(key.source)),
-            Source::Static(public) => return Ok(kept(Endpoint::new(public, key.source.port))),
+            Source::Keep => return Ok((kept(key.source), entered()?)),
+            Source::Static(public) => {
+                return Ok((kept(Endpoint::new(public, key.source.port)), entered()?));
+            }
             Source::Gateway(_) | Source::Pool(_) => {}
         }
-        let shared = context.shared;
         let pool = plan.pool(context.policy).ok_or(DropReason::NoSourceNat)?;
         let home = match plan.source {
             Source::Pool(network) => Some(network),
@@ -228,15 +262,24 @@ impl<F: FrameBuffer> Pipeline<F> {
             protocol: key.protocol,
             internal: key.source,
             pool,
+            session,
             paired,
             limits: home
                 .map(|home| context.policy.network(home).mapping_limits)
                 .unwrap_or_default(),
             was_taken,
+            place,
         };
         if !key.protocol.has_ports() {
-            let public = shared.mappings.paired_address(&request).ok_or(DropReason::NoSourceNat)?;
-            return Ok(kept(Endpoint::new(public, 0)));
+            let paired = entered()?;
+            let request = BindRequest { paired, ..request };
+            let public = shared.mappings.paired_address(&request).ok_or_else(|| {
+                if session.is_some() {
+                    shared.leave_guest(key);
+                }
+                DropReason::NoSourceNat
+            })?;
+            return Ok((kept(Endpoint::new(public, 0)), paired));
         }
         // Who is sent to at its own external endpoint needs another one: no packet of such a session
         // could be told from its answers.
@@ -245,47 +288,66 @@ impl<F: FrameBuffer> Pipeline<F> {
             responder != *key && !shared.sessions.contains(&responder)
         };
         match shared.mappings.bind(&request, context.now, unused) {
-            Ok(Bound { external, overloaded, is_new }) => {
+            Ok(Bound { external, overloaded, is_new, paired }) => {
                 if is_new {
                     shared.mapping_made(&request, external, context.now);
                 }
                 let held = if overloaded { Held::SharedPort } else { Held::Mapping };
-                Ok(Translated { endpoint: external, held })
+                Ok((Translated { endpoint: external, held }, paired))
             }
-            Err(BindError::GuestLimit) => Err(DropReason::PortLimit),
             Err(BindError::PortsExhausted) => Err(DropReason::NoPort),
+            Err(BindError::Refused(reason)) => Err(reason),
         }
     }
 
-    /// The session that is to be remembered.
-    pub(super) fn planned<S>(
+    /// The next hops of a session that is opened as `plan` says: of the initiator's packets and of the
+    /// answers.
+    #[inline(always)]
+    pub(super) fn hops_of<S>(
         &mut self,
         key: &FlowKey,
         plan: &Plan<'_>,
         opening: &Opening,
         context: &Context<'_, F, S>,
-    ) -> Result<NewSession, DropReason> {
+    ) -> Result<[NextHopId; 2], DropReason> {
         let Context { shared, policy, .. } = context;
-        let Opening { translated, responder, .. } = *opening;
-        let [there, back] = next_hops(policy, plan.way, plan.kind, [key, &responder])?;
+        let responder = &opening.responder;
+        let [there, back] = match plan.source {
+            Source::Pool(home) if plan.to_stranger => {
+                let (guest, public) = (key.source.address, responder.destination.address);
+                next_hops_of_guest(policy, home, guest, public)?
+            }
+            _ => next_hops(policy, plan.way, plan.kind, [key, responder])?,
+        };
         let mut id = |hop: NextHop| {
             let id = self.hints.id(&shared.next_hops, hop.neighbor);
             id.map(|id| hop.watch(id)).ok_or(DropReason::NeighborQueueFull)
         };
-        let initiator_next_hop = id(there)?;
+        let there = id(there)?;
         opening.prefetch_entry(shared);
-        let back = id(back)?;
-        Ok(NewSession {
-            initiator: *key,
-            responder,
-            initiator_next_hop,
-            responder_next_hop: answers_hop(back, plan.kind, key, policy),
-            rule: plan.rule,
-            generation: policy.generation(),
-            kind: plan.kind,
-            source_mapped: translated.held == Held::Mapping,
-            target_mapped: plan.through_mapping,
-        })
+        Ok([there, answers_hop(id(back)?, plan.kind, key, policy)])
+    }
+}
+
+/// The session that is to be remembered.
+#[inline(always)]
+pub(super) fn session_of(
+    key: &FlowKey,
+    plan: &Plan<'_>,
+    opening: &Opening,
+    [there, back]: [NextHopId; 2],
+    policy: &Policy,
+) -> NewSession {
+    NewSession {
+        initiator: *key,
+        responder: opening.responder,
+        initiator_next_hop: there,
+        responder_next_hop: back,
+        rule: plan.rule,
+        generation: policy.generation(),
+        kind: plan.kind,
+        source_mapped: opening.translated.held == Held::Mapping,
+        target_mapped: plan.through_mapping,
     }
 }
 
@@ -334,74 +396,7 @@ fn responder(key: &FlowKey, (realm, target): (Realm, Endpoint), external: Endpoi
     }
 }
 
-/// The public address that a session's remote knows, if there is one.
-fn public_side(kind: SessionKind, initiator: &FlowKey, translated: Endpoint) -> Option<Ipv4Addr> {
-    match kind {
-        SessionKind::Inbound => Some(initiator.destination.address),
-        SessionKind::SourceNat | SessionKind::StaticNat => Some(translated.address),
-        SessionKind::Hairpin | SessionKind::HairpinStatic | SessionKind::Routed => None,
-    }
-}
-
-/// Who packets go to next, and whether limits are to be asked on the way.
-#[derive(Clone, Copy)]
-pub(super) struct NextHop {
-    pub(super) neighbor: Neighbor,
-    limited: bool,
-}
-
-impl NextHop {
-    /// The id of the neighbour, so that limits are asked where there are some.
-    pub(super) const fn watch(&self, id: NextHopId) -> NextHopId {
-        if self.limited { id.watched() } else { id }
-    }
-}
-
-/// The next hops of a session of `kind`: of the initiator's packets, by `way` if a policy route says so, and
-/// of the answers. What one end is limited to holds for packets from there as for packets to there.
-pub(super) fn next_hops(
-    policy: &Policy,
-    way: Option<&Way>,
-    kind: SessionKind,
-    [initiator, responder]: [&FlowKey; 2],
-) -> Result<[NextHop; 2], DropReason> {
-    let public = public_side(kind, initiator, responder.destination);
-    let hop = |way, end: &FlowKey| next_hop(policy, way, (end.realm, end.source.address), public);
-    let hops = [hop(way, responder)?, hop(None, initiator)?];
-    let limited = hops.iter().any(|hop| hop.limited);
-    Ok(hops.map(|hop| NextHop { limited, ..hop }))
-}
-
-/// The next hop of packets to `address` in `realm`, by `way` if a policy route says so.
-fn next_hop(
-    policy: &Policy,
-    way: Option<&Way>,
-    (realm, address): (Realm, Ipv4Addr),
-    public: Option<Ipv4Addr>,
-) -> Result<NextHop, DropReason> {
-    let mut limited = false;
-    let neighbor = match (way, realm) {
-        (Some(way), _) => {
-            if let Way::Guest { network, .. } = way {
-                limited = policy.network(*network).rate_limits.is_some();
-            }
-            neighbor(way, policy).ok_or(DropReason::NoRoute)?
-        }
-        (None, Realm::Internal(realm)) => {
-            let route = policy.internal_route(realm, address).ok_or(DropReason::NoRoute)?;
-            let network = policy.network(route.network);
-            limited = network.rate_limits.is_some();
-            Neighbor { port: network.port, vlan: network.vlan, address: route.next_hop.into() }
-        }
-        (None, Realm::External) => {
-            let route = policy.external_route(public, address).ok_or(DropReason::NoRoute)?;
-            Neighbor { port: route.port, vlan: route.vlan, address: route.next_hop.into() }
-        }
-    };
-    limited |= public.is_some_and(|public| policy.address_limits(public).is_some());
-    Ok(NextHop { neighbor, limited })
-}
-
+#[inline(always)]
 pub(super) fn choose_target(
     plan: &Plan<'_>,
     key: &FlowKey,

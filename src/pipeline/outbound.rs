@@ -19,6 +19,17 @@ pub(super) struct Translation {
     rule: RuleId,
 }
 
+/// Who is outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beyond {
+    /// A remote whom guests come to under their own addresses.
+    Exempt,
+    /// One whom the router's own kernel reaches.
+    Kernel,
+    /// Any other.
+    Remote,
+}
+
 impl<'p> Decider<'p, '_> {
     /// A packet that a policy route takes.
     pub(super) fn steered(
@@ -58,6 +69,26 @@ impl<'p> Decider<'p, '_> {
         if !is_kernels && !may_leave {
             return refuse(DropReason::NoRoute, RuleId::DEFAULT);
         }
+        let is_exempt = network.exempt.iter().any(|it| it.contains(destination.address));
+        let beyond = match (is_kernels, is_exempt) {
+            (true, _) => Beyond::Kernel,
+            (false, true) => Beyond::Exempt,
+            (false, false) => Beyond::Remote,
+        };
+        self.passes_egress(question, (realm, id), way, beyond, witness)
+    }
+
+    /// A packet to the outside, where nothing is in its way but the rules for what leaves its network.
+    #[inline(always)]
+    pub(super) fn passes_egress(
+        &self,
+        question: &Question,
+        (realm, id): (RealmId, NetworkId),
+        way: Option<&'p Way>,
+        beyond: Beyond,
+        witness: &mut impl Witness<'p>,
+    ) -> Decision<'p> {
+        let network = self.policy.network(id);
         witness.saw(Step::Outside);
         let egress = network.egress.decide(&probe(question));
         witness.saw(Step::Filter {
@@ -72,15 +103,13 @@ impl<'p> Decider<'p, '_> {
                 tell: network.egress_reject,
             });
         }
-        if is_kernels {
-            return Decision::Host(HostReason::LocalService);
-        }
-        let is_exempt = network.exempt.iter().any(|it| it.contains(destination.address));
-        let translation = if is_exempt {
-            witness.saw(Step::Exempt);
-            Translation { kind: SessionKind::Routed, source: Source::Keep, rule: egress.rule }
-        } else {
-            self.translation_by(way, realm, id, question.key.source.address)
+        let translation = match beyond {
+            Beyond::Kernel => return Decision::Host(HostReason::LocalService),
+            Beyond::Exempt => {
+                witness.saw(Step::Exempt);
+                Translation { kind: SessionKind::Routed, source: Source::Keep, rule: egress.rule }
+            }
+            Beyond::Remote => self.translation_by(way, realm, id, question.key.source.address),
         };
         if translation.source == Source::Keep && translation.kind != SessionKind::Routed {
             return refuse(DropReason::NoSourceNat, RuleId::DEFAULT);
@@ -90,7 +119,8 @@ impl<'p> Decider<'p, '_> {
             rule: translation.rule,
             admitted_by: egress.rule,
             source: translation.source,
-            target: Target::External(destination),
+            target: Target::External(question.key.destination),
+            to_stranger: question.to_stranger,
             through_mapping: false,
             way: None,
         })
@@ -119,6 +149,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// The same where a policy route leads out: only addresses on its interface can be answered there.
+    #[inline(always)]
     fn translation_by(
         &self,
         way: Option<&Way>,

@@ -24,6 +24,8 @@ pub struct Plan<'p> {
     pub source: Source,
     /// Who gets it.
     pub target: Target<'p>,
+    /// Whether the target is a stranger to the guest who sends: see [`Policy::is_stranger_to`].
+    pub to_stranger: bool,
     /// Whether it came through a mapping that the session must hold.
     pub through_mapping: bool,
     /// The way that a policy route sends the initiator's packets.
@@ -40,7 +42,16 @@ impl<'p> Plan<'p> {
         source: Source,
         target: Target<'p>,
     ) -> Self {
-        Self { kind, rule, admitted_by, source, target, through_mapping: false, way: None }
+        Self {
+            kind,
+            rule,
+            admitted_by,
+            source,
+            target,
+            to_stranger: false,
+            through_mapping: false,
+            way: None,
+        }
     }
 
     /// The pool that the source is translated through, if it is.

@@ -158,11 +158,8 @@ fn session_of<F, S>(
     let (guest, server) = (control.initiator.source.address, control.initiator.destination.address);
     let public = control.responder.destination.address;
     let (guest, realm) = (Endpoint::new(guest, 0), control.initiator.realm);
-    let question = Question {
-        key: key(realm, guest, Endpoint::new(server, 0)),
-        network: Some(network),
-        icmp: (0, 0),
-    };
+    let key_of_control = key(realm, guest, Endpoint::new(server, 0));
+    let question = Question::new(policy, key_of_control, Some(network), (0, 0));
     let decider = Decider::new(policy, shared);
     let Decision::Open(plan) = decider.decide(&question, &mut ()) else { return None };
     let [initiator_next_hop, responder_next_hop] = [

@@ -7,9 +7,9 @@ use crate::flow::{Protocol, Realm, RuleId};
 use crate::frame::FrameBuffer;
 use crate::nat::mappings::Pool;
 use crate::next_hop::NextHopId;
-use crate::pipeline::admit::{admit, network_of};
+use crate::pipeline::admit::{admit_first, network_of};
 use crate::pipeline::decide::{Decider, Decision, Filters, Plan, Question, Source, Target};
-use crate::pipeline::open::{NextHop, next_hops};
+use crate::pipeline::hops::{NextHop, next_hops};
 use crate::pipeline::pptp::answers_hop;
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Pipeline, queries};
@@ -112,8 +112,8 @@ fn same_decision<'p>(
         (Realm::External, _) => Attachment::Public,
         (Realm::Internal(_), network) => Attachment::Guest(network?),
     };
-    admit(attachment, key.source.address, key.destination.address, policy).ok()?;
-    let question = Question { key: *key, network, icmp: queries::question(view) };
+    let question = Question::new(policy, *key, network, queries::question(view));
+    admit_first(attachment, &question, policy).ok()?;
     let decider = Decider { filters, ..Decider::new(policy, shared) };
     match decider.decide(&question, &mut ()) {
         Decision::Open(plan) if same_plan(session, &plan, policy) => Some((plan.rule, plan.way)),

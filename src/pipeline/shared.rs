@@ -42,7 +42,7 @@ pub struct Shared {
     /// What public addresses were told of paths.
     pub(super) path_mtus: PathMtus,
     /// What guests use.
-    pub guests: Guests,
+    pub guests: Arc<Guests>,
     /// Where frames go next.
     pub next_hops: Arc<NextHops>,
     /// The policy in force.
@@ -112,11 +112,12 @@ impl Shared {
         settings: Settings,
     ) -> Self {
         let capacity = usize::try_from(sessions.sessions_max()).unwrap_or(usize::MAX);
+        let mappings = Mappings::new(capacity, settings.seed);
         Self {
-            mappings: Mappings::new(capacity, settings.seed),
+            guests: Arc::clone(mappings.guests()),
+            mappings,
             identifications: Identifications::new(settings.seed),
             path_mtus: PathMtus::new(settings.seed),
-            guests: Guests::new(settings.seed),
             sessions,
             sessions_ipv6,
             next_hops,

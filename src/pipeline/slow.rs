@@ -3,9 +3,10 @@
 use crate::flow::{FlowKey, PortId, Protocol, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::next_hop::{Link, Resolution};
+use crate::pipeline::admit::admit_first;
 use crate::pipeline::decide::{Decider, Decision, Plan, Question, Refusal};
 use crate::pipeline::{Context, Pipeline, Ready, queries};
-use crate::policy::Attachment;
+use crate::policy::{Attachment, Policy};
 use crate::session::entry::EntryIndex;
 use crate::session::table::{Found, Hash};
 use crate::telemetry::counters::Ended;
@@ -66,7 +67,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         let plan = self.judged(frame, port, ready, key, context)?;
         match self.open(ready, key, &plan, context) {
             Ok(place) => {
-                self.opened(frame, port, ready, &plan, context);
+                self.opened(ready.packet.packet_length(), &plan, context);
+                self.learn_sender(frame, port, ready, context);
                 Ok(place)
             }
             Err(reason) => Err(self.not_opened(frame, port, ready, (reason, &plan), context)),
@@ -82,35 +84,34 @@ impl<F: FrameBuffer> Pipeline<F> {
         key: &FlowKey,
         context: &mut Context<'c, F, S>,
     ) -> Result<Plan<'c>, Verdict> {
-        self.admit(ready, context.policy).map_err(Verdict::Drop)?;
-        let packet = &ready.packet;
-        if packet.protocol == Protocol::TCP && !opens_connection(packet.tcp_flags) {
-            // RFC 6146, section 3.5.2.2: only a SYN opens a session.
-            return Err(Verdict::Drop(DropReason::TcpNoSession));
-        }
-        let question = question(frame.bytes(), ready, key);
-        match Decider::new(context.policy, context.shared).decide(&question, &mut ()) {
-            Decision::Open(plan) => Ok(plan),
-            Decision::Refuse(refusal) => Err(self.refuse(frame, port, ready, refusal, context)),
-            Decision::Host(reason) => Err(Verdict::Host(reason)),
-            Decision::EchoReply => Err(self.reply_to_echo(frame, port, packet, context)),
+        let question = question(frame.bytes(), ready, key, context.policy);
+        decided(&question, ready.attachment, ready.packet.tcp_flags, context)
+            .map_err(|unopened| self.unopened(frame, port, ready, unopened, context))
+    }
+
+    /// The verdict of a first packet that no session is opened for.
+    #[cold]
+    pub(super) fn unopened<S: FrameSource<Frame = F>>(
+        &mut self,
+        frame: &mut F,
+        port: PortId,
+        ready: &Ready,
+        unopened: Unopened,
+        context: &mut Context<'_, F, S>,
+    ) -> Verdict {
+        match unopened {
+            Unopened::Dropped(reason) => Verdict::Drop(reason),
+            Unopened::EchoReply => self.reply_to_echo(frame, port, &ready.packet, context),
+            Unopened::Host(reason) => Verdict::Host(reason),
+            Unopened::Refused(refusal) => self.refuse(frame, port, ready, refusal, context),
         }
     }
 
-    /// Notes that the session of a packet was opened.
-    pub(super) fn opened<S>(
-        &self,
-        frame: &F,
-        port: PortId,
-        ready: &Ready,
-        plan: &Plan<'_>,
-        context: &Context<'_, F, S>,
-    ) {
+    /// Counts the session that a packet of `bytes` bytes opened.
+    pub(super) fn opened<S>(&self, bytes: u16, plan: &Plan<'_>, context: &Context<'_, F, S>) {
         self.counters.session_created();
-        self.learn_sender(frame, port, ready, context);
         if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
-            let bytes = u64::from(ready.packet.packet_length());
-            context.shared.rules.add(plan.admitted_by, 1, bytes);
+            context.shared.rules.add(plan.admitted_by, 1, bytes.into());
         }
     }
 
@@ -255,8 +256,42 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 }
 
+/// What becomes of a first packet that no session is opened for.
+pub(super) enum Unopened {
+    /// It is dropped before the rules are asked.
+    Dropped(DropReason),
+    /// The router answers it.
+    EchoReply,
+    /// It is for the router's own kernel.
+    Host(HostReason),
+    /// The rules refuse it.
+    Refused(Refusal),
+}
+
+/// How the session of a first packet is to be opened that asks `question` and came by `attachment`.
+#[inline(always)]
+pub(super) fn decided<'c, F, S>(
+    question: &Question,
+    attachment: Attachment,
+    tcp_flags: u8,
+    context: &Context<'c, F, S>,
+) -> Result<Plan<'c>, Unopened> {
+    admit_first(attachment, question, context.policy).map_err(Unopened::Dropped)?;
+    if question.key.protocol == Protocol::TCP && !opens_connection(tcp_flags) {
+        // RFC 6146, section 3.5.2.2: only a SYN opens a session.
+        return Err(Unopened::Dropped(DropReason::TcpNoSession));
+    }
+    match Decider::new(context.policy, context.shared).decide(question, &mut ()) {
+        Decision::EchoReply => Err(Unopened::EchoReply),
+        Decision::Host(reason) => Err(Unopened::Host(reason)),
+        Decision::Open(plan) => Ok(plan),
+        Decision::Refuse(refusal) => Err(Unopened::Refused(refusal)),
+    }
+}
+
 /// The question that a packet asks of the rules.
-pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey) -> Question {
+#[inline(always)]
+pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey, policy: &Policy) -> Question {
     let packet = &ready.packet;
     let icmp = match packet.kind {
         Kind::IcmpQuery { icmp_type } | Kind::IcmpOther { icmp_type } => {
@@ -265,11 +300,7 @@ pub(super) fn question(frame: &[u8], ready: &Ready, key: &FlowKey) -> Question {
         }
         Kind::IcmpError | Kind::Transport => (0, 0),
     };
-    let network = match ready.attachment {
-        Attachment::Guest(network) => Some(network),
-        Attachment::Public => None,
-    };
-    Question { key: *key, network, icmp }
+    Question::new(policy, *key, ready.attachment.network(), icmp)
 }
 
 /// A SYN and nothing that contradicts it; ECN setup and data are welcome (RFC 3168, RFC 7413).

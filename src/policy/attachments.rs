@@ -9,6 +9,18 @@ use crate::policy::Attachment;
 use crate::policy::prefixes::PrefixMap;
 use crate::rules::set::Cidr;
 
+impl Attachment {
+    /// The guest network; none of the public side.
+    #[inline]
+    #[must_use]
+    pub const fn network(self) -> Option<NetworkId> {
+        match self {
+            Self::Guest(network) => Some(network),
+            Self::Public => None,
+        }
+    }
+}
+
 /// A table per interface, and the networks that share an interface and tag.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attachments {

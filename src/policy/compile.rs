@@ -29,6 +29,7 @@ use crate::policy::prefixes::PrefixMap;
 use crate::policy::registry::{Registry, RuleInfo, RuleKind};
 use crate::policy::routes::{ExternalRoutes, InternalRoutes};
 use crate::policy::services::Services;
+use crate::policy::strangers::Strangers;
 use crate::policy::{Network, Policy, PublicAddress, StaticSource};
 use crate::rules::diagnostic::Place;
 use crate::rules::set::{Cidr, FilteringBehavior, RuleSet};
@@ -96,6 +97,9 @@ pub fn compile_with(
     let (rule_infos, static_sources) = (compiler.rules, compiler.static_sources);
     let routes = named_routes(rules, &networks);
     let broadcasts = broadcasts(&networks, &public_addresses);
+    let destinations: Vec<_> = routes.iter().map(|(realm, cidr, _)| (*realm, *cidr)).collect();
+    let is_steered = |id| steering.contains_key(&id);
+    let strangers = Strangers::new(&networks, &public_addresses, &destinations, is_steered);
     let prefixes: Vec<_> = (0..)
         .zip(&networks)
         .filter_map(|(id, network)| {
@@ -119,6 +123,7 @@ pub fn compile_with(
         routed_networks: routed_networks(&index),
         guest_prefixes: PrefixMap::new(networks.iter().map(|network| (network.cidr, ()))),
         broadcasts: Broadcasts::new(&broadcasts),
+        strangers,
         public_places: PublicPlaces::new(public_addresses.iter().map(|public| public.address)),
         rule_places: places(rule_infos.iter().map(|info| info.rule)),
         rules: rule_infos,

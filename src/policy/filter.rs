@@ -145,6 +145,7 @@ impl<A: Family> Filter<A> {
     }
 
     /// The first match, or the default.
+    #[inline(always)]
     #[must_use]
     pub fn decide(&self, probe: &Probe<A>) -> Decided {
         let point = Point {

@@ -18,6 +18,7 @@ mod routes;
 #[cfg(test)]
 pub(crate) mod samples;
 mod services;
+mod strangers;
 pub mod summary;
 pub mod ways;
 
@@ -41,6 +42,7 @@ use prefixes::PrefixMap;
 use registry::RuleInfo;
 use routes::{ExternalRoutes, InternalRoutes};
 use services::Services;
+use strangers::Strangers;
 use ways::Steering;
 
 /// The compiled rules.
@@ -72,6 +74,7 @@ pub struct Policy {
     ipv6: PolicyIpv6,
     interface_filters: HashMap<(PortId, u16, InterfacePass), InterfaceFilter>,
     broadcasts: Broadcasts,
+    strangers: Strangers,
     encapsulations: Arc<Encapsulations>,
 }
 
@@ -368,6 +371,7 @@ impl Policy {
 
     /// The public address `address`, if it is ours.
     #[must_use]
+    #[inline]
     pub fn public_address(&self, address: Ipv4Addr) -> Option<&PublicAddress> {
         self.public_addresses.get(self.public_places.find(address)?)
     }

@@ -28,6 +28,7 @@ impl<V, A: Family> PrefixMap<V, A> {
     }
 
     /// The value of the longest prefix that holds `address`.
+    #[inline(always)]
     pub fn find(&self, address: A) -> Option<&V> {
         self.values.get(self.intervals.find(self.span, address.number()) as usize)
     }

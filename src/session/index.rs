@@ -129,15 +129,8 @@ impl<'t> Index<'t> {
     #[must_use]
     pub fn vacant(self, hash: Hash) -> Option<EntryIndex> {
         let group = self.layout.home(hash);
-        let slot = self.group(group).slots_of(0).next()?;
+        let slot = self.group(group).first_of(0)?;
         Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
-    }
-
-    /// Whether a key of this hash may be anywhere, as far as its home tells.
-    #[must_use]
-    pub fn may_hold(self, hash: Hash) -> bool {
-        let word = self.group(self.layout.home(hash));
-        word.passed_by() != 0 || word.slots_of(hash.tag()).next().is_some()
     }
 
     /// Searches the places where a key of this hash may be, until `look` finds something.
@@ -197,21 +190,21 @@ impl<'t> Index<'t> {
     ///
     /// # Errors
     /// When the key is there already, or its shard is full.
+    #[inline(always)]
     pub fn take_unless(
         self,
         hash: Hash,
-        mut is_it: impl FnMut(EntryIndex) -> bool,
+        is_it: impl Fn(EntryIndex) -> bool,
     ) -> Result<EntryIndex, NotTaken> {
         let home = self.layout.home(hash);
         let Some(cell) = self.words.get(home as usize) else { return Err(NotTaken::Full) };
         let word = Group::load(cell);
-        let is_here = word.slots_of(hash.tag()).any(|slot| is_it(slot_of(home, slot)));
-        // Nearly always nobody passed by, and the one word has said all.
-        let mut is_there = || self.search(hash, |place| is_it(place).then_some(())).is_some();
-        if is_here || word.passed_by() != 0 && is_there() {
+        // Nearly always nobody passed by and nobody has the tag: the one word says it all.
+        let may_be_here = word.passed_by() != 0 || word.first_of(hash.tag()).is_some();
+        if may_be_here && self.search(hash, |place| is_it(place).then_some(())).is_some() {
             return Err(NotTaken::Exists);
         }
-        match word.slots_of(0).next() {
+        match word.first_of(0) {
             Some(slot) => {
                 step();
                 cell.store(word.with(slot, hash.tag()).0, Ordering::Release);
@@ -254,7 +247,7 @@ impl<'t> Index<'t> {
     fn first_vacant(self, home: u32) -> Option<(u32, u32)> {
         let mut group = home;
         loop {
-            if let Some(slot) = self.group(group).slots_of(0).next() {
+            if let Some(slot) = self.group(group).first_of(0) {
                 return Some((group, slot));
             }
             group = self.layout.next(group);

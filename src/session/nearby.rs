@@ -39,7 +39,8 @@ impl<A: Shape> Table<A> {
         place
     }
 
-    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave.
+    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave. Where
+    /// that was nowhere, so is this: a key that came since has to be [searched](Self::holds) for.
     #[inline(always)]
     #[must_use]
     pub fn entry_of(
@@ -49,7 +50,7 @@ impl<A: Shape> Table<A> {
         likely: EntryIndex,
     ) -> Option<(&Entry<A>, Identity<A>)> {
         match self.entry_at(likely, &key) {
-            None => self.search_entry(key, hash),
+            None => self.search_entry(key, hash, likely),
             found => found,
         }
     }
@@ -59,14 +60,23 @@ impl<A: Shape> Table<A> {
     #[inline(never)]
     fn first_displaced(&self, hash: Hash, home: u32, word: Group) -> EntryIndex {
         self.index().first_beyond(hash, home, word).unwrap_or_else(|| {
-            self.prefetch_vacant(hash);
+            let vacant = word.first_of(0).and_then(|slot| self.entry(slot_of(home, slot)));
+            vacant.map(prefetch);
             EntryIndex::NONE
         })
     }
 
     #[cold]
     #[inline(never)]
-    fn search_entry(&self, key: PackedKey<A>, hash: Hash) -> Option<(&Entry<A>, Identity<A>)> {
+    fn search_entry(
+        &self,
+        key: PackedKey<A>,
+        hash: Hash,
+        likely: EntryIndex,
+    ) -> Option<(&Entry<A>, Identity<A>)> {
+        if likely == EntryIndex::NONE {
+            return None;
+        }
         self.index().search(hash, |index| self.entry_at(index, &key))
     }
 

@@ -47,7 +47,7 @@ impl<A: Shape> Entry<A> {
     /// Counts a segment of `bytes` bytes that came at `now`, opens and ends nothing, and whose last
     /// sequence number is the one before `end`. Returns false, and counts nothing, if this direction
     /// has not acknowledged the other's SYN: what [`tcp::judge`] says then depends on more.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn touch_established(&self, Seen(seen): Seen, bytes: u16, now: Coarse, end: u32) -> bool {
         let bits = self.word(6).load(Ordering::Relaxed);

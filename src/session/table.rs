@@ -146,12 +146,6 @@ impl<A: Shape> Table<A> {
         self.holds(&PackedKey::new(key), self.hash(key))
     }
 
-    /// Whether a key with this hash may be in the table: one word says of most that are not.
-    #[must_use]
-    pub fn may_hold(&self, hash: Hash) -> bool {
-        self.index().may_hold(hash)
-    }
-
     /// Remembers a session: both entries, or none.
     ///
     /// A responder's key that is taken means that another session has this external 5-tuple: no
@@ -169,6 +163,7 @@ impl<A: Shape> Table<A> {
     ///
     /// # Errors
     /// Likewise.
+    #[inline(always)]
     pub fn insert_hashed(
         &self,
         session: &NewSession<A>,
@@ -275,6 +270,7 @@ impl<A: Shape> Table<A> {
         }
     }
 
+    #[inline(always)]
     fn insert_reserved(
         &self,
         session: &NewSession<A>,
@@ -340,12 +336,16 @@ impl<A: Shape> Table<A> {
         one.identity().is_some_and(|now| now.is_same(identity)).then_some(view)
     }
 
-    fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
+    /// Whether a packed key with this hash is in the table.
+    #[must_use]
+    #[inline(always)]
+    pub fn holds(&self, key: &PackedKey<A>, hash: Hash) -> bool {
         let look = |index| self.entry(index)?.identity_of(key);
         self.index().search(hash, look).is_some()
     }
 
     /// Locks the shards of two keys, in their order, or the one they share.
+    #[inline(always)]
     fn lock(&self, hashes: [Hash; 2]) -> [Option<MutexGuard<'_, ()>>; 2] {
         let shard = |hash| self.region.layout().shard(hash) as usize;
         let (one, two) = (shard(hashes[0]), shard(hashes[1]));

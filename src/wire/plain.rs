@@ -162,15 +162,8 @@ impl Plain {
     #[must_use]
     pub fn parsed(&self, frame: &[u8]) -> Option<Parsed> {
         let header: &Headers = view(frame, self.network)?;
-        let vlan = match self.network {
-            LINK_LENGTH => 0,
-            _ => view::<VlanTag>(frame, LINK_LENGTH)?.control.get() & VLAN_MASK,
-        };
-        let protocol = self.protocol();
-        let tcp_flags = match protocol {
-            Protocol::TCP => view::<TcpHeader>(frame, self.transport())?.flags,
-            _ => 0,
-        };
+        let (vlan, protocol, tcp_flags) =
+            (self.vlan(frame)?, self.protocol(), self.tcp_flags(frame)?);
         let address = |half: u64| Ipv4Addr::from_bits(half as u32);
         Some(Parsed {
             vlan,
@@ -186,6 +179,26 @@ impl Plain {
             ttl: header.time_to_live,
             dont_fragment: header.fragment.get() & DONT_FRAGMENT != 0,
         })
+    }
+
+    /// The VLAN identifier of the packet that was read from `frame`; zero without a tag.
+    #[inline]
+    #[must_use]
+    pub fn vlan(&self, frame: &[u8]) -> Option<u16> {
+        match self.network {
+            LINK_LENGTH => Some(0),
+            _ => Some(view::<VlanTag>(frame, LINK_LENGTH)?.control.get() & VLAN_MASK),
+        }
+    }
+
+    /// The flags of the TCP segment that was read from `frame`; none set of another protocol's packet.
+    #[inline]
+    #[must_use]
+    pub fn tcp_flags(&self, frame: &[u8]) -> Option<u8> {
+        match self.protocol() {
+            Protocol::TCP => Some(view::<TcpHeader>(frame, self.transport())?.flags),
+            _ => Some(0),
+        }
     }
 
     /// Gives the packet that was read from `frame` new addresses and ports, and takes one off its

@@ -57,6 +57,7 @@ impl Directory {
     }
 
     /// The space of an address and protocol, if it was ever used.
+    #[inline(always)]
     pub(super) fn find(&self, address: Ipv4Addr, protocol: Protocol) -> Option<&Space> {
         let hash = self.hash(address, protocol);
         for (level, table) in self.tables.iter().enumerate() {
@@ -72,6 +73,7 @@ impl Directory {
     }
 
     /// The space of an address and protocol; none if there are too many.
+    #[inline(always)]
     pub(super) fn find_or_make(&self, address: Ipv4Addr, protocol: Protocol) -> Option<&Space> {
         self.find(address, protocol).or_else(|| self.make(address, protocol))
     }

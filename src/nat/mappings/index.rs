@@ -36,7 +36,7 @@ pub(super) struct IndexFull;
 
 /// Where the mappings of an owner stand.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub struct Place {
     shard: usize,
     bucket: usize,
     tag: u16,
@@ -57,9 +57,10 @@ struct Bucket {
 pub(super) struct Candidates<'s> {
     buckets: &'s [Bucket],
     tag: u16,
-    /// The bucket it looks at, the place in it, and how many more there may be to look at.
+    /// The bucket it looks at, the names in it that it has yet to name, and how many buckets there may be to
+    /// look at.
     at: usize,
-    place: usize,
+    names: Names,
     left: usize,
 }
 
@@ -128,16 +129,20 @@ impl Shard {
     pub(super) fn candidates(&self, place: Place) -> Candidates<'_> {
         let left = PROBES.min(self.buckets.len());
         let Place { bucket: at, tag, .. } = place;
-        Candidates { buckets: &self.buckets, tag, at, place: 0, left }
+        let names = self.buckets.get(at).map_or(Names(0), |bucket| bucket.names_of(tag));
+        Candidates { buckets: &self.buckets, tag, at, names, left }
     }
 
     /// Remembers that the owner of `place` has `port`.
+    #[inline(always)]
     pub(super) fn insert(&mut self, place: Place, port: PortName) -> Result<(), IndexFull> {
+        if self.buckets[place.bucket].add(place.tag, port) {
+            return Ok(());
+        }
         for (distance, at) in self.probe(place).enumerate() {
-            let bucket = &mut self.buckets[at];
-            let Some(name) = bucket.place_of(NO_NAME) else { continue };
-            bucket.tags[name] = place.tag;
-            bucket.ports[name] = port;
+            if !self.buckets[at].add(place.tag, port) {
+                continue;
+            }
             for passed in self.probe(place).take(distance) {
                 self.buckets[passed].overflow += 1;
             }
@@ -188,11 +193,57 @@ impl Bucket {
         overflow: 0,
     };
 
-    /// The first name with that tag.
-    fn place_of(&self, tag: u16) -> Option<usize> {
-        self.tags.iter().position(|other| *other == tag)
+    /// Has a name stand here too, if there is room for one more.
+    #[inline(always)]
+    fn add(&mut self, tag: u16, port: PortName) -> bool {
+        let Some(name) = self.tags.iter().position(|other| *other == NO_NAME) else { return false };
+        self.tags[name] = tag;
+        self.ports[name] = port;
+        true
+    }
+
+    /// The names with that tag.
+    #[inline(always)]
+    fn names_of(&self, tag: u16) -> Names {
+        let [a, b, c, d, e, f, g, h, i, j] = self.tags;
+        let no = !tag;
+        // Of each word the highest bits of the tags that are it; the words' side by side.
+        let of = |tags| matching(tags, tag);
+        Names(of([a, b, c, d]) >> 15 | of([e, f, g, h]) >> 14 | of([i, j, no, no]) >> 13)
     }
 }
+
+/// Names of a bucket, as bits: those of places 0 to 3 are the lowest ones of each sixteen, above them 4 to 7, then
+/// the rest.
+#[derive(Clone, Copy)]
+struct Names(u64);
+
+impl Iterator for Names {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(bit / 16 + bit % 16 * 4)
+    }
+}
+
+/// The highest bit of each sixteen that are `tag`, of four compared at once.
+#[inline(always)]
+fn matching([a, b, c, d]: [u16; 4], tag: u16) -> u64 {
+    let word = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+    let difference = word ^ u64::from(tag).wrapping_mul(LANES);
+    // Sixteen bits are zero where the tag is: adding 0x7fff sets the highest bit of all others, and carries
+    // into none.
+    !((difference & LOW_BITS).wrapping_add(LOW_BITS) | difference | LOW_BITS)
+}
+
+const LANES: u64 = 0x0001_0001_0001_0001;
+const LOW_BITS: u64 = 0x7fff_7fff_7fff_7fff;
 
 /// The tag where there is no name.
 const NO_NAME: u16 = 0;
@@ -200,22 +251,19 @@ const NO_NAME: u16 = 0;
 impl Iterator for Candidates<'_> {
     type Item = PortName;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<PortName> {
         while self.left > 0 {
             let bucket = self.buckets.get(self.at)?;
-            while let Some(tag) = bucket.tags.get(self.place) {
-                let place = self.place;
-                self.place += 1;
-                if *tag == self.tag {
-                    return bucket.ports.get(place).copied();
-                }
+            if let Some(name) = self.names.next() {
+                return bucket.ports.get(name).copied();
             }
             if bucket.overflow == 0 {
                 return None;
             }
             self.left -= 1;
             self.at = if self.at + 1 < self.buckets.len() { self.at + 1 } else { 0 };
-            self.place = 0;
+            self.names = self.buckets.get(self.at)?.names_of(self.tag);
         }
         None
     }

@@ -46,17 +46,6 @@ impl Owner {
     }
 }
 
-impl Guest {
-    /// A number below 256 that spreads guests over shards. It needs no secret: who shares a lock with
-    /// whom is nothing to gain by.
-    pub(super) const fn spread(self) -> u8 {
-        (self.0.wrapping_mul(GOLDEN) >> 56) as u8
-    }
-}
-
-/// 2^64 divided by the golden ratio: neighbouring numbers, multiplied with it, lie far apart.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
 #[cfg(test)]
 mod tests {
     use super::*;

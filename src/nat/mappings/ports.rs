@@ -383,13 +383,12 @@ impl Ports {
 
     /// Makes up to `count` ports that have rested free, oldest first, but never the one freed last.
     /// Returns how many.
+    #[inline(always)]
     fn settle(&mut self, wish: &Wish<'_>, count: u32) -> u32 {
         let mut settled = 0;
         while settled < count && self.resting > 1 {
-            if !self.slots.at(self.oldest).is_some_and(|slot| wish.has_rested(slot)) {
-                break;
-            }
-            let Some(slot) = self.slots.set_free(self.oldest) else { break };
+            let rested = self.slots.set_free_if(self.oldest, |slot| wish.has_rested(slot));
+            let Some(slot) = rested else { break };
             // There is a newer one, which is the oldest now; nobody asks it what is older.
             self.oldest = slot.newer();
             self.resting -= 1;
@@ -403,11 +402,11 @@ impl Ports {
     }
 
     /// Gives a port that is not live to `owner`.
+    #[inline(always)]
     fn occupy(&mut self, port: u16, owner: Owner) {
-        if self.slots.is_busy(port) {
-            self.remove_resting(port);
+        if let Some(rested) = self.slots.occupy(port, Slot::live(owner)) {
+            self.remove_resting(port, &rested);
         }
-        self.slots.occupy(port, Slot::live(owner));
         self.live += 1;
     }
 
@@ -429,11 +428,9 @@ impl Ports {
         self.resting += 1;
     }
 
-    fn remove_resting(&mut self, port: u16) {
-        let (older, newer) = {
-            let slot = self.slots.at_mut(port);
-            (slot.older(), slot.newer())
-        };
+    /// Takes a port, whose slot was `rested`, out of the list of those that rest.
+    fn remove_resting(&mut self, port: u16, rested: &Slot) {
+        let (older, newer) = (rested.older(), rested.newer());
         let (is_oldest, is_newest) = (self.oldest == port, self.newest == port);
         if !is_oldest {
             let before = self.slots.at_mut(older);

@@ -6,6 +6,8 @@
 //! are looked at again, some at a time, where nothing else of the best kind is left. Slots are 16 bytes in blocks of 64,
 //! made when a port of theirs is first used, and kept: 1 MiB at most.
 
+use std::mem::replace;
+
 use super::allowed::{Allowed, Parity, WORD_PORTS};
 use super::owner::Owner;
 use crate::time::Coarse;
@@ -150,27 +152,39 @@ impl Slots {
         }
     }
 
-    /// Makes a port busy, with this slot. Who takes a closed port was allowed to.
-    pub(super) fn occupy(&mut self, port: u16, slot: Slot) {
+    /// Makes a port busy, with this slot. Returns the one it had, if it was busy before. Who takes a closed
+    /// port was allowed to.
+    #[inline(always)]
+    pub(super) fn occupy(&mut self, port: u16, slot: Slot) -> Option<Slot> {
         let word = port / WORD_PORTS;
         let at = place(word);
         let bit = 1 << (port % WORD_PORTS);
-        *self.at_mut(port) = slot;
-        let Some(group) = self.existing_group_mut(word) else { return };
+        let group = self.groups[group_of(word)].get_or_insert_with(Group::unused);
+        let block = block_of(group, at, &mut self.blocks);
+        let before = replace(&mut block.slots[usize::from(port % WORD_PORTS)], slot);
+        let was_busy = group.busy[at] & bit != 0;
         group.busy[at] |= bit;
         group.closed[at] &= !bit;
         let parity = Parity::of(port);
         if group.open_ports(at) & parity.bits() == 0 {
             self.open[parity_place(parity)][usize::from(word / 64)] &= !(1 << (word % 64));
         }
+        was_busy.then_some(before)
     }
 
-    /// Makes a port free again. Returns its slot, if it has one.
-    pub(super) fn set_free(&mut self, port: u16) -> Option<Slot> {
+    /// Makes a port free again if it has a slot that may be. Returns the slot then.
+    pub(super) fn set_free_if(
+        &mut self,
+        port: u16,
+        may_be: impl FnOnce(&Slot) -> bool,
+    ) -> Option<Slot> {
         let word = port / WORD_PORTS;
         let at = place(word);
-        let slot = *self.at(port)?;
         let group = self.existing_group_mut(word)?;
+        let slot = group.blocks[at].as_deref()?.slots[usize::from(port % WORD_PORTS)];
+        if !may_be(&slot) {
+            return None;
+        }
         let bit = 1 << (port % WORD_PORTS);
         group.busy[at] &= !bit;
         if group.closed[at] & bit == 0 {
@@ -289,11 +303,7 @@ impl Slots {
 
     fn block_mut(&mut self, word: u16) -> &mut Block {
         let group = self.groups[group_of(word)].get_or_insert_with(Group::unused);
-        let blocks = &mut self.blocks;
-        group.blocks[place(word)].get_or_insert_with(|| {
-            *blocks += 1;
-            Block::unused()
-        })
+        block_of(group, place(word), &mut self.blocks)
     }
 
     fn group(&self, word: u16) -> Option<&Group> {
@@ -303,6 +313,14 @@ impl Slots {
     fn block(&self, word: u16) -> Option<&Block> {
         self.group(word)?.blocks[place(word)].as_deref()
     }
+}
+
+/// The block of a group's word, made and counted among `blocks` if need be.
+fn block_of<'g>(group: &'g mut Group, at: usize, blocks: &mut usize) -> &'g mut Block {
+    group.blocks[at].get_or_insert_with(|| {
+        *blocks += 1;
+        Block::unused()
+    })
 }
 
 /// Where [`Slots::open`] has the words of a parity; [`Parity::Any`] is both.
@@ -350,7 +368,7 @@ mod tests {
             }
             for index in freed.iter().filter(|_| !words.is_empty()) {
                 let port = *index.get(&busy.iter().copied().collect::<Vec<u16>>());
-                slots.set_free(port);
+                slots.set_free_if(port, |_| true);
                 busy.remove(&port);
             }
             for parity in [Parity::Any, Parity::Even, Parity::Odd] {

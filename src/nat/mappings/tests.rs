@@ -28,7 +28,7 @@ fn realm() -> Realm {
 
 fn request(pool: &Pool, protocol: Protocol, guest: Ipv4Addr, port: u16) -> BindRequest<'_> {
     let (internal, limits) = (Endpoint::new(guest, port), MappingLimits::default());
-    BindRequest { realm: realm(), protocol, internal, pool, limits, paired: None, was_taken: false }
+    BindRequest::new((realm(), protocol, internal), pool, limits)
 }
 
 fn at(seconds: u64) -> Tick {
