@@ -21,8 +21,8 @@ struct headers {
 	/* A TCP segment's. */
 	__be32 sequence;
 	__be32 acknowledged;
+	/* How many words its header has (high 4 bits). */
 	__u8 header_words;
-	__u8 flags;
 } __attribute__((packed));
 
 /* Where a shortcut's packet goes now, or nothing if there is no such shortcut any more. */
@@ -47,7 +47,7 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct mark ma
 	    slot->protocol != headers.ip.protocol || !exit)
 		return 0;
 	if (is_tcp) {
-		if (bpf_skb_load_bytes(packet, TCP_SEQUENCE_AT, &headers.sequence, 10))
+		if (bpf_skb_load_bytes(packet, TCP_SEQUENCE_AT, &headers.sequence, sizeof(headers) - TCP_SEQUENCE_AT))
 			return 0;
 		header_length += headers.header_words >> 4 << 2;
 	} else {
