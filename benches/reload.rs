@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::router::Router;
-use common::{Namespace, cable, eventually};
+use common::{Namespace, eventually};
 use serde_json::Value;
 
 const ROUNDS: u16 = 9;
@@ -58,12 +58,7 @@ impl Lab {
             Source::Native => "FOLDER/in/rules",
         };
         let router = Router::new(&CONFIG.replace("RULES", rules))?;
-        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
-        cable((&router.namespace, "eth0"), (&guest, "g0"));
-        cable((&router.namespace, "eth2"), (&internet, "i0"));
-        guest.run("ip address add 10.1.1.5/24 dev g0");
-        guest.run("ip route add default via 10.1.1.1");
-        internet.run("ip address add 203.0.113.1/24 dev i0");
+        let (guest, internet) = router.between()?;
         let lab = Self { router, guest, internet, source, count };
         match source {
             Source::CloudStack => lab.cloudstack(),

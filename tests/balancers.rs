@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::router::{CONFIG, LONG, Router, output};
-use common::{Namespace, cable, eventually};
+use common::{Namespace, eventually};
 
 /// Rules in which member 10.1.1.5 has this weight.
 fn rules(weight: u16) -> String {
@@ -39,13 +39,8 @@ struct Server(Arc<AtomicBool>, std::thread::JoinHandle<()>);
 impl Lab {
     fn new() -> Option<Self> {
         let router = Router::new(&format!("manage_addresses = true\n{CONFIG}"))?;
-        let (guest, client) = (Namespace::new("guest")?, Namespace::new("client")?);
-        cable((&router.namespace, "eth0"), (&guest, "g0"));
-        cable((&router.namespace, "eth2"), (&client, "c0"));
-        guest.run("ip address add 10.1.1.5/24 dev g0");
+        let (guest, client) = router.between()?;
         guest.run("ip address add 10.1.1.6/24 dev g0");
-        guest.run("ip route add default via 10.1.1.1");
-        client.run("ip address add 203.0.113.1/24 dev c0");
         router.write("rules.json", &rules(1));
         Some(Self { router, guest, client })
     }

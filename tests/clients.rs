@@ -5,7 +5,7 @@
 mod common;
 
 use common::router::{CONFIG, LONG, Router, Running, installed};
-use common::{Namespace, cable, eventually};
+use common::{Namespace, eventually};
 
 const RULES: &str = r#"{
     "version": 1,
@@ -29,17 +29,9 @@ impl Lab {
             return None;
         }
         let router = Router::new(&format!("manage_addresses = true\n{CONFIG}"))?;
-        let (guest, internet) = (Namespace::new("guest")?, Namespace::new("internet")?);
-        cable((&router.namespace, "eth0"), (&guest, "g0"));
-        cable((&router.namespace, "eth2"), (&internet, "i0"));
-        for (namespace, command) in [
-            (&guest, "ip address add 10.1.1.5/24 dev g0"),
-            (&guest, "ip route add default via 10.1.1.1"),
-            (&internet, "ip address add 203.0.113.1/24 dev i0"),
-            (&internet, "ip address add 198.51.100.9/32 dev lo"),
-            (&internet, "ip address add 198.51.100.10/32 dev lo"),
-        ] {
-            namespace.run(command);
+        let (guest, internet) = router.between()?;
+        for server in ["198.51.100.9", "198.51.100.10"] {
+            internet.run(&format!("ip address add {server}/32 dev lo"));
         }
         router.write("rules.json", &RULES.replace("FILTERING", filtering));
         let engine = router.start();

@@ -99,20 +99,20 @@ impl Dataplane {
             .zip(steering)
             .map(|((port, device), steering)| (port, device, steering))
             .collect();
+        let shortcut_room = room(config, &crew.shared.settings);
         let request = Request {
             interfaces: &interfaces,
             workers: crew.counters.len(),
             frames: config.workers.frames,
             mode: config.workers.mode,
-            shortcuts: room(config, &crew.shared.settings),
+            shortcuts: shortcut_room,
         };
-        let room = request.shortcuts;
         let Opened { lanes, mut programs, modes, queues } = open(&request)?;
         for ((_, device, _), queues) in interfaces.iter_mut().zip(queues) {
             device.queues = queues;
         }
         let devices = interfaces.iter().map(|(_, device, _)| device);
-        let shortcuts = of_programs(&mut programs, devices, &modes, room);
+        let shortcuts = of_programs(&mut programs, devices, &modes, shortcut_room);
         // Workers make them from their first batch on.
         crew.shared.shortcuts.store(shortcuts.clone());
         let interfaces = interfaces.into_iter().zip(programs).zip(modes);
@@ -171,7 +171,10 @@ impl Dataplane {
             let (port, device) = (*port, device.clone());
             let programs = self.interfaces.iter_mut().map(|it| &mut it.program);
             if let Err(error) = exits.look_at(port, &device, programs) {
-                tracing::warn!("no shortcuts lead to {} nor to others: {error}", device.name);
+                tracing::warn!(
+                    "whether {} and others take frames is not looked at any more: {error}",
+                    device.name
+                );
                 self.exits = None;
             }
         }

@@ -1,5 +1,6 @@
 //! Shortcuts of the running engine: whether there are any, and by which interfaces they may lead.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, XdpMode};
@@ -80,8 +81,8 @@ const PLACES_PER_WORD: u32 = 8;
 pub(super) struct Exits {
     /// None if the kernel does not say.
     features: Option<Features>,
-    /// What was last said of each, by interface: the device, and whether it takes frames.
-    known: Vec<(u32, bool)>,
+    /// Of each interface that was asked of, whether it takes frames.
+    known: HashMap<PortId, bool>,
 }
 
 impl Exits {
@@ -92,7 +93,7 @@ impl Exits {
                 "shortcuts are carried by the kernel, which does not say what takes frames ({error}; Linux 6.3 does)"
             );
         });
-        Self { features: features.ok(), known: Vec::new() }
+        Self { features: features.ok(), known: HashMap::new() }
     }
 
     /// Asks of an interface, and tells all programs what it takes.
@@ -103,17 +104,15 @@ impl Exits {
         programs: impl Iterator<Item = &'p mut Program>,
     ) -> Result<(), ProgramFault> {
         let takes_frames = |features: &Features| features.takes_redirected(device.index);
-        let now = (device.index, self.features.as_ref().is_some_and(takes_frames));
-        if self.known.get(port.index()) == Some(&now) {
+        let takes = self.features.as_ref().is_some_and(takes_frames);
+        if self.known.insert(port, takes) == Some(takes) {
             return Ok(());
         }
         for program in programs {
-            program.set_exit(port.0, device.index, now.1)?;
+            program.set_exit(port.0, device.index, takes)?;
         }
-        let how = if now.1 { "as frames" } else { "carried by the kernel" };
+        let how = if takes { "as frames" } else { "carried by the kernel" };
         tracing::info!(interface = device.name, "shortcuts lead there {how}");
-        self.known.resize(self.known.len().max(port.index() + 1), (0, false));
-        self.known[port.index()] = now;
         Ok(())
     }
 }

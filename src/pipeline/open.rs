@@ -208,8 +208,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         Ok(place)
     }
 
-    /// What the source becomes, and who answers, with the guest counted if it is to be. What the table needs of the answers' key comes near
-    /// while other things are looked up.
+    /// What the source becomes, and who answers, with the guest counted if it is to be. What the table
+    /// needs of the answers' key comes near while other things are looked up.
     #[inline(always)]
     pub(super) fn translate<S>(
         &self,

@@ -4,7 +4,7 @@
 
 The program is taken from $NATWERK (default: target/release/natwerk of this checkout). It manages the
 addresses of its interfaces itself; the kernel answers ARP for them and never forwards. With NATWERK_SHORTCUTS=1
-packets may take shortcuts in the XDP programs, for which the other ends have to take redirected frames.
+packets may take shortcuts: as frames towards the wan, whose end takes such, and carried by the kernel the other way.
 """
 import ipaddress
 import json

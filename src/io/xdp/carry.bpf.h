@@ -35,6 +35,8 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct mark ma
 	if (!slot || bpf_skb_load_bytes(packet, 0, &headers, TCP_SEQUENCE_AT))
 		return 0;
 	__u64 state = *(volatile __u64 *)&slot->state;
+
+	barrier();
 	__u64 addresses = (__u64)headers.ip.daddr << 32 | headers.ip.saddr;
 	__u32 length = bpf_ntohs(headers.ip.tot_len), end = ETH_HLEN + length;
 	__u32 is_tcp = headers.ip.protocol == IPPROTO_TCP;
@@ -42,7 +44,6 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct mark ma
 	__u32 segments = packet->gso_segs, size = packet->gso_size;
 	struct exit *exit = bpf_map_lookup_elem(&exits, &place);
 
-	barrier();
 	if (state >> 32 != mark.epoch || slot->addresses != addresses || slot->ports != ports ||
 	    slot->protocol != headers.ip.protocol || !exit)
 		return 0;

@@ -388,6 +388,7 @@ int natwerk_steer(struct xdp_md *frame)
 	return to_socket(frame);
 }
 
+/* Counts as this program does. */
 #include "carry.bpf.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
