@@ -86,6 +86,18 @@ fn a_flows_third_packet_takes_one_and_its_answers_third_does() {
 }
 
 #[test]
+fn it_is_no_matter_how_many_come_together() {
+    for (first, together) in [(1, 2), (1, 8), (1, 64), (2, 64), (3, 6), (7, 32)] {
+        let mut lab = lab("");
+        (0..first).for_each(|_| drop(lab.send(GUEST, question())));
+        for _ in 0..4 {
+            lab.send_all(&vec![(GUEST, question()); together]);
+        }
+        assert_eq!(count(&lab), 1, "{first} alone, then always {together}");
+    }
+}
+
+#[test]
 fn unfinished_checksums_get_one_for_the_kernel_to_carry_them_by() {
     let mut lab = lab("");
     let mut frame = question();

@@ -80,11 +80,13 @@ impl<A: Shape> Entry<A> {
     }
 
     /// Whether this packet of the direction, counted already, is one to make a shortcut at: not the first,
-    /// as many sessions have no other, and not each.
+    /// as many sessions have no other, and not each. However many of its packets are counted together, which ones they
+    /// are is not a matter of what that number divides by.
     #[inline(always)]
     #[must_use]
     pub fn is_worth_a_shortcut(&self) -> bool {
-        self.word(6).load(Ordering::Relaxed) & PACKET == 0
+        let before = (self.word(6).load(Ordering::Relaxed) / PACKET).wrapping_sub(1);
+        before.count_ones() % 2 == 1
     }
 
     /// When a packet of this direction last came.
