@@ -14,10 +14,18 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
     ("src/host/punt.bpf.c", "punt.bpf.o", "PUNT_BPF_OBJ"),
 ];
 
+/// What they include.
+const HEADERS: [&str; 4] = [
+    "src/io/checksum.bpf.h",
+    "src/io/punted.bpf.h",
+    "src/io/xdp/carry.bpf.h",
+    "src/io/xdp/shortcut.bpf.h",
+];
+
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CLANG");
-    for header in ["src/io/checksum.bpf.h", "src/io/xdp/carry.bpf.h", "src/io/xdp/shortcut.bpf.h"] {
+    for header in HEADERS {
         println!("cargo::rerun-if-changed={header}");
     }
     for (source, _, variable) in PROGRAMS {

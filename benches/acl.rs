@@ -246,6 +246,7 @@ fn config() -> Config {
         workers: Workers {
             count: None,
             mode: XdpMode::Auto,
+            hook: natwerk::config::Hook::Auto,
             spin: false,
             frames: 4096,
             shortcuts: None,

@@ -59,7 +59,8 @@ def tcp_case(lab, seconds):
     lab.pin(None)
     server = lab.start(lab.server, "iperf3", "-s", "-1")
     time.sleep(0.5)
-    client = lab.start(lab.client, "iperf3", "-c", SERVER, "-t", int(seconds), "--json")
+    # The first seconds are those of a stream that begins, and no part of the figure.
+    client = lab.start(lab.client, "iperf3", "-c", SERVER, "-t", int(seconds), "--omit", WARM_SECONDS, "--json")
     out, _ = client.communicate()
     server.wait()
     return {"mbit_per_second": json.loads(out)["end"]["sum_received"]["bits_per_second"] / 1e6}
@@ -260,6 +261,7 @@ def main():
     parser.add_argument("--beside", choices=BESIDE, default="nftables", help="what natwerk is compared with: bare is AF_XDP without natwerk")
     parser.add_argument("--spin", action="store_true", help="natwerk's worker never sleeps")
     parser.add_argument("--shortcuts", default='"auto"', metavar="N", help="workers.shortcuts: flows of each interface that natwerk's XDP program may forward by itself")
+    parser.add_argument("--hook", choices=("auto", "xdp", "tc"), default="auto", help="workers.hook: where natwerk takes packets of veths")
     parser.add_argument("--json", help="write every figure there")
     parser.add_argument("--svg", help="draw the ratios there")
     parser.add_argument("--png", help="draw them there by matplotlib (apt: python3-matplotlib)")

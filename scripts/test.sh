@@ -5,13 +5,13 @@
 #   sudo scripts/test.sh            everything
 #   scripts/test.sh unit fuzz       only these stages
 #
-# Stages: style unit integration fuzz build instructions natprobe shortcuts demo. A stage that cannot run here says "skipped: why"
+# Stages: style unit integration fuzz build instructions natprobe shortcuts hooks demo. A stage that cannot run here says "skipped: why"
 # and is counted; in CI (CI=true) a skip is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-ALL_STAGES=(style unit integration fuzz build instructions natprobe shortcuts demo)
+ALL_STAGES=(style unit integration fuzz build instructions natprobe shortcuts hooks demo)
 LOGS=$(mktemp -d /tmp/natwerk-test.XXXXXX)
 passed=0 failed=0 skipped=0
 
@@ -78,7 +78,13 @@ stage_natprobe() {
 # The same scenarios where packets take shortcuts in the XDP programs.
 stage_shortcuts() {
     need_root || return 77
-    NATWERK_SHORTCUTS=1 bash scripts/natprobe.sh
+    NATWERK_SHORTCUTS=xdp bash scripts/natprobe.sh
+}
+
+# And where the kernel's traffic control takes packets, with and without shortcuts.
+stage_hooks() {
+    need_root || return 77
+    NATWERK_SHORTCUTS=tc bash scripts/natprobe.sh
 }
 
 stage_demo() {

@@ -125,6 +125,8 @@ pub struct Workers {
     pub count: Option<usize>,
     /// Which AF_XDP mode.
     pub mode: XdpMode,
+    /// Where packets of veths are taken.
+    pub hook: Hook,
     /// Whether a worker never sleeps.
     pub spin: bool,
     /// Frames of memory per worker; a power of two.
@@ -141,12 +143,25 @@ impl Default for Workers {
         Self {
             count: None,
             mode: XdpMode::Auto,
+            hook: Hook::Auto,
             spin: false,
             frames: 16384,
             shortcuts: None,
             on_stop: OnStop::Release,
         }
     }
+}
+
+/// Where packets of veths are taken, if there are shortcuts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Hook {
+    /// By the kernel's traffic control, but by XDP while most of them come as frames.
+    #[default]
+    Auto,
+    /// By XDP, as on other interfaces.
+    Xdp,
+    /// By the kernel's traffic control.
+    Tc,
 }
 
 /// What is left on the interfaces when the engine is stopped by a signal.

@@ -3,6 +3,7 @@
 #![cfg(feature = "af-xdp")]
 
 #[path = "common/scene.rs"]
+#[expect(dead_code, reason = "here a packet is what comes out")]
 mod scene;
 #[path = "common/sums.rs"]
 #[expect(dead_code, reason = "nothing is mangled here")]
@@ -36,11 +37,22 @@ struct Carried {
 }
 
 impl Carried {
+    /// By XDP, which has the kernel carry what cannot leave as a frame.
     fn new(takes_frames: bool) -> Self {
         let mut scene = Scene::new(8, takes_frames);
         let device = Device::find("a0").expect("the device");
         scene.program.attach(&device, true).expect("attached");
-        scene.program.carry(&device).expect("carried");
+        Self::carrying(scene, &device)
+    }
+
+    /// At the traffic control alone.
+    fn without_xdp() -> Self {
+        let device = Device::find("a0").expect("the device");
+        Self::carrying(Scene::new(8, false).fed(), &device)
+    }
+
+    fn carrying(mut scene: Scene, device: &Device) -> Self {
+        scene.program.carry(device).expect("carried");
         device.join_segments().expect("joined");
         let from = tap("a1");
         // SAFETY: the option is a number that outlives the call.
@@ -119,8 +131,13 @@ fn finished(mut frame: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn what_is_carried_leaves_as_the_fast_path_would_have_sent_it() {
+    leaves_as_the_fast_path_would_have_sent_it(|| Carried::new(false));
+    leaves_as_the_fast_path_would_have_sent_it(Carried::without_xdp);
+}
+
+fn leaves_as_the_fast_path_would_have_sent_it(carried: fn() -> Carried) {
     in_namespace(1, || {
-        let carried = Carried::new(false);
+        let carried = carried();
         let mut runner = TestRunner::new(Config::with_cases(500));
         let run = runner.run(&(packets(), any::<bool>()), |((packet, to), is_finished)| {
             let frame = packet.frame();
@@ -153,10 +170,15 @@ fn what_is_carried_leaves_as_the_fast_path_would_have_sent_it() {
 
 #[test]
 fn the_segments_of_a_stream_leave_together() {
+    leave_together(|| Carried::new(false));
+    leave_together(Carried::without_xdp);
+}
+
+fn leave_together(carried: fn() -> Carried) {
     const SIZE: u16 = 1400;
     const COUNT: u16 = 8;
     in_namespace(1, || {
-        let carried = Carried::new(false);
+        let carried = carried();
         let from = Endpoint::new([10, 1, 1, 5].into(), 4000);
         let to = Endpoint::new([198, 51, 100, 9].into(), 80);
         let data: Vec<u8> = (0..SIZE * COUNT).map(|byte| (byte / 7) as u8).collect();

@@ -38,8 +38,11 @@ impl Lab {
         (String::from_utf8_lossy(&run.stderr).into_owned(), run.status.code())
     }
 
+    /// Whether a program of natwerk's takes what comes in, at whichever hook.
     fn shows_program(&self, interface: &str) -> bool {
-        self.router.namespace.run(&format!("ip link show dev {interface}")).contains(" xdp ")
+        let says = |command| self.router.namespace.run(&format!("{command} dev {interface}"));
+        says("ip link show").contains(" xdp ")
+            || says("tc filter show ingress").contains("natwerk_carry")
     }
 
     fn guest_reaches_internet(&self) -> bool {

@@ -23,8 +23,8 @@ struct Lab {
 
 impl Lab {
     /// Its ends take frames from the program, and finish their checksums.
-    fn new() -> Option<Self> {
-        let lab = Self::with_ordinary_ends()?;
+    fn new(hook: &str) -> Option<Self> {
+        let lab = Self::with_ordinary_ends(hook)?;
         for (namespace, device) in [(&lab.guest, "g0"), (&lab.internet, "i0")] {
             namespace.run(&format!("ethtool -K {device} gro on tx off"));
         }
@@ -32,11 +32,12 @@ impl Lab {
     }
 
     /// Its ends are as veths are made.
-    fn with_ordinary_ends() -> Option<Self> {
+    fn with_ordinary_ends(hook: &str) -> Option<Self> {
         if !installed(&["ethtool"]) {
             return None;
         }
-        let config = CONFIG.replace("[workers]", "[workers]\nshortcuts = 1024");
+        let workers = format!("[workers]\nshortcuts = 1024\nhook = {hook:?}");
+        let config = CONFIG.replace("[workers]", &workers);
         let router = Router::new(&format!("manage_addresses = true\n{config}"))?;
         let (guest, internet) = router.between()?;
         router.write("rules.json", RULES);
@@ -109,7 +110,11 @@ fn speak_by_shortcut(lab: &Lab, speakers: &[UdpSocket; 2]) {
 }
 
 fn started() -> Option<(Lab, Running)> {
-    let lab = Lab::new()?;
+    started_with("auto")
+}
+
+fn started_with(hook: &str) -> Option<(Lab, Running)> {
+    let lab = Lab::new(hook)?;
     let engine = lab.router.start();
     Some((lab, engine))
 }
@@ -153,7 +158,7 @@ fn what_takes_shortcuts_is_counted_as_if_it_did_not() {
 fn what_passes_between_the_queues_of_two_workers_is_counted_once() {
     const FLOWS: u16 = 40;
     const ROUNDS: u64 = 50;
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::new("auto") else { return };
     let lab = lab.with_queues(2);
     let engine = lab.router.start();
     assert!(engine.line().ends_with("workers=2"), "{}", engine.line());
@@ -253,7 +258,11 @@ fn whoever_looks_sees_every_frame() {
 
 #[test]
 fn nothing_is_forwarded_for_long_when_nobody_is_there() {
-    let Some((lab, engine)) = started() else { return };
+    ["tc", "xdp"].into_iter().for_each(nothing_is_forwarded_for_long_by);
+}
+
+fn nothing_is_forwarded_for_long_by(hook: &str) {
+    let Some((lab, engine)) = started_with(hook) else { return };
     let speakers = lab.speakers();
     speak_by_shortcut(&lab, &speakers);
     engine.end("-KILL");
@@ -275,7 +284,7 @@ fn nothing_is_forwarded_for_long_when_nobody_is_there() {
 
 #[test]
 fn a_neighbour_that_moves_is_followed_and_one_that_takes_no_frames_has_packets_carried_there() {
-    let Some((lab, _engine)) = started() else { return };
+    let Some((lab, _engine)) = started_with("xdp") else { return };
     let speakers = lab.speakers();
     speak_by_shortcut(&lab, &speakers);
     lab.internet.run("ip link set i0 address 02:00:00:00:77:77");
@@ -302,7 +311,11 @@ fn a_neighbour_that_moves_is_followed_and_one_that_takes_no_frames_has_packets_c
 
 #[test]
 fn between_ordinary_veths_packets_are_carried() {
-    let Some(lab) = Lab::with_ordinary_ends() else { return };
+    ["tc", "xdp"].into_iter().for_each(packets_are_carried_by);
+}
+
+fn packets_are_carried_by(hook: &str) {
+    let Some(lab) = Lab::with_ordinary_ends(hook) else { return };
     let _engine = lab.router.start();
     let speakers = lab.speakers();
     speak_by_shortcut(&lab, &speakers);
@@ -318,9 +331,13 @@ fn between_ordinary_veths_packets_are_carried() {
 }
 
 #[test]
-fn a_stream_is_joined_and_loses_nothing_to_new_rules() {
+fn a_stream_is_whole_or_joined_and_loses_nothing_to_new_rules() {
+    ["tc", "xdp"].into_iter().for_each(a_stream_loses_nothing_by);
+}
+
+fn a_stream_loses_nothing_by(hook: &str) {
     const MEGABYTES: usize = 64;
-    let Some(lab) = Lab::with_ordinary_ends() else { return };
+    let Some(lab) = Lab::with_ordinary_ends(hook) else { return };
     let engine = lab.router.start();
     let listener = lab.internet.enter(|| TcpListener::bind(REMOTE).expect("a listener"));
     let connect = || TcpStream::connect_timeout(&REMOTE.parse().unwrap(), LONG);

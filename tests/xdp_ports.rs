@@ -34,7 +34,7 @@ fn opened(mode: XdpMode, workers: usize) -> Opened {
 }
 
 fn of_one_worker(interfaces: &[(PortId, Device, Steering)], mode: XdpMode) -> Request<'_> {
-    Request { interfaces, workers: 1, frames: 1024, mode, shortcuts: None }
+    Request { interfaces, workers: 1, frames: 1024, mode, shortcuts: None, feeders: false }
 }
 
 /// Carries frames between the two ports until `done` or a second has passed.

@@ -223,8 +223,8 @@ class Natwerk(Lab):
             file.write('rules = ["%s/rules.json"]\nstate_dir = "%s/state"\ncontrol_socket = "%s"\nmanage_addresses = true\n'
                        '[[interface]]\nname = "r1"\nrole = "public"\n[[interface]]\nname = "r0"\nrole = "guest"\n'
                        # Ports that rest would be missing in the next case; the kernel has no such thing.
-                       '[sessions]\nmax = %d\nper_guest = 0\n[timeouts]\nport_hold = 0\nudp_ports = { "10" = 20 }\n[workers]\nspin = %s\nshortcuts = %s\n' % (
-                           folder, folder, self.socket, sessions, json.dumps(options.spin), options.shortcuts))
+                       '[sessions]\nmax = %d\nper_guest = 0\n[timeouts]\nport_hold = 0\nudp_ports = { "10" = 20 }\n[workers]\nspin = %s\nshortcuts = %s\nhook = "%s"\n' % (
+                           folder, folder, self.socket, sessions, json.dumps(options.spin), options.shortcuts, options.hook))
         self.log = open(os.path.join(folder, "engine.log"), "w+")
         self.process = subprocess.Popen(["ip", "netns", "exec", self.router, NATWERK, "run", "--config", self.config], text=True,
                                         stdout=subprocess.PIPE, stderr=self.log)

@@ -76,6 +76,13 @@ pub static WORKERS: Section = Section {
             "\"auto\"",
             "Which AF_XDP mode; \"auto\" is the first that works.",
         ),
+        optional(
+            "hook",
+            Kind::Choice(&["auto", "xdp", "tc"]),
+            "\"auto\"",
+            "Where packets of veths are taken, if there are shortcuts: \"tc\" is the kernel's traffic control, which \
+             leaves large TCP segments whole; \"auto\" is that, but XDP while most packets come as XDP frames.",
+        ),
         optional("spin", Kind::Boolean, "false", "Whether a worker never sleeps."),
         optional(
             "frames",

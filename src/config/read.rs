@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::fields::{CONFIG, INTERFACE, YEAR};
 use super::{
-    ChecksumMode, Config, EventExport, Interface, OnRuleRemoval, OnStop, Role, Sessions, Workers,
-    XdpMode,
+    ChecksumMode, Config, EventExport, Hook, Interface, OnRuleRemoval, OnStop, Role, Sessions,
+    Workers, XdpMode,
 };
 use crate::rules::diagnostic::Diagnostic;
 use crate::rules::fields::Section;
@@ -189,6 +189,7 @@ fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
         ("copy", XdpMode::Copy),
         ("skb", XdpMode::Skb),
     ];
+    let hooks = [("auto", Hook::Auto), ("xdp", Hook::Xdp), ("tc", Hook::Tc)];
     let stops = [("release", OnStop::Release), ("hold", OnStop::Hold)];
     let frames: Option<u32> = fields.integer("frames", faults);
     let shortcuts: Option<u32> = fields.integer_or("shortcuts", faults).flatten();
@@ -202,6 +203,7 @@ fn workers(fields: &Fields<'_, '_>, faults: &mut Faults<'_>) -> Workers {
     Workers {
         count: fields.integer_or("count", faults).flatten(),
         mode: fields.choice("mode", &modes, faults).unwrap_or(default.mode),
+        hook: fields.choice("hook", &hooks, faults).unwrap_or(default.hook),
         spin: fields.boolean("spin", faults).unwrap_or(default.spin),
         frames: frames.unwrap_or(default.frames),
         shortcuts: shortcuts.or(default.shortcuts),
@@ -329,6 +331,7 @@ mod tests {
             [workers]
             count = 4
             mode = "zero-copy"
+            hook = "xdp"
             spin = true
             frames = 8192
             shortcuts = 1024
@@ -378,6 +381,7 @@ mod tests {
             workers: Workers {
                 count: Some(4),
                 mode: XdpMode::ZeroCopy,
+                hook: Hook::Xdp,
                 spin: true,
                 frames: 8192,
                 shortcuts: Some(1024),

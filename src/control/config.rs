@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::config::{ChecksumMode, Config, Interface, OnRuleRemoval, OnStop};
+use crate::config::{ChecksumMode, Config, Hook, Interface, OnRuleRemoval, OnStop};
 use crate::control::workers;
 use crate::session::timeout::Timeouts;
 
@@ -21,8 +21,14 @@ pub fn json(config: &Config) -> Value {
         "workers": {
             "count": config.workers.count.map_or_else(|| json!("auto"), |count| json!(count)),
             "mode": workers::mode(config.workers.mode),
+            "hook": match config.workers.hook {
+                Hook::Auto => "auto",
+                Hook::Tc => "tc",
+                Hook::Xdp => "xdp",
+            },
             "spin": config.workers.spin,
             "frames": config.workers.frames,
+            "shortcuts": config.workers.shortcuts.map_or_else(|| json!("auto"), |count| json!(count)),
             "on_stop": match config.workers.on_stop {
                 OnStop::Hold => "hold",
                 OnStop::Release => "release",
@@ -118,8 +124,10 @@ mod tests {
         config.workers.mode = XdpMode::ZeroCopy;
         config.sessions.on_rule_removal = OnRuleRemoval::Keep;
         config.timeouts.udp_ports = vec![(123, Duration::from_secs(20))];
-        for count in [None, Some(2)] {
+        for (count, hook) in [(None, Hook::Auto), (Some(2), Hook::Tc), (Some(4), Hook::Xdp)] {
             config.workers.count = count;
+            config.workers.shortcuts = count.and_then(|count| u32::try_from(count).ok());
+            config.workers.hook = hook;
             let path = folder.path().join("natwerk.toml");
             std::fs::write(&path, toml::to_string(&json(&config)).unwrap()).unwrap();
             assert_eq!(Config::load(&path), Ok(config.clone()));

@@ -181,6 +181,7 @@ mod tests {
             is_up: true,
             queues,
             strips_tags: false,
+            is_veth: false,
         };
         (PortId(0), device)
     }

@@ -1,6 +1,7 @@
 //! Sockets, programs and worker threads: opened together, watched, opened again when a device was
 //! replaced.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -10,8 +11,9 @@ use std::time::Duration;
 use core_affinity::CoreId;
 use parking_lot::Mutex;
 
-use crate::config::{Config, XdpMode};
+use crate::config::{Config, Hook, XdpMode};
 use crate::engine::handle::{InterfaceStatus, QueueStatus, WorkerStatus};
+use crate::engine::hooks::Intake;
 use crate::engine::shortcuts::{Exits, of_programs, room};
 use crate::engine::tapped::Tapped;
 use crate::flow::PortId;
@@ -21,7 +23,8 @@ use crate::io::wait::Bell;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::open::{LaneParts, Opened, Request, open};
 use crate::io::xdp::open_error::OpenError;
-use crate::io::xdp::program::{Program, ProgramFault};
+use crate::io::xdp::program::Program;
+use crate::io::xdp::program_fault::ProgramFault;
 use crate::io::xdp::steering::Steering;
 use crate::pipeline::Pipeline;
 use crate::pipeline::shared::Shared;
@@ -43,6 +46,8 @@ struct Interface {
     port: PortId,
     device: Device,
     program: Program,
+    /// None where packets are always taken by XDP. The program leads there, so it goes first.
+    intake: Option<Intake>,
     mode: XdpMode,
     steering: Steering,
 }
@@ -106,23 +111,29 @@ impl Dataplane {
             frames: config.workers.frames,
             mode: config.workers.mode,
             shortcuts: shortcut_room,
+            feeders: config.workers.hook != Hook::Xdp,
         };
-        let Opened { lanes, mut programs, modes, queues } = open(&request)?;
+        let Opened { lanes, mut programs, modes, queues, feeders } = open(&request)?;
         for ((_, device, _), queues) in interfaces.iter_mut().zip(queues) {
             device.queues = queues;
         }
+        let intake = |feeder| Intake::new(feeder, config.workers.hook);
+        let intakes: Vec<_> = feeders.into_iter().map(|feeder| feeder.map(intake)).collect();
         let devices = interfaces.iter().map(|(_, device, _)| device);
+        let devices = devices.zip(intakes.iter().map(Option::as_ref));
         let shortcuts = of_programs(&mut programs, devices, &modes, shortcut_room);
         // Workers make them from their first batch on.
         crew.shared.shortcuts.store(shortcuts.clone());
-        let interfaces = interfaces.into_iter().zip(programs).zip(modes);
-        let interfaces = interfaces.map(|(((port, device, steering), program), mode)| Interface {
+        let interfaces = interfaces.into_iter().zip(programs).zip(modes).zip(intakes);
+        let interface = |((((port, device, steering), program), mode), intake)| Interface {
             port,
             device,
             program,
+            intake,
             mode,
             steering,
-        });
+        };
+        let interfaces = interfaces.map(interface);
         let mut dataplane = Self {
             interfaces: interfaces.collect(),
             workers: Vec::new(),
@@ -180,6 +191,13 @@ impl Dataplane {
         }
     }
 
+    /// Sees to it that packets are taken where they cost least.
+    pub fn look_at_intakes(&mut self) {
+        for Interface { intake, program, device, .. } in &mut self.interfaces {
+            intake.iter_mut().for_each(|intake| intake.look_at(program, device));
+        }
+    }
+
     /// Wakes every worker.
     pub fn wake(&self) {
         self.workers.iter().for_each(|worker| worker.bell.ring());
@@ -191,9 +209,12 @@ impl Dataplane {
         self.interfaces.iter_mut().for_each(|interface| interface.program.stay());
     }
 
-    /// The interfaces whose device is gone, or was replaced by another of the same name.
+    /// The interfaces whose device is gone, or was replaced by another of the same name, or whose feeder is gone.
     pub fn lost(&self) -> Vec<&str> {
-        let is_lost = |it: &&Interface| Device::index_of(&it.device.name) != Some(it.device.index);
+        let is_lost = |it: &&Interface| {
+            Device::index_of(&it.device.name) != Some(it.device.index)
+                || it.intake.as_ref().is_some_and(|intake| intake.feeder().is_lost())
+        };
         self.interfaces.iter().filter(is_lost).map(|it| &*it.device.name).collect()
     }
 
@@ -209,8 +230,8 @@ impl Dataplane {
                 mode: interface.mode,
                 need_wakeup: true,
                 queues: interface.device.queues.receive,
-                program_id: interface.program.id(),
-                steering: interface.program.counters(),
+                program_id: interface.program.attached_id(),
+                steering: interface.steering_counters(),
             };
         configured.map(status).collect()
     }
@@ -224,6 +245,15 @@ impl Dataplane {
             counters: Arc::clone(&worker.counters),
         };
         self.workers.iter().enumerate().map(status).collect()
+    }
+}
+
+impl Interface {
+    fn steering_counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = self.program.counters();
+        let dropped = |intake: &Intake| ("dropped_feeder_full", intake.feeder().dropped());
+        counters.extend(self.intake.as_ref().map(dropped));
+        counters
     }
 }
 
@@ -244,15 +274,17 @@ impl Drop for Dataplane {
 impl Running {
     fn queue_status(&self) -> Vec<QueueStatus> {
         let losses = self.losses.lock();
-        let status = |(&(port, queue), losses): (&(PortId, u32), &Losses)| QueueStatus {
-            port,
-            queue,
-            receive_ring_full: losses.receive_ring_full,
-            fill_ring_empty: losses.fill_ring_empty,
-            receive_dropped: losses.receive_dropped,
-            transmit_invalid: losses.transmit_invalid,
-        };
-        self.queues.iter().zip(losses.iter()).map(status).collect()
+        // A queue has two sockets where there is a feeder.
+        let mut queues = BTreeMap::<_, QueueStatus>::new();
+        for (&(port, queue), losses) in self.queues.iter().zip(losses.iter()) {
+            let empty = || QueueStatus { port, queue, ..Default::default() };
+            let status = queues.entry((port, queue)).or_insert_with(empty);
+            status.receive_ring_full += losses.receive_ring_full;
+            status.fill_ring_empty += losses.fill_ring_empty;
+            status.receive_dropped += losses.receive_dropped;
+            status.transmit_invalid += losses.transmit_invalid;
+        }
+        queues.into_values().collect()
     }
 }
 

@@ -17,6 +17,8 @@ pub mod handle;
 #[cfg(feature = "af-xdp")]
 mod health;
 #[cfg(feature = "af-xdp")]
+mod hooks;
+#[cfg(feature = "af-xdp")]
 mod reclaim;
 #[cfg(feature = "af-xdp")]
 mod reload;

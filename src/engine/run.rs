@@ -228,6 +228,7 @@ impl Engine {
     fn look_after(&mut self) {
         self.replace_lost_devices();
         self.dataplane.iter_mut().for_each(Dataplane::look_at_exits);
+        self.dataplane.iter_mut().for_each(Dataplane::look_at_intakes);
         if self.steered_after != Some((self.host.version(), local_ports())) {
             self.steer();
         }

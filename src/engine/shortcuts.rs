@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, XdpMode};
+use crate::engine::hooks::Intake;
 use crate::flow::PortId;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::features::Features;
-use crate::io::xdp::program::{Program, ProgramFault, ShortcutMemory, ShortcutRoom};
+use crate::io::xdp::program::{Program, ShortcutMemory, ShortcutRoom};
+use crate::io::xdp::program_fault::ProgramFault;
 use crate::pipeline::shared::Settings;
 use crate::pipeline::shortcuts::suit;
 use crate::shortcut::{Memory, Shortcuts, Table};
@@ -37,7 +39,7 @@ pub(super) fn room(config: &Config, settings: &Settings) -> Option<ShortcutRoom>
 /// copied.
 pub(super) fn of_programs<'d>(
     programs: &mut [Program],
-    devices: impl Iterator<Item = &'d Device>,
+    devices: impl Iterator<Item = (&'d Device, Option<&'d Intake>)> + Clone,
     modes: &[XdpMode],
     room: Option<ShortcutRoom>,
 ) -> Option<Arc<Shortcuts>> {
@@ -46,7 +48,7 @@ pub(super) fn of_programs<'d>(
         tracing::info!("no shortcuts: they are for drivers' XDP with copied frames");
         return None;
     }
-    for (program, device) in programs.iter_mut().zip(devices) {
+    for (program, (device, _)) in programs.iter_mut().zip(devices.clone()) {
         if let Err(fault) = program.carry(device) {
             tracing::warn!("no shortcuts: {}: {fault}", device.name);
             return None;
@@ -58,6 +60,9 @@ pub(super) fn of_programs<'d>(
                 device.name
             );
         }
+    }
+    for (program, (device, intake)) in programs.iter_mut().zip(devices) {
+        intake.iter().for_each(|intake| intake.begin(program, device));
     }
     let table = |program: &mut Program| {
         let ShortcutMemory { slots, tags, gate } = program.take_shortcuts()?;

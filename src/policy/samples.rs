@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::config::{
-    ChecksumMode, Config, Interface, OnRuleRemoval, Role, Sessions, Workers, XdpMode,
+    ChecksumMode, Config, Hook, Interface, OnRuleRemoval, Role, Sessions, Workers, XdpMode,
 };
 use crate::flow::Protocol;
 use crate::rules::diagnostic::Place;
@@ -35,6 +35,7 @@ pub(crate) fn config() -> Config {
         workers: Workers {
             count: None,
             mode: XdpMode::Auto,
+            hook: Hook::default(),
             spin: false,
             frames: 4096,
             shortcuts: None,

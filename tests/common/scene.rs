@@ -2,6 +2,7 @@
 
 use natwerk::flow::{Endpoint, Mac, PortId};
 use natwerk::io::xdp::device::Device;
+use natwerk::io::xdp::feeder::Feeder;
 use natwerk::io::xdp::program::{Program, ShortcutMemory, ShortcutRoom};
 use natwerk::io::xdp::steering::Steering;
 use natwerk::shortcut::{Direction, Key, Memory, Place, Shortcuts, Table, Tenant};
@@ -19,6 +20,7 @@ const TENANT: Tenant = Tenant { realm: 0, entry: 7 };
 pub struct Scene {
     pub program: Program,
     pub shortcuts: Shortcuts,
+    feeder: Option<Feeder>,
 }
 
 impl Scene {
@@ -34,7 +36,18 @@ impl Scene {
         let table = Table::new(Memory { slots, tags, gate }, room.seeds, bits);
         let shortcuts = Shortcuts::new(vec![Some(table), None]);
         shortcuts.tell(worker::now());
-        Self { program, shortcuts }
+        Self { program, shortcuts, feeder: None }
+    }
+
+    /// The same with the feeder of `a0`, so that packets are taken at its traffic control.
+    pub fn fed(mut self) -> Self {
+        let feeder = Feeder::make(&Device::find("a0").expect("the device")).expect("made");
+        self.program.feed(&feeder).expect("fed");
+        Self { feeder: Some(feeder), ..self }
+    }
+
+    pub fn is_fed(&self) -> bool {
+        self.feeder.is_some()
     }
 
     pub fn make(&self, direction: &Direction) -> Option<Place> {

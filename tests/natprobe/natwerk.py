@@ -3,8 +3,9 @@
     natprobe.py --driver-file tests/natprobe/natwerk.py --driver natwerk
 
 The program is taken from $NATWERK (default: target/release/natwerk of this checkout). It manages the
-addresses of its interfaces itself; the kernel answers ARP for them and never forwards. With NATWERK_SHORTCUTS=1
-packets may take shortcuts: as frames towards the wan, whose end takes such, and carried by the kernel the other way.
+addresses of its interfaces itself; the kernel answers ARP for them and never forwards. With NATWERK_SHORTCUTS=xdp
+packets may take shortcuts: as frames towards the wan, whose end takes such, and carried by the kernel the other way;
+with NATWERK_SHORTCUTS=tc they are taken by the kernel's traffic control, and go by feeders if they take none.
 """
 import ipaddress
 import json
@@ -23,7 +24,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.environ.get("NATWERK", os.path.join(HERE, "..", "..", "target", "release", "natwerk"))
 INTERFACES = {"wan": "wan0", "lan": "lan0", "lan1": "lan1"}
 GUESTS = ("lan", "lan1")
-SHORTCUTS = os.environ.get("NATWERK_SHORTCUTS") == "1"
+# The hook, if packets may take shortcuts.
+SHORTCUTS = os.environ.get("NATWERK_SHORTCUTS")
 # The neutral configuration's names of protocols that are numbers here.
 PROTOCOLS = {"igmp": 2, "ipip": 4, "ipencap": 4, "ipv6": 41, "ipv6-icmp": "icmpv6", "icmp6": "icmpv6"}
 FILTERING = {"apdf": "address-and-port-dependent", "adf": "address-dependent", "eif": "endpoint-independent"}
@@ -43,7 +45,7 @@ class Natwerk(Driver):
             # The kernel may speak from its link-local address at once, not only when nobody else claimed it.
             ns_exec(self.rtr, ["sysctl", "-qw", "net.ipv6.conf.%s.accept_dad=0" % device])
             sh(["ip", "-n", self.rtr, "link", "set", device, "up"])
-        if SHORTCUTS:
+        if SHORTCUTS == "xdp":
             # What leaves there leaves as frames, and what comes from there is carried.
             ns_exec(self.topo.ns["wan"], ["ethtool", "-K", "h" + INTERFACES["wan"], "gro", "on"])
         # natwerk never gives out the ports that the router's own connections use.
@@ -85,7 +87,7 @@ class Natwerk(Driver):
                   'on_rule_removal = "%s"' % ("keep-filtered" if cfg["revoke"] == "kill" else "keep"),
                   "[timeouts]", "udp = %s" % t["udp"], "udp_single_exchange = %s" % t["udp"], "tcp_established = %s" % t["tcp_est"],
                   "tcp_transitory = %s" % t["tcp_trans"], "icmp = %s" % t["icmp"], "fragment = %s" % t["frag"]]
-        lines += ["[workers]", "shortcuts = %d" % (1024 if SHORTCUTS else 0)]
+        lines += ["[workers]", "shortcuts = %d" % (1024 if SHORTCUTS else 0), "hook = %s" % json.dumps(SHORTCUTS or "auto")]
         if cfg["icmp_error_rate"] != "default":
             lines += ["[icmp]", "errors_per_second = %d" % (cfg["icmp_error_rate"] or 0)]
         return "\n".join(lines) + "\n"

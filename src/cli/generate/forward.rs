@@ -100,6 +100,7 @@ fn opened(arguments: &ForwardArguments) -> Result<Opened, Failure> {
         frames: FRAMES,
         mode: XdpMode::Auto,
         shortcuts: None,
+        feeders: false,
     };
     open(&request).map_err(|error| failed(&error))
 }

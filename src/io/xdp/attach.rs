@@ -93,7 +93,10 @@ fn program_name(id: u32) -> String {
 }
 
 /// Sends one request and reads its one reply; none for a mere acknowledgement.
-fn exchange(message: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
+pub(super) fn exchange(
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<Option<RouteNetlinkMessage>> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     let mut header = NetlinkHeader::default();
     header.flags = flags;

@@ -1,5 +1,5 @@
-//! The program at the kernel's traffic control that does shortcuts to packets of the kernel's own: see
-//! `carry.bpf.h`.
+//! The program at the kernel's traffic control, which does shortcuts to packets of the kernel's own and takes them where
+//! there is no XDP program: see `carry.bpf.h`.
 
 use aya::Ebpf;
 use aya::programs::tc::{
@@ -8,7 +8,8 @@ use aya::programs::tc::{
 use aya::programs::{ProgramError, SchedClassifier};
 
 use crate::io::xdp::device::Device;
-use crate::io::xdp::program::{ProgramFault, chain};
+use crate::io::xdp::program::chain;
+use crate::io::xdp::program_fault::ProgramFault;
 
 /// The program on a device. Dropping it takes it off, unless it was told to stay. It is attached by netlink, so
 /// that it outlives a process that is killed, as the XDP program does that marks packets for it.
@@ -57,4 +58,4 @@ fn refused(error: &dyn std::error::Error) -> ProgramFault {
 }
 
 /// Its name in the object, which the kernel shows too.
-const PROGRAM: &str = "natwerk_carry";
+pub(super) const PROGRAM: &str = "natwerk_carry";

@@ -4,6 +4,8 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::io::xdp::offloads;
+
 /// A network device, as it was when it was asked about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
@@ -19,6 +21,9 @@ pub struct Device {
     pub queues: Queues,
     /// Whether it takes VLAN tags off received frames before the XDP program sees them.
     pub strips_tags: bool,
+    /// Whether it is one end of a veth pair: for an XDP program the kernel copies most packets that it receives, and has their
+    /// sender cut large ones.
+    pub is_veth: bool,
 }
 
 /// How many queues a device uses at the moment.
@@ -56,6 +61,7 @@ impl Device {
             is_up,
             queues: queues(&socket, name),
             strips_tags: strips_tags(&socket, name),
+            is_veth: driver(&socket, name).is_some_and(|driver| driver == "veth"),
         })
     }
 
@@ -65,7 +71,7 @@ impl Device {
     /// # Errors
     /// When the driver refuses.
     pub fn join_segments(&self) -> io::Result<()> {
-        ask_driver(&control_socket()?, &self.name, [ETHTOOL_SGRO, 1]).map(|_| ())
+        offloads::set(&self.name, "rx-gro", true)
     }
 
     /// The kernel's number of the device called `name`, if there is one.
@@ -77,7 +83,7 @@ impl Device {
 }
 
 /// A socket to ask about devices through.
-fn control_socket() -> io::Result<OwnedFd> {
+pub(super) fn control_socket() -> io::Result<OwnedFd> {
     // SAFETY: a system call with plain numbers; the result is checked.
     let descriptor =
         unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
@@ -124,12 +130,26 @@ fn ask_driver<const N: usize>(
     name: &str,
     mut value: [u32; N],
 ) -> io::Result<[u32; N]> {
+    // SAFETY: these commands read and write as much as they are given here: structures of fixed sizes.
+    unsafe { tell_driver(socket, name, &mut value) }.map(|_| value)
+}
+
+/// Asks or tells the driver something through `SIOCETHTOOL`; `value` starts with the command. Returns what the call
+/// did.
+///
+/// # Safety
+/// `value` is as long as what the command makes the kernel write.
+pub(super) unsafe fn tell_driver(
+    socket: &OwnedFd,
+    name: &str,
+    value: &mut [u32],
+) -> io::Result<i32> {
     let mut request = named(name)?;
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-    // SAFETY: `request` names the device and points to a structure as large as the command that it
-    // starts with says, which lives until the call returns.
+    // SAFETY: `request` names the device and points to `value`, which lives until the call returns and is
+    // long enough, as the caller has it.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// The queues in use. Drivers that cannot be asked have as many as sysfs shows, or one.
@@ -155,10 +175,20 @@ fn strips_tags(socket: &OwnedFd, name: &str) -> bool {
         .is_ok_and(|[_, flags]| flags & ETH_FLAG_RXVLAN != 0)
 }
 
+/// The name of its driver (`ethtool -i`).
+fn driver(socket: &OwnedFd, name: &str) -> Option<String> {
+    // struct ethtool_drvinfo: command, then 32 bytes of name, then what is of no interest.
+    let mut question = [0; 49];
+    question[0] = ETHTOOL_GDRVINFO;
+    let answer = ask_driver(socket, name, question).ok()?;
+    let bytes = answer[1..9].iter().flat_map(|word| word.to_ne_bytes());
+    String::from_utf8(bytes.take_while(|byte| *byte != 0).collect()).ok()
+}
+
 // linux/sockios.h and linux/ethtool.h.
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_GDRVINFO: u32 = 3;
 const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 

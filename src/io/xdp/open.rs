@@ -19,11 +19,14 @@ use crate::flow::PortId;
 use crate::io::frame::{FramePool, HEADROOM, KERNEL_HEADROOM, Memory};
 use crate::io::xdp::descriptor::Layout;
 use crate::io::xdp::device::{Device, Queues};
+use crate::io::xdp::feeder::Feeder;
 use crate::io::xdp::open_error::OpenError;
 use crate::io::xdp::options::{
     XDP_MAX_TX_SKB_BUDGET, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, option, set_option,
 };
-use crate::io::xdp::program::{Program, ProgramFault, ShortcutRoom};
+use crate::io::xdp::program::{Program, ShortcutRoom};
+use crate::io::xdp::program_fault::ProgramFault;
+use crate::io::xdp::queues::{Queue, queues_of};
 use crate::io::xdp::socket::{Rings, XdpPort};
 use crate::io::xdp::steering::Steering;
 use crate::io::{Lane, LanePort};
@@ -41,6 +44,8 @@ pub struct Request<'r> {
     pub mode: XdpMode,
     /// The room for shortcuts on each interface, if there is to be any.
     pub shortcuts: Option<ShortcutRoom>,
+    /// Whether veths get feeders, so that they need no XDP program.
+    pub feeders: bool,
 }
 
 /// What was opened.
@@ -53,6 +58,8 @@ pub struct Opened {
     pub modes: Vec<XdpMode>,
     /// The queues that each interface has now, with its program on it.
     pub queues: Vec<Queues>,
+    /// The feeder of each interface, if it has one; sockets are bound to it.
+    pub feeders: Vec<Option<Feeder>>,
 }
 
 /// The frame memory and bound sockets of one worker, on their way to its thread.
@@ -69,12 +76,16 @@ pub struct LaneParts {
 struct BoundSocket {
     port: PortId,
     queue: u32,
+    /// Whether the queue is the feeder's.
+    is_fed: bool,
     rings: Rings,
 }
 
 /// How one attempt goes about it.
 #[derive(Clone, Copy)]
-struct Attempt {
+struct Attempt<'f> {
+    /// The feeder of each interface.
+    feeders: &'f [Option<Feeder>],
     zero_copy: bool,
     in_driver: bool,
     /// Whether an interface whose driver has no XDP gets the generic one.
@@ -97,21 +108,48 @@ pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
     for (program, (_, _, steering)) in programs.iter_mut().zip(request.interfaces) {
         program.apply(steering)?;
     }
-    let zero_copy = Attempt { zero_copy: true, in_driver: true, or_skb: false };
-    let copy = Attempt { zero_copy: false, in_driver: true, or_skb: false };
-    let (lanes, modes, queues) = match request.mode {
-        XdpMode::ZeroCopy => attempt(request, &mut programs, zero_copy),
-        XdpMode::Copy => attempt(request, &mut programs, copy),
-        XdpMode::Skb => attempt(request, &mut programs, Attempt { in_driver: false, ..copy }),
-        XdpMode::Auto => match attempt(request, &mut programs, zero_copy) {
-            Err(error) if error.depends_on_mode() => {
-                tracing::info!("no zero-copy: {error}");
-                attempt(request, &mut programs, Attempt { or_skb: true, ..copy })
-            }
-            decided => decided,
-        },
-    }?;
-    Ok(Opened { lanes, programs, modes, queues })
+    let zero_copy = Attempt { feeders: &[], zero_copy: true, in_driver: true, or_skb: false };
+    if request.mode == XdpMode::ZeroCopy {
+        return attempt(request, &mut programs, zero_copy).map(|got| opened(got, programs, vec![]));
+    }
+    if request.mode == XdpMode::Auto {
+        match attempt(request, &mut programs, zero_copy) {
+            Err(error) if error.depends_on_mode() => tracing::info!("no zero-copy: {error}"),
+            decided => return decided.map(|got| opened(got, programs, vec![])),
+        }
+    }
+    let feeders = feeders(request);
+    let copy = Attempt {
+        feeders: &feeders,
+        zero_copy: false,
+        in_driver: request.mode != XdpMode::Skb,
+        or_skb: request.mode == XdpMode::Auto,
+    };
+    let got = attempt(request, &mut programs, copy)?;
+    Ok(opened(got, programs, feeders))
+}
+
+fn opened(
+    (lanes, modes, queues): Attempted,
+    programs: Vec<Program>,
+    mut feeders: Vec<Option<Feeder>>,
+) -> Opened {
+    feeders.resize_with(programs.len(), || None);
+    Opened { lanes, programs, modes, queues, feeders }
+}
+
+/// A feeder for each veth, if they are to have any. One that cannot be made leaves its interface to XDP.
+fn feeders(request: &Request<'_>) -> Vec<Option<Feeder>> {
+    let is_wanted = request.feeders && request.shortcuts.is_some() && request.mode != XdpMode::Skb;
+    let feeder = |(_, device, _): &(PortId, Device, Steering)| {
+        Feeder::remove_former(device);
+        let made = (is_wanted && device.is_veth).then(|| Feeder::make(device))?;
+        let say = |error: &io::Error| {
+            tracing::warn!("{} needs its XDP program all the time: {error}", device.name);
+        };
+        made.inspect_err(say).ok()
+    };
+    request.interfaces.iter().map(feeder).collect()
 }
 
 type Attempted = (Vec<LaneParts>, Vec<XdpMode>, Vec<Queues>);
@@ -121,7 +159,7 @@ type Attempted = (Vec<LaneParts>, Vec<XdpMode>, Vec<Queues>);
 fn attempt(
     request: &Request<'_>,
     programs: &mut [Program],
-    attempt: Attempt,
+    attempt: Attempt<'_>,
 ) -> Result<Attempted, OpenError> {
     let (lanes, modes) = attempt_on(request, programs, attempt)?;
     let mut interfaces = request.interfaces.to_vec();
@@ -144,7 +182,7 @@ fn attempt(
 fn attempt_on(
     request: &Request<'_>,
     programs: &mut [Program],
-    attempt: Attempt,
+    attempt: Attempt<'_>,
 ) -> Result<(Vec<LaneParts>, Vec<XdpMode>), OpenError> {
     let layout = Layout::find().ok_or(OpenError::UnknownDescriptors)?;
     let chunk_size = chunk_size(request)?;
@@ -155,7 +193,10 @@ fn attempt_on(
     let mut modes = Vec::new();
     for (program, (port, device, _)) in programs.iter_mut().zip(request.interfaces) {
         for socket in lanes.iter().flat_map(|lane| &lane.sockets).filter(|it| it.port == *port) {
-            program.set_socket(socket.queue, socket.rings.receive.fd())?;
+            match socket.is_fed {
+                true => program.set_fed_socket(socket.queue, socket.rings.receive.fd())?,
+                false => program.set_socket(socket.queue, socket.rings.receive.fd())?,
+            }
         }
         modes.push(attach(program, device, attempt)?);
     }
@@ -168,7 +209,7 @@ fn attempt_on(
 fn attach(
     program: &mut Program,
     device: &Device,
-    attempt: Attempt,
+    attempt: Attempt<'_>,
 ) -> Result<XdpMode, ProgramFault> {
     match program.attach(device, attempt.in_driver) {
         Ok(()) if attempt.zero_copy => Ok(XdpMode::ZeroCopy),
@@ -208,7 +249,7 @@ fn bind_patiently(
     worker: usize,
     chunk_size: u32,
     layout: Layout,
-    attempt: Attempt,
+    attempt: Attempt<'_>,
 ) -> Result<LaneParts, OpenError> {
     let deadline = Instant::now() + BUSY_PATIENCE;
     loop {
@@ -228,9 +269,9 @@ fn bind(
     worker: usize,
     chunk_size: u32,
     layout: Layout,
-    attempt: Attempt,
+    attempt: Attempt<'_>,
 ) -> Result<LaneParts, OpenError> {
-    let queues = queues_of(request, worker);
+    let queues = queues_of(request, worker, attempt.feeders);
     let share = request.frames / 4 * 3 / u32::try_from(queues.len().max(1)).unwrap_or(u32::MAX);
     let fill_max = previous_power_of_two(share).clamp(RING_MIN, RECEIVE_RING_MAX);
     let memory_fault = |error| OpenError::Memory { frames: request.frames, error };
@@ -249,7 +290,7 @@ fn bind(
         .map_err(|error| memory_fault(told(&error)))?;
     let base = base(&umem, &descriptors);
     let mut sockets = Vec::new();
-    for (port, device, queue) in queues {
+    for Queue { port, device, number: queue, is_fed } in queues {
         let fault = |error| OpenError::Socket {
             interface: device.name.clone(),
             queue,
@@ -257,21 +298,9 @@ fn bind(
             error,
         };
         let rings = bind_socket(&umem, device, queue, fill_max, attempt).map_err(fault)?;
-        sockets.push(BoundSocket { port, queue, rings });
+        sockets.push(BoundSocket { port, queue, is_fed, rings });
     }
     Ok(LaneParts { umem, base, chunk_size, frames: request.frames, fill_max, sockets, layout })
-}
-
-/// The queues of one worker, by interface, its own first.
-fn queues_of<'r>(request: &Request<'r>, worker: usize) -> Vec<(PortId, &'r Device, u32)> {
-    let mut queues = Vec::new();
-    for (port, device, _) in request.interfaces {
-        // A queue for each worker to transmit on, even if nothing arrives there.
-        let count = device.queues.receive.max(u32::try_from(request.workers).unwrap_or(u32::MAX));
-        let own = (0..count).skip(worker).step_by(request.workers.max(1));
-        queues.extend(own.map(|queue| (*port, device, queue)));
-    }
-    queues
 }
 
 fn bind_socket(
@@ -279,7 +308,7 @@ fn bind_socket(
     device: &Device,
     queue: u32,
     receive_size: u32,
-    attempt: Attempt,
+    attempt: Attempt<'_>,
 ) -> io::Result<Rings> {
     let name: Interface = device.name.parse().map_err(io::Error::other)?;
     let mode = if attempt.zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
@@ -307,7 +336,11 @@ fn raise_transmit_budget(socket: RawFd) -> u32 {
 }
 
 /// Asks the socket to send the nothing it has, and whether the mode is what was asked for.
-fn probe(socket: &BoundSocket, request: &Request<'_>, attempt: Attempt) -> Result<(), OpenError> {
+fn probe(
+    socket: &BoundSocket,
+    request: &Request<'_>,
+    attempt: Attempt<'_>,
+) -> Result<(), OpenError> {
     let fault = |error| OpenError::Socket {
         interface: request
             .interfaces
@@ -343,10 +376,8 @@ impl LaneParts {
         // `Umem`; xsk-rs itself touches them only when asked to, and nobody asks.
         let pool = unsafe { FramePool::new(base, self.chunk_size as usize, self.frames, memory) };
         let (layout, fill_max) = (self.layout, self.fill_max);
-        let ports = self.sockets.into_iter().map(|BoundSocket { port, queue, rings }| LanePort {
-            port,
-            queue,
-            socket: XdpPort::new(pool.clone(), rings, layout, fill_max),
+        let ports = self.sockets.into_iter().map(|BoundSocket { port, queue, rings, .. }| {
+            LanePort { port, queue, socket: XdpPort::new(pool.clone(), rings, layout, fill_max) }
         });
         Lane { ports: ports.collect(), pool }
     }
@@ -400,30 +431,20 @@ mod tests {
 
     fn device(name: &str, mtu: u32, receive: u32) -> Device {
         let queues = Queues { receive, transmit: receive };
-        Device { name: name.into(), index: 2, mtu, is_up: true, queues, strips_tags: false }
+        Device {
+            name: name.into(),
+            index: 2,
+            mtu,
+            is_up: true,
+            queues,
+            strips_tags: false,
+            is_veth: false,
+        }
     }
 
     fn interfaces(devices: &[Device]) -> Vec<(PortId, Device, Steering)> {
         let numbered = (0u8..).zip(devices);
         numbered.map(|(n, device)| (PortId(n), device.clone(), Steering::default())).collect()
-    }
-
-    #[test]
-    fn every_receive_queue_has_one_worker_and_every_worker_a_queue_of_each_interface() {
-        let interfaces = interfaces(&[device("a", 1500, 5), device("b", 1500, 2)]);
-        let request = Request {
-            interfaces: &interfaces,
-            workers: 2,
-            frames: 4096,
-            mode: XdpMode::Auto,
-            shortcuts: None,
-        };
-        let numbers = |worker| {
-            let queues = queues_of(&request, worker);
-            queues.into_iter().map(|(port, _, queue)| (port.0, queue)).collect::<Vec<_>>()
-        };
-        assert_eq!(numbers(0), [(0, 0), (0, 2), (0, 4), (1, 0)]);
-        assert_eq!(numbers(1), [(0, 1), (0, 3), (1, 1)]);
     }
 
     #[test]
@@ -436,6 +457,7 @@ mod tests {
                 frames: 64,
                 mode: XdpMode::Auto,
                 shortcuts: None,
+                feeders: false,
             };
             chunk_size(&request).map_err(|error| error.to_string())
         };

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::io::xdp::program::ProgramFault;
+use crate::io::xdp::program_fault::ProgramFault;
 
 /// Why not everything could be opened. Nothing is left open then.
 #[derive(Debug, thiserror::Error)]

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use crate::flow::DoubleTag;
 use crate::io::xdp::attach::{self, Occupant};
-use crate::io::xdp::carrier::Carrier;
+use crate::io::xdp::carrier::{self, Carrier};
 use crate::io::xdp::device::Device;
-use crate::io::xdp::kernel_ports::{KernelPorts, PageKey};
+use crate::io::xdp::feeder::Feeder;
+use crate::io::xdp::kernel_ports::KernelPorts;
+use crate::io::xdp::keys::{double_tag_key, local_key, local_key_ipv6, owner, page_key};
+use crate::io::xdp::program_fault::ProgramFault;
 use crate::io::xdp::steering::Steering;
 use crate::io::xdp::words::MapWords;
 
@@ -23,6 +24,10 @@ pub struct Program {
     /// The device it is on.
     on: Option<u32>,
     sockets: XskMap<MapData>,
+    /// Those of the interface's feeder.
+    fed: XskMap<MapData>,
+    /// The end of it where packets go in.
+    feeder: Array<MapData, u32>,
     tags: Array<MapData, u32>,
     double_tags: HashMap<MapData, u32, u8>,
     vteps: HashMap<MapData, [u8; 4], u8>,
@@ -59,58 +64,9 @@ pub struct ShortcutMemory {
     pub gate: MapWords,
 }
 
-/// Why the program is not on an interface, or does not do what it was told.
-#[derive(Debug, thiserror::Error)]
-pub enum ProgramFault {
-    /// Another program holds the hook.
-    #[error(
-        "{interface} has another XDP program (id {id}, {name:?}); if it is not needed, take it off: ip link set dev {interface} xdp off"
-    )]
-    Occupied {
-        /// The interface.
-        interface: String,
-        /// The program's number.
-        id: u32,
-        /// Its name.
-        name: String,
-    },
-    /// The device cannot run the program in this mode.
-    #[error("{interface} cannot run XDP programs in {mode} mode: {error}")]
-    Mode {
-        /// The interface.
-        interface: String,
-        /// `driver` or `skb`.
-        mode: &'static str,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// The kernel does not take the program.
-    #[error("the kernel refuses natwerk's XDP program: {0}{hint}", hint = hint(.0))]
-    Refused(String),
-    /// The kernel does not take the program that does shortcuts to its own packets.
-    #[error(
-        "the kernel refuses natwerk's program for its traffic control (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF): {0}{hint}",
-        hint = hint(.0)
-    )]
-    Carry(String),
-    /// A map cannot be changed.
-    #[error("the XDP program's maps cannot be changed: {0}")]
-    Map(#[from] MapError),
-    /// The memory of shortcuts cannot be shared.
-    #[error("the memory for shortcuts cannot be had: {0}; set workers.shortcuts to less, or to 0")]
-    Shortcuts(io::Error),
-}
-
-fn hint(said: &str) -> &'static str {
-    if said.contains("Operation not permitted") || said.contains("EPERM") {
-        "; it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    } else {
-        ""
-    }
-}
-
 /// What the program counts, by name, in the order of `enum reason` in steer.bpf.c.
-pub const COUNTERS: [&str; 14] = [
+pub const COUNTERS: [&str; 15] = [
+    "as_frames",
     "carried",
     "dropped_no_socket",
     "dropped_short",
@@ -151,7 +107,8 @@ impl Program {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
         let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
         let mut program = loader.load(object).map_err(refused)?;
-        xdp(&mut program)?.load().map_err(|error| ProgramFault::Refused(chain(&error)))?;
+        xdp(&mut program, PROGRAM)?.load().map_err(refused_program)?;
+        xdp(&mut program, FEED)?.load().map_err(refused_program)?;
         if room.is_some() {
             Carrier::load(&mut program)?;
         }
@@ -171,6 +128,8 @@ impl Program {
             shortcuts: shortcuts.transpose().map_err(ProgramFault::Shortcuts)?,
             exits: take("exits")?.try_into()?,
             sockets: take("xsks")?.try_into()?,
+            fed: take("fed")?.try_into()?,
+            feeder: take("feeder")?.try_into()?,
             tags: take("tags")?.try_into()?,
             double_tags: take("double_tags")?.try_into()?,
             vteps: take("vteps")?.try_into()?,
@@ -206,9 +165,8 @@ impl Program {
             |steering: &Steering| steering.tags.union(&steering.kernel_tags).copied().collect();
         let (new, old): (BTreeSet<u16>, BTreeSet<u16>) = (tags(steering), tags(&self.applied));
         for tag in BTreeSet::from([0]).union(&new).chain(old.difference(&new)) {
-            let owner = owner(steering, *tag);
-            if owner != self::owner(&self.applied, *tag) {
-                self.tags.set(u32::from(*tag), owner, 0)?;
+            if owner(steering, *tag) != owner(&self.applied, *tag) {
+                self.tags.set(u32::from(*tag), owner(steering, *tag), 0)?;
             }
         }
         self.apply_encapsulations(steering)?;
@@ -283,6 +241,32 @@ impl Program {
         Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
     }
 
+    /// Makes what comes out of the feeder's `queue` go to `socket`.
+    ///
+    /// # Errors
+    /// When there are more queues than the map has room for.
+    pub fn set_fed_socket(
+        &mut self,
+        queue: u32,
+        socket: &impl AsRawFd,
+    ) -> Result<(), ProgramFault> {
+        Ok(self.fed.set(queue, socket.as_raw_fd(), 0)?)
+    }
+
+    /// Has packets taken at the interface's traffic control, and what is the dataplane's go by its feeder. Where its
+    /// program stays, it comes first.
+    ///
+    /// # Errors
+    /// When the feeder's end cannot run a program in its driver.
+    pub fn feed(&mut self, feeder: &Feeder) -> Result<(), ProgramFault> {
+        let program = xdp(&mut self.program, FEED)?.fd().map_err(refused_program)?;
+        let (exit, mode) = (feeder.exit(), attach::XDP_FLAGS_DRV_MODE);
+        attach::put(exit.index, program.as_fd(), mode, None).map_err(|error| {
+            ProgramFault::Mode { interface: exit.name.clone(), mode: "driver", error }
+        })?;
+        Ok(self.feeder.set(0, feeder.entrance(), 0)?)
+    }
+
     /// Where it reads shortcuts, for whoever makes them; once.
     pub fn take_shortcuts(&mut self) -> Option<ShortcutMemory> {
         self.shortcuts.take()
@@ -311,7 +295,7 @@ impl Program {
         Ok(())
     }
 
-    /// Puts the program on `device`, in place of one that a former natwerk left there.
+    /// Puts the program on `device`, in place of what a former natwerk left there.
     ///
     /// # Errors
     /// When the device cannot run it in this mode, or runs another one.
@@ -329,15 +313,33 @@ impl Program {
                 return Err(ProgramFault::Occupied { interface: device.name.clone(), id, name });
             }
         };
-        let program = xdp(&mut self.program)?.fd();
-        let program = program.map_err(|error| ProgramFault::Refused(chain(&error)))?;
+        let program = xdp(&mut self.program, PROGRAM)?.fd().map_err(refused_program)?;
         attach::put(device.index, program.as_fd(), mode, former).map_err(fault)?;
         if let Some(id) = former.filter(|former| Some(*former) != self.id()) {
             tracing::info!(interface = device.name, id, "replaced a former natwerk's program");
         }
-        Carrier::evict_former(device);
+        if self.carrier.is_none() {
+            Carrier::evict_former(device);
+        }
         self.on = Some(device.index);
         Ok(())
+    }
+
+    /// Takes the program off its device.
+    ///
+    /// # Errors
+    /// What the kernel says; a device that is gone has taken the program with it.
+    pub fn detach(&mut self) -> io::Result<()> {
+        match (self.on.take(), self.id()) {
+            (Some(index), Some(id)) => attach::evict(index, id),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the program is on a device.
+    #[must_use]
+    pub const fn is_attached(&self) -> bool {
+        self.on.is_some()
     }
 
     /// Leaves the program where it is when this is dropped: it drops what the dataplane should
@@ -355,19 +357,29 @@ impl Program {
     /// # Errors
     /// When the kernel does not run it.
     pub fn try_on(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), ProgramFault> {
-        let mut after = vec![0; METADATA_MAX + frame.len()];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut after),
-            ..TestRunOptions::new()
-        };
-        let refused = |error: ProgramError| ProgramFault::Refused(chain(&error));
-        let program = self.program.program(PROGRAM);
-        let program = program.ok_or_else(|| ProgramFault::Refused(format!("no program {PROGRAM}")));
-        let program: &Xdp = program?.try_into().map_err(refused)?;
-        let run = program.test_run(options).map_err(refused)?;
-        after.truncate(run.data_size_out as usize);
-        Ok((run.return_value, after))
+        let program: &Xdp = self.part(PROGRAM)?.try_into().map_err(refused_program)?;
+        tried(frame, |options| program.test_run(options))
+    }
+
+    /// The same of the program at the traffic control and a packet (`TC_ACT_` of linux/pkt_cls.h).
+    ///
+    /// # Errors
+    /// When the kernel does not run it, or there is to be no such program.
+    pub fn try_on_packet(&self, packet: &[u8]) -> Result<(u32, Vec<u8>), ProgramFault> {
+        let program = self.part(carrier::PROGRAM)?.try_into().map_err(refused_program);
+        let program: &SchedClassifier = program?;
+        tried(packet, |options| program.test_run(options))
+    }
+
+    fn part(&self, name: &str) -> Result<&aya::programs::Program, ProgramFault> {
+        let found = self.program.program(name);
+        found.ok_or_else(|| ProgramFault::Refused(format!("no program {name}")))
+    }
+
+    /// The kernel's number of the program, if it is on a device.
+    #[must_use]
+    pub fn attached_id(&self) -> Option<u32> {
+        self.on.and_then(|_| self.id())
     }
 
     /// The kernel's number of the program.
@@ -392,61 +404,35 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if let (Some(index), Some(id)) = (self.on, self.id()) {
-            // A device that is gone has taken the program with it.
-            let _ = attach::evict(index, id);
-        }
+        let _ = self.detach();
     }
 }
 
-fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, ProgramFault> {
-    let found = program.program_mut(PROGRAM);
-    let found = found.ok_or_else(|| ProgramFault::Refused(format!("no program {PROGRAM}")))?;
-    found.try_into().map_err(|error: ProgramError| ProgramFault::Refused(chain(&error)))
+fn tried(
+    frame: &[u8],
+    run: impl FnOnce(TestRunOptions<'_>) -> Result<TestRunResult, ProgramError>,
+) -> Result<(u32, Vec<u8>), ProgramFault> {
+    let mut after = vec![0; METADATA_MAX + frame.len()];
+    let (data_in, data_out) = (Some(frame), Some(&mut after[..]));
+    let options = TestRunOptions { data_in, data_out, ..TestRunOptions::new() };
+    let run = run(options).map_err(refused_program)?;
+    after.truncate(run.data_size_out as usize);
+    Ok((run.return_value, after))
+}
+
+fn xdp<'p>(object: &'p mut Ebpf, name: &str) -> Result<&'p mut Xdp, ProgramFault> {
+    let found = object.program_mut(name);
+    let found = found.ok_or_else(|| ProgramFault::Refused(format!("no program {name}")))?;
+    found.try_into().map_err(refused_program)
+}
+
+fn refused_program(error: ProgramError) -> ProgramFault {
+    ProgramFault::Refused(chain(&error))
 }
 
 fn words(map: &Map, count: usize) -> io::Result<MapWords> {
     let Map::Array(data) = map else { return Err(io::Error::from(io::ErrorKind::Unsupported)) };
     MapWords::of(data.fd().as_fd(), count)
-}
-
-fn double_tag_key(tags: DoubleTag) -> u32 {
-    let is_provider = u32::from(tags.outer_type == PROVIDER_VLAN);
-    is_provider << 24 | u32::from(tags.outer & 0xfff) << 12 | u32::from(tags.inner & 0xfff)
-}
-
-fn local_key((vlan, address): (u16, Ipv4Addr)) -> [u8; 8] {
-    let ([a, b, c, d], [v, w]) = (address.octets(), vlan.to_ne_bytes());
-    [a, b, c, d, v, w, 0, 0]
-}
-
-fn local_key_ipv6((vlan, address): (u16, Ipv6Addr)) -> [u8; 20] {
-    let mut key = [0; 20];
-    let (place, rest) = key.split_at_mut(16);
-    place.copy_from_slice(&address.octets());
-    let [v, w] = vlan.to_ne_bytes();
-    rest.copy_from_slice(&[v, w, 0, 0]);
-    key
-}
-
-fn page_key((address, protocol, page): PageKey) -> [u8; 8] {
-    let [a, b, c, d] = address.octets();
-    [a, b, c, d, protocol.0, page, 0, 0]
-}
-
-/// What the program's map says of a tag: `enum owner` in steer.bpf.c.
-fn owner(steering: &Steering, tag: u16) -> u32 {
-    let has_vtep = match tag == 0 && !steering.vteps.is_empty() {
-        true => 0x100,
-        false => 0,
-    };
-    has_vtep
-        | match (steering.tags.contains(&tag), steering.arp_tags.contains(&tag)) {
-            (false, _) if steering.kernel_tags.contains(&tag) => 3,
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => 2,
-        }
 }
 
 fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), ProgramFault> {
@@ -481,8 +467,8 @@ const METADATA_MAX: usize = 32;
 /// Words of `struct shortcut`.
 const SLOT_WORDS: usize = 16;
 const TAGS_PER_WORD: u32 = 8;
-/// The EtherType of a provider's tag.
-const PROVIDER_VLAN: u16 = 0x88a8;
 
 /// The program's name in the object, which the kernel shows too.
 const PROGRAM: &str = "natwerk_steer";
+/// That of the one on a feeder.
+const FEED: &str = "natwerk_feed";

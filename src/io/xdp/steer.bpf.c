@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// Which frames the dataplane gets. Everything else is the kernel's.
+// Which frames the dataplane gets. Everything else is the kernel's. What is said of frames here holds for packets, too,
+// where natwerk takes those instead (carry.bpf.h).
 //
 // The program decides nothing by itself: user space fills the maps from the rules and from what the
 // kernel owns (see src/io/xdp/steering.rs), and each test here is one look into one of them. What
@@ -75,6 +76,7 @@ struct page {
 
 /* The names stand in src/io/xdp/program.rs, in the same order. */
 enum reason {
+	AS_FRAMES,
 	CARRIED,
 	DROPPED_NO_SOCKET,
 	DROPPED_SHORT,
@@ -190,19 +192,25 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-static __always_inline int counted(int action, __u32 reason)
+static __always_inline int counted_as(int action, __u32 reason, __u32 many)
 {
 	__u64 *counter = bpf_map_lookup_elem(&counters, &reason);
 
 	if (counter)
-		*counter += 1;
+		*counter += many;
 	return action;
 }
 
-static __always_inline int to_socket(struct xdp_md *frame)
+static __always_inline int counted(int action, __u32 reason)
+{
+	return counted_as(action, reason, 1);
+}
+
+/* Gives a frame to the socket of its queue. */
+static __always_inline int to_socket(struct xdp_md *frame, void *sockets)
 {
 	/* The last argument is what becomes of the frame if no socket is bound to its queue. */
-	if (bpf_redirect_map(&xsks, frame->rx_queue_index, XDP_DROP) == XDP_REDIRECT)
+	if (bpf_redirect_map(sockets, frame->rx_queue_index, XDP_DROP) == XDP_REDIRECT)
 		return counted(XDP_REDIRECT, REDIRECTED);
 	return counted(XDP_DROP, DROPPED_NO_SOCKET);
 }
@@ -211,11 +219,11 @@ static __always_inline int to_socket(struct xdp_md *frame)
 static __always_inline int carry(struct xdp_md *frame, struct mark *mark)
 {
 	if (bpf_xdp_adjust_meta(frame, -(int)sizeof(*mark)))
-		return to_socket(frame);
+		return to_socket(frame, &xsks);
 	struct mark *before = (void *)(long)frame->data_meta;
 
 	if ((void *)(before + 1) > (void *)(long)frame->data)
-		return to_socket(frame);
+		return to_socket(frame, &xsks);
 	*before = *mark;
 	return counted(XDP_PASS, CARRIED);
 }
@@ -283,28 +291,96 @@ static __always_inline int is_service(struct iphdr *ip, void *end)
  * Neighbour discovery, link-local traffic and what is sent to the router itself are the kernel's;
  * all other IPv6 is the dataplane's, so that the kernel never forwards any around the rules.
  */
-static __always_inline int steer_ipv6(struct xdp_md *frame, struct ipv6hdr *ip, void *end, __u32 vlan)
+static __always_inline __u32 fate_of_ipv6(struct ipv6hdr *ip, void *end, __u32 vlan)
 {
 	if ((void *)(ip + 1) > end)
-		return to_socket(frame);
+		return REDIRECTED;
 	/* fe80::/10 and ff00::/8 never leave their link. */
 	__u8 first = ip->daddr.s6_addr[0], second = ip->daddr.s6_addr[1];
 
 	if (first == 0xff || (first == 0xfe && (second & 0xc0) == 0x80))
-		return counted(XDP_PASS, PASSED_LINK_LOCAL);
+		return PASSED_LINK_LOCAL;
 
 	struct local_key_ipv6 local = { .address = ip->daddr, .vlan = vlan };
 
 	if (bpf_map_lookup_elem(&local_addresses_ipv6, &local))
-		return counted(XDP_PASS, PASSED_LOCAL_ADDRESS);
+		return PASSED_LOCAL_ADDRESS;
 
 	__u8 *type = (void *)(ip + 1);
 
 	/* Only with the highest hop limit has it not been forwarded (RFC 4861, section 7.1). */
 	if (ip->nexthdr == IPPROTO_ICMPV6 && ip->hop_limit == 255 && (void *)(type + 1) <= end &&
 	    *type >= ND_FIRST && *type <= ND_LAST)
-		return counted(XDP_PASS, PASSED_NEIGHBOR_DISCOVERY);
-	return to_socket(frame);
+		return PASSED_NEIGHBOR_DISCOVERY;
+	return REDIRECTED;
+}
+
+/* What is behind a frame's outer tag, if it has one. */
+struct inside {
+	/* The type and identifier of that tag, or zero. */
+	__be16 tag;
+	__u16 vlan;
+	/* The type of what follows, and where that starts. */
+	__be16 protocol;
+	void *next;
+};
+
+/* What becomes of a frame that takes no shortcut: why it is dropped or the kernel's, or else the dataplane's. */
+static __always_inline __u32 fate(struct ethhdr *ethernet, struct inside inside, void *end)
+{
+	__u32 vlan = inside.vlan;
+	__u32 *known = bpf_map_lookup_elem(&tags, &vlan);
+	__u32 owner = known ? *known & ~HAS_VTEP : NOBODYS;
+
+	if (inside.tag && inside.protocol == bpf_htons(ETH_P_8021Q)) {
+		struct tag *inner = inside.next;
+		__u32 both = (inside.tag == bpf_htons(ETH_P_8021AD)) << 24 | vlan << 12;
+
+		if ((void *)(inner + 1) > end)
+			return DROPPED_SHORT;
+		both |= bpf_ntohs(inner->control) & VLAN_ID_MASK;
+		if (bpf_map_lookup_elem(&double_tags, &both))
+			return REDIRECTED;
+	}
+	if (known && *known & HAS_VTEP && !inside.tag && inside.protocol == bpf_htons(ETH_P_IP) &&
+	    !(ethernet->h_dest[0] & 1) && is_vxlan(inside.next, end))
+		return REDIRECTED;
+
+	/* What comes without a tag where no network does is the kernel's: management, and what
+	 * switches say to each other. */
+	if (owner == KERNELS || (owner == NOBODYS && !vlan))
+		return PASSED_TAG;
+	/* A provider's tag, or another one behind it, is none of a network with one tag. */
+	if (owner == NOBODYS || inside.tag == bpf_htons(ETH_P_8021AD) || is_tag(inside.protocol))
+		return DROPPED_UNKNOWN_TAG;
+	if (owner == OURS_WITH_ARP && inside.protocol == bpf_htons(ETH_P_ARP))
+		return REDIRECTED;
+	/* The kernel does not forward packets out of group frames. */
+	if (ethernet->h_dest[0] & 1)
+		return PASSED_GROUP;
+	if (inside.protocol == bpf_htons(ETH_P_IPV6))
+		return fate_of_ipv6(inside.next, end, vlan);
+	if (inside.protocol != bpf_htons(ETH_P_IP))
+		return PASSED_NOT_IP;
+
+	struct iphdr *ip = inside.next;
+
+	if ((void *)(ip + 1) > end)
+		return REDIRECTED;
+
+	struct local_key local = { .address = ip->daddr, .vlan = vlan };
+
+	if (bpf_map_lookup_elem(&local_addresses, &local))
+		return PASSED_LOCAL_ADDRESS;
+	/* Later fragments have no ports, so user space gets all of a datagram and puts it together. */
+	if (!(ip->frag_off & bpf_htons(FRAGMENT_MASK)) && is_service(ip, end))
+		return PASSED_SERVICE;
+	return REDIRECTED;
+}
+
+static __always_inline int is_passed(__u32 fate)
+{
+	return fate >= PASSED_GROUP && fate <= PASSED_TAG;
 }
 
 SEC("xdp")
@@ -313,11 +389,10 @@ int natwerk_steer(struct xdp_md *frame)
 	void *start = (void *)(long)frame->data;
 	void *end = (void *)(long)frame->data_end;
 	struct ethhdr *ethernet = start;
-	void *next = ethernet + 1;
-	__u32 vlan = 0;
+	struct inside inside = { .next = ethernet + 1 };
 	struct mark mark;
 
-	if (next > end)
+	if (inside.next > end)
 		return counted(XDP_DROP, DROPPED_SHORT);
 	switch (take_shortcut(frame, ethernet, end, &mark)) {
 	case AS_FRAME:
@@ -327,68 +402,26 @@ int natwerk_steer(struct xdp_md *frame)
 	case NONE:
 		break;
 	}
-	__be16 protocol = ethernet->h_proto;
+	inside.protocol = ethernet->h_proto;
+	if (is_tag(inside.protocol)) {
+		struct tag *tag = inside.next;
 
-	if (is_tag(protocol)) {
-		struct tag *tag = next;
-
-		next = tag + 1;
-		if (next > end)
+		inside.next = tag + 1;
+		if (inside.next > end)
 			return counted(XDP_DROP, DROPPED_SHORT);
-		vlan = bpf_ntohs(tag->control) & VLAN_ID_MASK;
-		protocol = tag->protocol;
+		inside.tag = inside.protocol;
+		inside.vlan = bpf_ntohs(tag->control) & VLAN_ID_MASK;
+		inside.protocol = tag->protocol;
 	}
 
-	__u32 *known = bpf_map_lookup_elem(&tags, &vlan);
-	__u32 owner = known ? *known & ~HAS_VTEP : NOBODYS;
+	__u32 becomes = fate(ethernet, inside, end);
 
-	if (is_tag(ethernet->h_proto) && protocol == bpf_htons(ETH_P_8021Q)) {
-		struct tag *inner = next;
-		__u32 both = (ethernet->h_proto == bpf_htons(ETH_P_8021AD)) << 24 | vlan << 12;
-
-		if ((void *)(inner + 1) > end)
-			return counted(XDP_DROP, DROPPED_SHORT);
-		both |= bpf_ntohs(inner->control) & VLAN_ID_MASK;
-		if (bpf_map_lookup_elem(&double_tags, &both))
-			return to_socket(frame);
-	}
-	if (known && *known & HAS_VTEP && ethernet->h_proto == bpf_htons(ETH_P_IP) &&
-	    !(ethernet->h_dest[0] & 1) && is_vxlan(next, end))
-		return to_socket(frame);
-
-	/* What comes without a tag where no network does is the kernel's: management, and what
-	 * switches say to each other. */
-	if (owner == KERNELS || (owner == NOBODYS && !vlan))
-		return counted(XDP_PASS, PASSED_TAG);
-	/* A provider's tag, or another one behind it, is none of a network with one tag. */
-	if (owner == NOBODYS || ethernet->h_proto == bpf_htons(ETH_P_8021AD) || is_tag(protocol))
-		return counted(XDP_DROP, DROPPED_UNKNOWN_TAG);
-	if (owner == OURS_WITH_ARP && protocol == bpf_htons(ETH_P_ARP))
-		return to_socket(frame);
-	/* The kernel does not forward packets out of group frames. */
-	if (ethernet->h_dest[0] & 1)
-		return counted(XDP_PASS, PASSED_GROUP);
-	if (protocol == bpf_htons(ETH_P_IPV6))
-		return steer_ipv6(frame, next, end, vlan);
-	if (protocol != bpf_htons(ETH_P_IP))
-		return counted(XDP_PASS, PASSED_NOT_IP);
-
-	struct iphdr *ip = next;
-
-	if ((void *)(ip + 1) > end)
-		return to_socket(frame);
-
-	struct local_key local = { .address = ip->daddr, .vlan = vlan };
-
-	if (bpf_map_lookup_elem(&local_addresses, &local))
-		return counted(XDP_PASS, PASSED_LOCAL_ADDRESS);
-	/* Later fragments have no ports, so user space gets all of a datagram and puts it together. */
-	if (!(ip->frag_off & bpf_htons(FRAGMENT_MASK)) && is_service(ip, end))
-		return counted(XDP_PASS, PASSED_SERVICE);
-	return to_socket(frame);
+	if (becomes == REDIRECTED)
+		return to_socket(frame, &xsks);
+	return counted(is_passed(becomes) ? XDP_PASS : XDP_DROP, becomes);
 }
 
-/* Counts as this program does. */
+/* Counts and decides as this program does. */
 #include "carry.bpf.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
