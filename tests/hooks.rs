@@ -38,6 +38,15 @@ impl Lab {
         self.router.namespace.run("ip link show dev eth0").contains("xdp")
     }
 
+    /// Where it says that packets of the guest are taken.
+    fn says_hook(&self) -> String {
+        let workers = self.router.says("show workers --json");
+        let workers: serde_json::Value = serde_json::from_str(&workers).expect("JSON");
+        let rows = workers["interfaces"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["name"] == "eth0").expect("the interface");
+        row["hook"].as_str().expect("a name").to_owned()
+    }
+
     /// The interfaces of feeders.
     fn feeders(&self) -> usize {
         let links = self.router.namespace.run("ip -o link show");
@@ -85,6 +94,7 @@ fn started(hook: &str) -> Option<(Lab, Running)> {
 fn what_takes_no_shortcut_goes_by_the_feeder_cut_to_size() {
     let Some((lab, _engine)) = started("auto") else { return };
     assert!(!lab.has_xdp() && lab.feeders() == 4, "{}", lab.router.log());
+    assert_eq!(lab.says_hook(), "tc");
     assert!(lab.pings("203.0.113.1"), "{}", lab.router.log());
     assert!(lab.pings("-s 9000 203.0.113.1"), "fragments");
     assert!(lab.pings("10.1.1.1"), "the kernel's own address");
@@ -143,6 +153,7 @@ fn frames_bring_xdp_and_streams_take_it_off_again() {
     );
     let generator = lab.router.background(&lab.guest, &send);
     assert!(eventually(LONG, || lab.has_xdp()), "{}", lab.router.log());
+    assert!(eventually(LONG, || lab.says_hook() == "xdp"));
     generator.end("-TERM");
     let streams_until_it_is_off = || {
         lab.stream(16);
@@ -150,4 +161,26 @@ fn frames_bring_xdp_and_streams_take_it_off_again() {
     };
     assert!(eventually(LONG, streams_until_it_is_off), "{}", lab.router.log());
     assert!(lab.pings("203.0.113.1"));
+}
+
+#[test]
+fn an_end_that_gets_an_xdp_program_is_not_passed_by() {
+    let Some((lab, _engine)) = started("tc") else { return };
+    assert!(lab.pings("203.0.113.1"));
+    let crosses = || lab.router.log().matches("is_passage=true").count();
+    assert_eq!(crosses(), 2, "{}", lab.router.log());
+    let address = lab.router.namespace.run("cat /sys/class/net/eth0/address");
+    let natwerk = env!("CARGO_BIN_EXE_natwerk");
+    let send = format!(
+        "{natwerk} generate send --interface g0 --router-mac {} --destination 203.0.113.1 \
+         --first-source 10.1.1.5 --hosts 1 --ports 1 --rate 1000 --seconds 60",
+        address.trim()
+    );
+    let _generator = lab.router.background(&lab.guest, &send);
+    assert!(eventually(LONG, || lab.router.says("show stats --json").contains("\"shortcuts\": 1")));
+    let receive = format!("{natwerk} generate receive --interface i0 --seconds 4 --json");
+    let report = lab.internet.run(&receive);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    // Until the engine looks again, they pass its program by.
+    assert!(report["packets"].as_u64().is_some_and(|packets| packets > 1000), "{report}");
 }

@@ -302,9 +302,9 @@ def finished(process):
 
 def measure(lab, hosts, ports, seconds, *options, meanwhile=None):
     """What arrives of a stream, what it costs the router, and what set the pace. `meanwhile` is called while it flows."""
-    receiver = lab.start(lab.server, NATWERK, "generate", "receive", "--interface", "s0", "--seconds", seconds + 1.5, "--json")
-    # Its program is on the interface then.
-    time.sleep(0.5)
+    receiver = lab.start(lab.server, NATWERK, "generate", "receive", "--interface", "s0", "--seconds", seconds + 2.5, "--json")
+    # Its program is on the interface then, and natwerk has seen that: it looks once a second.
+    time.sleep(1.5)
     lab.pin()
     worked, before = lab.router_time(), lab.crossed()
     sender = send(lab, hosts, ports, seconds, *options)

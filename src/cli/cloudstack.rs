@@ -333,6 +333,7 @@ mod tests {
             name: "eth2".to_owned(),
             role: "public".to_owned(),
             mode: "copy".to_owned(),
+            hook: "xdp".to_owned(),
             queues: 1,
             received_packets: 0,
             received_bytes: 0,

@@ -92,6 +92,9 @@ fn interfaces(metrics: &mut Metrics, rows: &[InterfaceRow]) {
     let mode =
         |row: &InterfaceRow| (vec![("interface", row.name.clone()), ("mode", row.mode.clone())], 1);
     metrics.gauge("xdp_mode_info", "The AF_XDP mode that was got", rows.iter().map(mode));
+    let hook =
+        |row: &InterfaceRow| (vec![("interface", row.name.clone()), ("hook", row.hook.clone())], 1);
+    metrics.gauge("hook_info", "Where what comes in is taken", rows.iter().map(hook));
     let kernel = rows.iter().flat_map(|row| {
         row.kernel.iter().map(|(name, count)| {
             (vec![("interface", row.name.clone()), ("what", name.clone())], *count)

@@ -241,6 +241,9 @@ pub struct InterfaceRow {
     pub role: String,
     /// The AF_XDP mode that was got.
     pub mode: String,
+    /// Where what comes in is taken now: `xdp`, or `tc`, the kernel's traffic control.
+    #[serde(default)]
+    pub hook: String,
     /// Receive queues.
     pub queues: u32,
     /// Frames received.

@@ -64,7 +64,7 @@ fn answers() -> Answers {
         mode: XdpMode::Copy,
         need_wakeup: true,
         queues: 1,
-        program_id: None,
+        program_id: Some(9),
         steering: vec![("to_socket", 5)],
     };
     engine.set_interfaces((0..).zip(&config.interfaces).map(interface).collect());
@@ -174,6 +174,7 @@ fn everything_can_be_shown() {
     let workers = client.ask::<Workers>(&Request::ShowWorkers).unwrap();
     assert_eq!(workers.workers[0].queues, ["eth0:0"]);
     assert_eq!(workers.interfaces[0].mode, "copy");
+    assert_eq!(workers.interfaces[0].hook, "xdp");
     assert_eq!(workers.interfaces[0].received_bytes, 100);
     let config = client.ask::<serde_json::Value>(&Request::ShowConfig).unwrap();
     assert_eq!(config["interface"][1]["name"], "eth2");

@@ -50,6 +50,8 @@ fn interface(status: &InterfaceStatus, sum: &WorkerTotals, queues: &[QueueStatus
         name: status.name.clone(),
         role: role(status.role).to_owned(),
         mode: mode(status.mode).to_owned(),
+        // Where its program is not, packets are taken at the other hook.
+        hook: if status.program_id.is_some() { "xdp" } else { "tc" }.to_owned(),
         queues: status.queues,
         received_packets: counted.received_packets,
         received_bytes: counted.received_bytes,

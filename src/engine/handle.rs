@@ -54,9 +54,9 @@ pub struct InterfaceStatus {
     pub need_wakeup: bool,
     /// Receive queues of it.
     pub queues: u32,
-    /// The kernel's number of the XDP program on it.
+    /// The kernel's number of the XDP program on it; none where the kernel's traffic control takes what comes in.
     pub program_id: Option<u32>,
-    /// What the XDP program counted, by name, since it was attached; refreshed once a second.
+    /// What the programs counted, by name, since they were loaded; refreshed once a second.
     pub steering: Vec<(&'static str, u64)>,
 }
 

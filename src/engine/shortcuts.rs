@@ -7,7 +7,7 @@ use crate::config::{Config, XdpMode};
 use crate::engine::hooks::Intake;
 use crate::flow::PortId;
 use crate::io::xdp::device::Device;
-use crate::io::xdp::features::Features;
+use crate::io::xdp::features::{Features, Ways};
 use crate::io::xdp::program::{Program, ShortcutMemory, ShortcutRoom};
 use crate::io::xdp::program_fault::ProgramFault;
 use crate::pipeline::shared::Settings;
@@ -81,13 +81,12 @@ const PLACES_MIN: u32 = 64;
 /// A hash names a word of tags, one for each place.
 const PLACES_PER_WORD: u32 = 8;
 
-/// Which interfaces take the frames of shortcuts, looked at again and again: the other end of a veth may change.
-/// The kernel carries packets to those that do not.
+/// How shortcuts may leave by the interfaces, looked at again and again: the other end of a veth may change.
 pub(super) struct Exits {
     /// None if the kernel does not say.
     features: Option<Features>,
-    /// Of each interface that was asked of, whether it takes frames.
-    known: HashMap<PortId, bool>,
+    /// What was found last.
+    known: HashMap<PortId, Ways>,
 }
 
 impl Exits {
@@ -101,23 +100,23 @@ impl Exits {
         Self { features: features.ok(), known: HashMap::new() }
     }
 
-    /// Asks of an interface, and tells all programs what it takes.
+    /// Looks at an interface, and tells all programs how to leave by it.
     pub(super) fn look_at<'p>(
         &mut self,
         port: PortId,
         device: &Device,
         programs: impl Iterator<Item = &'p mut Program>,
     ) -> Result<(), ProgramFault> {
-        let takes_frames = |features: &Features| features.takes_redirected(device.index);
-        let takes = self.features.as_ref().is_some_and(takes_frames);
-        if self.known.insert(port, takes) == Some(takes) {
+        let ways = Ways::of(device, self.features.as_ref());
+        if self.known.insert(port, ways) == Some(ways) {
             return Ok(());
         }
         for program in programs {
-            program.set_exit(port.0, device.index, takes)?;
+            program.set_exit(port.0, device.index, ways)?;
         }
-        let how = if takes { "as frames" } else { "carried by the kernel" };
-        tracing::info!(interface = device.name, "shortcuts lead there {how}");
+        let Ways { takes_frames, is_passage } = ways;
+        let interface = &device.name;
+        tracing::info!(interface, takes_frames, is_passage, "how shortcuts leave");
         Ok(())
     }
 }

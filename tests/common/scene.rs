@@ -2,6 +2,7 @@
 
 use natwerk::flow::{Endpoint, Mac, PortId};
 use natwerk::io::xdp::device::Device;
+use natwerk::io::xdp::features::Ways;
 use natwerk::io::xdp::feeder::Feeder;
 use natwerk::io::xdp::program::{Program, ShortcutMemory, ShortcutRoom};
 use natwerk::io::xdp::steering::Steering;
@@ -30,7 +31,8 @@ impl Scene {
         let mut program = Program::load(1, Some(room)).expect("loaded").pop().expect("one");
         program.apply(&Steering { tags: [0].into(), ..Steering::default() }).expect("applied");
         let out = Device::find("b0").expect("the device").index;
-        program.set_exit(OUT.0, out, takes_frames).expect("set");
+        let ways = Ways { takes_frames, is_passage: false };
+        program.set_exit(OUT.0, out, ways).expect("set");
         let ShortcutMemory { slots, tags, gate } = program.take_shortcuts().expect("its memory");
         let (slots, tags, gate) = (Box::new(slots), Box::new(tags), Box::new(gate));
         let table = Table::new(Memory { slots, tags, gate }, room.seeds, bits);

@@ -64,16 +64,17 @@ static __always_inline int is_read(struct __sk_buff *packet, struct headers *hea
 	return !bpf_skb_load_bytes(packet, 0, headers->stations, READ_FIRST);
 }
 
-#define LOST ((__u32)-1)
+enum carried { NOT_CARRIED, GOES, LOST };
 
-/* Where a shortcut's packet goes now. Zero if there is no such shortcut any more: it is as it was then, but for padding. */
-static __always_inline __u32 carried_to(struct __sk_buff *packet, struct headers *headers,
+/* Has a packet take a shortcut, if there still is this one: where it goes is said then. It was not changed if not, but for
+ * padding. */
+static __always_inline enum carried carried_by(struct __sk_buff *packet, struct headers *headers,
 					struct mark mark)
 {
 	struct shortcut *slot = bpf_map_lookup_elem(&shortcuts, &mark.place);
 
 	if (!slot)
-		return 0;
+		return NOT_CARRIED;
 	__u64 state = *(volatile __u64 *)&slot->state;
 
 	barrier();
@@ -88,33 +89,34 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct headers
 
 	if (state >> 32 != mark.epoch || slot->addresses != addresses || slot->ports != ports ||
 	    slot->protocol != headers->ip.protocol || !exit || !exit->device || fold(sum) != 0xffff)
-		return 0;
+		return NOT_CARRIED;
 	for (int i = 0; i < ETH_ALEN; i++)
 		if (headers->stations[i] != slot->station[i])
-			return 0;
+			return NOT_CARRIED;
 	if (is_tcp) {
 		if (bpf_skb_load_bytes(packet, TCP_REST_AT, &headers->acknowledged, 6))
-			return 0;
+			return NOT_CARRIED;
 		__u32 own = headers->header_words >> 4 << 2;
 
 		if (own < sizeof(struct tcphdr) ||
 		    (headers->flags & TCP_FLAGS_JUDGED & ~TCP_PSH) != TCP_ACK)
-			return 0;
+			return NOT_CARRIED;
 		header_length += own;
 	} else {
 		if (headers->udp.length != bpf_htons(length - sizeof(struct iphdr)))
-			return 0;
+			return NOT_CARRIED;
 		header_length += sizeof(struct udphdr);
 	}
 	if (header_length > length || end > packet->len ||
 	    (size ? header_length + size : length) > slot->mtu)
-		return 0;
+		return NOT_CARRIED;
 	/* Ethernet padding is no part of the packet (RFC 894). */
 	if (packet->len != end && (size || bpf_skb_change_tail(packet, end, 0)))
-		return 0;
+		return NOT_CARRIED;
 
 	__u64 new_addresses = slot->new_addresses, now = bpf_ktime_get_coarse_ns();
 	__u32 new_ports = slot->new_ports, window = slot->window, device = exit->device;
+	__u32 is_passage = exit->is_passage;
 	__u32 sequence = bpf_ntohl(headers->sequence), payload = length - header_length;
 
 	__builtin_memcpy(headers->stations, slot->stations, sizeof(headers->stations));
@@ -123,7 +125,7 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct headers
 	barrier();
 	/* It changed hands. */
 	if (*(volatile __u64 *)&slot->state != state)
-		return 0;
+		return NOT_CARRIED;
 
 	/* The kernel knows whether the checksum is finished. One that is none stays none (RFC 768). */
 	__u32 check = is_tcp ? TCP_CHECK_AT : UDP_CHECK_AT;
@@ -151,7 +153,11 @@ static __always_inline __u32 carried_to(struct __sk_buff *packet, struct headers
 	__sync_fetch_and_add(&slot->packets, segments);
 	__sync_fetch_and_add(&slot->bytes, length + (segments - 1) * header_length);
 	slot->last = now;
-	return device;
+	if (is_passage)
+		bpf_redirect_peer(device, 0);
+	else
+		bpf_redirect(device, 0);
+	return GOES;
 }
 
 /* Whether there may be a shortcut for an unmarked packet, and which. */
@@ -184,16 +190,17 @@ static __always_inline int take(struct __sk_buff *packet, __u32 into)
 	struct mark mark;
 
 	if (!packet->vlan_present && is_read(packet, &headers)) {
-		__u32 device = is_found(&headers, &mark) ? carried_to(packet, &headers, mark) : 0;
+		__u32 segments = packet->gso_segs;
+		enum carried carried = is_found(&headers, &mark) ? carried_by(packet, &headers, mark) : NOT_CARRIED;
 
 		/* No copy would have been made of it for XDP: it was a frame before. */
 		if (packet->napi_id && !packet->gso_size && packet->len < LARGE &&
 		    headers.ip.protocol == IPPROTO_UDP)
 			counted(0, AS_FRAMES);
-		if (device == LOST)
+		if (carried == LOST)
 			return counted(TC_ACT_SHOT, DROPPED_SHORTCUT_OVER);
-		if (device)
-			return counted_as(bpf_redirect(device, 0), CARRIED, packet->gso_segs ?: 1);
+		if (carried == GOES)
+			return counted_as(TC_ACT_REDIRECT, CARRIED, segments ?: 1);
 	}
 	if (packet->data_end - packet->data < DECIDED_BY)
 		bpf_skb_pull_data(packet, packet->len < DECIDED_BY ? packet->len : DECIDED_BY);
@@ -230,11 +237,9 @@ int natwerk_carry(struct __sk_buff *packet)
 
 		/* Whoever gets the packet next is not to take the mark for its own. */
 		marked->word = 0;
-		__u32 device = is_read(packet, &headers) ? carried_to(packet, &headers, mark) : 0;
-
-		if (!device || device == LOST)
-			return counted(TC_ACT_SHOT, DROPPED_SHORTCUT_OVER);
-		return bpf_redirect(device, 0);
+		if (is_read(packet, &headers) && carried_by(packet, &headers, mark) == GOES)
+			return TC_ACT_REDIRECT;
+		return counted(TC_ACT_SHOT, DROPPED_SHORTCUT_OVER);
 	}
 	if (packet->mark == PUNTED) {
 		packet->mark = 0;

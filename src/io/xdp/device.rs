@@ -74,6 +74,14 @@ impl Device {
         offloads::set(&self.name, "rx-gro", true)
     }
 
+    /// Whether it takes TCP segments larger than its link does, to cut them or to pass them on whole.
+    #[must_use]
+    pub fn sends_large(&self) -> bool {
+        let socket = control_socket();
+        let told = socket.and_then(|socket| ask_driver(&socket, &self.name, [ETHTOOL_GTSO, 0]));
+        told.is_ok_and(|[_, on]| on != 0)
+    }
+
     /// The kernel's number of the device called `name`, if there is one.
     #[must_use]
     pub fn index_of(name: &str) -> Option<u32> {
@@ -189,6 +197,7 @@ fn driver(socket: &OwnedFd, name: &str) -> Option<String> {
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 3;
 const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_GTSO: u32 = 0x1e;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 

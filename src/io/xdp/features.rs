@@ -1,9 +1,47 @@
-//! Whether a device takes frames that an XDP program redirects to it: asked of the kernel's family `netdev`
-//! of generic netlink (Linux 6.3).
+//! How shortcuts may leave by a device. Whether it takes frames that an XDP program redirects to it is asked of the
+//! kernel's family `netdev` of generic netlink (Linux 6.3).
 
 use std::io;
 
+use netlink_packet_core::NLM_F_REQUEST;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+
+use crate::io::xdp::attach::exchange;
+use crate::io::xdp::device::Device;
+
+/// How packets and frames may leave by a device.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ways {
+    /// It takes frames that an XDP program redirects to it. A veth does while XDP or GRO is on at its other end,
+    /// other devices mostly while they have a program.
+    pub takes_frames: bool,
+    /// It is a veth whose other end is in another network namespace and has no XDP program, so that packets may be
+    /// handed to that end at once.
+    pub is_passage: bool,
+}
+
+impl Ways {
+    /// Those of `device` now. `features` is none if the kernel has nobody to ask.
+    #[must_use]
+    pub fn of(device: &Device, features: Option<&Features>) -> Self {
+        Self {
+            takes_frames: features.is_some_and(|it| it.takes_redirected(device.index)),
+            // Large packets are not sent to an end with an XDP program.
+            is_passage: device.is_veth && device.sends_large() && leads_elsewhere(device.index),
+        }
+    }
+}
+
+/// Whether the other end of a veth is in another network namespace.
+fn leads_elsewhere(device: u32) -> bool {
+    let mut question = LinkMessage::default();
+    question.header.index = device;
+    let reply = exchange(RouteNetlinkMessage::GetLink(question), NLM_F_REQUEST);
+    let Ok(Some(RouteNetlinkMessage::NewLink(link))) = reply else { return false };
+    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)))
+}
 
 /// Asks the kernel what devices can do.
 pub struct Features {
@@ -27,10 +65,8 @@ impl Features {
         Ok(Self { socket, family: u16::from_ne_bytes(family) })
     }
 
-    /// Whether the device with this number takes redirected frames now. A veth does while XDP or GRO is
-    /// on at its other end, other devices mostly while they have a program.
     #[must_use]
-    pub fn takes_redirected(&self, device: u32) -> bool {
+    fn takes_redirected(&self, device: u32) -> bool {
         let device = attribute(NETDEV_A_DEV_IFINDEX, &device.to_ne_bytes());
         let answer = ask(&self.socket, self.family, NETDEV_CMD_DEV_GET, &device);
         let features = answer.ok().and_then(|answer| {
@@ -85,7 +121,6 @@ fn value(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
 // linux/netlink.h, linux/genetlink.h and linux/netdev.h.
 /// A netlink header and a generic one.
 const HEADERS: usize = 16 + 4;
-const NLM_F_REQUEST: u16 = 1;
 const GENL_ID_CTRL: u16 = 16;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;

@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use crate::io::xdp::attach::{self, Occupant};
 use crate::io::xdp::carrier::{self, Carrier};
 use crate::io::xdp::device::Device;
+use crate::io::xdp::features::Ways;
 use crate::io::xdp::feeder::Feeder;
 use crate::io::xdp::kernel_ports::KernelPorts;
 use crate::io::xdp::keys::{double_tag_key, local_key, local_key_ipv6, owner, page_key};
@@ -38,8 +39,8 @@ pub struct Program {
     kernel_addresses: HashMap<MapData, [u8; 4], u32>,
     kernel_ports: HashMap<MapData, [u8; 8], [u64; 4]>,
     counters: PerCpuArray<MapData, u64>,
-    /// By exit, the device and whether it takes frames.
-    exits: Array<MapData, [u32; 2]>,
+    /// By exit, the device and its ways (`struct exit`).
+    exits: Array<MapData, [u32; 3]>,
     shortcuts: Option<ShortcutMemory>,
     carrier: Option<Carrier>,
     applied: Steering,
@@ -272,17 +273,13 @@ impl Program {
         self.shortcuts.take()
     }
 
-    /// Has shortcuts with this exit lead to the device with this number, as frames if it takes them.
+    /// Has shortcuts with this exit lead to the device with this number.
     ///
     /// # Errors
     /// When the kernel does not take it.
-    pub fn set_exit(
-        &mut self,
-        exit: u8,
-        device: u32,
-        takes_frames: bool,
-    ) -> Result<(), ProgramFault> {
-        Ok(self.exits.set(exit.into(), [device, takes_frames.into()], 0)?)
+    pub fn set_exit(&mut self, exit: u8, device: u32, ways: Ways) -> Result<(), ProgramFault> {
+        let words = [device, ways.takes_frames.into(), ways.is_passage.into()];
+        Ok(self.exits.set(exit.into(), words, 0)?)
     }
 
     /// Has packets that take shortcuts but cannot leave as frames carried on from where the kernel has made

@@ -68,6 +68,8 @@ struct exit {
 	__u32 device;
 	/* Whether it takes frames, or packets only. */
 	__u32 takes_frames;
+	/* Whether packets may be handed to its other end at once. */
+	__u32 is_passage;
 };
 
 /* Before a packet that the kernel carries: which shortcut is to be done to it. */
