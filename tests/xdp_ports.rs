@@ -99,8 +99,8 @@ fn forwards_in(mode: XdpMode) {
             lane.ports.iter_mut().for_each(|port| port.socket.refill());
             let chunks = lane.pool.whereabouts();
             assert_eq!(chunks.in_hand, 0);
-            // Two fill rings of 1,024 each are all that stays lent.
-            if chunks.lent == 2048 {
+            // Three quarters in two fill rings are all that stays lent.
+            if chunks.lent == 3072 {
                 break;
             }
             assert!(Instant::now() < deadline, "{chunks:?}");

@@ -251,7 +251,7 @@ impl Engine {
                 return;
             }
             if self.lost_since.is_none() {
-                tracing::warn!(interfaces = ?lost, "interfaces are gone; the others go on");
+                tracing::warn!(interfaces = ?lost, "interfaces are gone, or their feeders; the others go on");
                 self.lost_since = Some(Instant::now());
             }
         }

@@ -273,12 +273,13 @@ fn bind(
 ) -> Result<LaneParts, OpenError> {
     let queues = queues_of(request, worker, attempt.feeders);
     let share = request.frames / 4 * 3 / u32::try_from(queues.len().max(1)).unwrap_or(u32::MAX);
-    let fill_max = previous_power_of_two(share).clamp(RING_MIN, RECEIVE_RING_MAX);
+    let fill_max = share.clamp(RING_MIN, RECEIVE_RING_MAX);
+    let ring_size = fill_max.next_power_of_two();
     let memory_fault = |error| OpenError::Memory { frames: request.frames, error };
     let umem_config = UmemConfig::builder()
         .frame_size(FrameSize::new(chunk_size).map_err(io::Error::other).map_err(memory_fault)?)
         .frame_headroom((HEADROOM - KERNEL_HEADROOM) as u32)
-        .fill_queue_size(ring(fill_max).map_err(memory_fault)?)
+        .fill_queue_size(ring(ring_size).map_err(memory_fault)?)
         .comp_queue_size(ring(TRANSMIT_RING).map_err(memory_fault)?)
         .build()
         .map_err(io::Error::other)
@@ -297,7 +298,7 @@ fn bind(
             zero_copy: attempt.zero_copy,
             error,
         };
-        let rings = bind_socket(&umem, device, queue, fill_max, attempt).map_err(fault)?;
+        let rings = bind_socket(&umem, device, queue, ring_size, attempt).map_err(fault)?;
         sockets.push(BoundSocket { port, queue, is_fed, rings });
     }
     Ok(LaneParts { umem, base, chunk_size, frames: request.frames, fill_max, sockets, layout })
@@ -402,10 +403,6 @@ fn told(error: &dyn std::error::Error) -> io::Error {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::other(error.to_string()),
     }
-}
-
-fn previous_power_of_two(number: u32) -> u32 {
-    number.checked_ilog2().map_or(0, |log| 1 << log)
 }
 
 const CHUNK_SMALL: u32 = 2048;
