@@ -60,16 +60,39 @@ struct Summed {
     start: [u8; 8],
     middle: [u8; 4],
     end: [u8; 8],
-    _behind: [u8; 8],
+    ports: [u8; 4],
+    /// UDP's length and checksum.
+    udp: [u8; 4],
 }
 
 impl Headers {
     /// The sum of the IPv4 header, which a right checksum makes all ones.
     #[inline(always)]
     fn sum(&self) -> u64 {
-        let Summed { start, middle, end, .. } = zerocopy::transmute_ref!(self);
-        let sum = plus(u64::from_ne_bytes(*start), u64::from_ne_bytes(*end));
+        let Summed { start, middle, .. } = zerocopy::transmute_ref!(self);
+        let sum = plus(u64::from_ne_bytes(*start), self.sum_of_addresses());
         plus(sum, u32::from_ne_bytes(*middle).into())
+    }
+
+    /// The sum of the addresses alone.
+    #[inline(always)]
+    fn sum_of_addresses(&self) -> u64 {
+        let Summed { end, .. } = zerocopy::transmute_ref!(self);
+        u64::from_ne_bytes(*end)
+    }
+
+    /// The sum of the ports.
+    #[inline(always)]
+    fn sum_of_ports(&self) -> u32 {
+        let Summed { ports, .. } = zerocopy::transmute_ref!(self);
+        u32::from_ne_bytes(*ports)
+    }
+
+    /// The sum of UDP's length and its checksum's complement.
+    #[inline(always)]
+    fn sum_of_udp(&self) -> u64 {
+        let Summed { udp, .. } = zerocopy::transmute_ref!(self);
+        u64::from(u32::from_ne_bytes(*udp) ^ SECOND_OF_TWO)
     }
 }
 
@@ -127,12 +150,12 @@ impl Plain {
         }
         let transport_length = length.wrapping_sub(HEADER_LENGTH);
         let protocol = header.protocol;
-        let checksum = match Protocol(protocol) {
+        let of_transport = match Protocol(protocol) {
             Protocol::UDP if length >= UDP_LENGTH_MIN => {
                 if header.udp_length.get() != transport_length {
                     return None;
                 }
-                header.udp_checksum.get()
+                header.sum_of_udp().wrapping_add(SUM_OF_UDP)
             }
             Protocol::TCP if length >= TCP_LENGTH_MIN => {
                 let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
@@ -141,17 +164,16 @@ impl Plain {
                 if !is_sound || !are_possible(tcp.flags) {
                     return None;
                 }
-                tcp.checksum.get()
+                let checksum = u16::from_ne_bytes(tcp.checksum.to_bytes());
+                let length = u64::from(transport_length.to_be());
+                length.wrapping_add((!checksum).into()).wrapping_add(SUM_OF_TCP)
             }
             _ => return None,
         };
         // What the field holds while the sending kernel leaves the rest to its device, the sum of these
         // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1). A sum of all ones is as good as none, so that UDP
         // without a checksum may look so too.
-        let rest = u64::from(transport_length)
-            .wrapping_add(protocol.into())
-            .wrapping_add((!checksum).into());
-        if is_all_ones(plus(addresses, rest)) {
+        if is_all_ones(plus(header.sum_of_addresses(), of_transport)) {
             return None;
         }
         let rest = u64::from(ports) << 32 | u64::from(protocol) << 8;
@@ -209,8 +231,12 @@ impl Plain {
     #[inline(always)]
     pub fn rewrite(&self, frame: &mut [u8], addresses: u64, ports: u32) {
         let Some(headers) = view_mut::<Headers>(frame, self.network) else { return };
-        let change = self.rewrite_headers(headers, addresses, ports);
-        self.rewrite_tcp(frame, change);
+        if self.protocol() == Protocol::TCP {
+            let change = self.rewrite_headers(headers, addresses, ports);
+            self.rewrite_tcp(frame, change);
+        } else {
+            self.rewrite_headers(headers, addresses, ports).update_udp(headers);
+        }
     }
 
     /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them
@@ -229,6 +255,10 @@ impl Plain {
         }
         let Some(untagged) = view_mut::<Untagged>(frame, 0) else { return false };
         let change = self.rewrite_headers(&mut untagged.packet, addresses, ports);
+        let is_tcp = self.protocol() == Protocol::TCP;
+        if !is_tcp {
+            change.update_udp(&mut untagged.packet);
+        }
         // Each address as a whole word: behind the destination come the source's first bytes, which are
         // written next, and behind the source the frame's type, which is what it was.
         if let Some(word) = view_mut::<U64>(frame, 0) {
@@ -237,35 +267,27 @@ impl Plain {
         if let Some(word) = view_mut::<U64>(frame, SOURCE_STATION) {
             word.set(source << 16 | u64::from(ether_type::IPV4));
         }
-        self.rewrite_tcp(frame, change);
+        if is_tcp {
+            self.rewrite_tcp(frame, change);
+        }
         true
     }
 
-    /// All but TCP's checksum. Returns what the changes of addresses and ports add to that.
+    /// All but the transport's checksum. Returns what the changes of addresses and ports add to that.
     #[inline(always)]
     fn rewrite_headers(&self, header: &mut Headers, addresses: u64, ports: u32) -> Change {
-        let change = Change::of(plus(!self.addresses, addresses));
+        let change = Change::of(plus(!header.sum_of_addresses(), addresses.to_be()));
         header.time_to_live = header.time_to_live.wrapping_sub(1);
-        change.and(TTL_CHANGE).update(&mut header.checksum);
-        let old_ports = (self.rest >> 32) as u32;
-        let change = change.and(Change::of_narrow(!old_ports, ports));
+        change.update_one_hop_on(&mut header.checksum);
+        let change = change.and(!header.sum_of_ports()).and(ports.to_be());
         header.addresses.set(addresses);
         header.ports.set(ports);
-        // Zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
-        if self.protocol() == Protocol::UDP && header.udp_checksum.get() != 0 {
-            change.update(&mut header.udp_checksum);
-            if header.udp_checksum.get() == 0 {
-                header.udp_checksum.set(u16::MAX);
-            }
-        }
         change
     }
 
     #[inline(always)]
     fn rewrite_tcp(&self, frame: &mut [u8], change: Change) {
-        if self.protocol() == Protocol::TCP
-            && let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport())
-        {
+        if let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport()) {
             change.update(&mut tcp.checksum);
         }
     }
@@ -349,39 +371,57 @@ impl Plain {
     }
 }
 
-/// What a change of a packet adds to its checksum's complement, in the order of bytes that the checksum
-/// has in memory.
+/// What a change of a packet adds to its checksum's complement, as two numbers of sixteen bits, in the
+/// order of bytes that the checksum has in memory.
 #[derive(Clone, Copy)]
-struct Change(u16);
+struct Change(u32);
 
 impl Change {
     /// What `sum`, of old words' complements and new words, comes to.
     #[inline(always)]
     const fn of(sum: u64) -> Self {
-        Self::of_narrow(sum as u32, (sum >> 32) as u32)
-    }
-
-    /// What the sum of both comes to.
-    #[inline(always)]
-    const fn of_narrow(one: u32, other: u32) -> Self {
-        let (sum, carry) = one.overflowing_add(other);
-        let sum = sum.wrapping_add(carry as u32);
         // Turned by half its length, a sum has each half above the other's carry.
-        Self(((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16).to_be())
+        Self((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
     }
 
-    /// Both changes.
+    /// With two more numbers.
     #[inline(always)]
-    const fn and(self, other: Self) -> Self {
-        let (sum, carry) = self.0.overflowing_add(other.0);
-        Self(sum.wrapping_add(carry as u16))
+    const fn and(self, other: u32) -> Self {
+        let (sum, carry) = self.0.overflowing_add(other);
+        Self(sum.wrapping_add(carry as u32))
+    }
+
+    /// What it makes of a checksum, with one more number.
+    #[inline(always)]
+    fn applied(self, checksum: U16, other: u16) -> u16 {
+        let complement = !u16::from_ne_bytes(checksum.to_bytes());
+        let Self(sum) = self.and(u32::from(complement).wrapping_add(other.into()));
+        !((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16)
     }
 
     /// Changes a checksum.
     #[inline(always)]
     fn update(self, checksum: &mut U16) {
-        let Self(complement) = self.and(Self(!u16::from_ne_bytes(checksum.to_bytes())));
-        *checksum = U16::from_bytes((!complement).to_ne_bytes());
+        *checksum = U16::from_bytes(self.applied(*checksum, 0).to_ne_bytes());
+    }
+
+    /// The same of a header whose time to live became one less.
+    #[inline(always)]
+    fn update_one_hop_on(self, checksum: &mut U16) {
+        *checksum = U16::from_bytes(self.applied(*checksum, TTL_CHANGE).to_ne_bytes());
+    }
+
+    /// Changes UDP's: zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
+    #[inline(always)]
+    fn update_udp(self, header: &mut Headers) {
+        let checksum = &mut header.udp_checksum;
+        if checksum.get() != 0 {
+            let changed = match self.applied(*checksum, 0) {
+                0 => u16::MAX,
+                changed => changed,
+            };
+            *checksum = U16::from_bytes(changed.to_ne_bytes());
+        }
     }
 }
 
@@ -399,6 +439,11 @@ const fn is_all_ones(sum: u64) -> bool {
     sum.wrapping_mul(ALL_ONES_INVERSE) <= u64::MAX / ALL_ONES
 }
 
+/// What a protocol's number adds to the sum of its pseudo-header.
+const SUM_OF_TCP: u64 = (Protocol::TCP.0 as u16).to_be() as u64;
+const SUM_OF_UDP: u64 = (Protocol::UDP.0 as u16).to_be() as u64;
+/// The second of two numbers that are read as one.
+const SECOND_OF_TWO: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 const ALL_ONES: u64 = 0xffff;
 /// By which [`ALL_ONES`] becomes one.
 const ALL_ONES_INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
@@ -422,7 +467,7 @@ const UDP_LENGTH_MIN: u16 = HEADER_LENGTH + 8;
 /// The six classic flags.
 const FLAGS_JUDGED: u8 = 0x3f;
 /// What one hop less to live adds to a checksum: `~m + m'`, with `m' = m - 0x100` (RFC 1624).
-const TTL_CHANGE: Change = Change(0xfeff_u16.to_be());
+const TTL_CHANGE: u16 = 0xfeff_u16.to_be();
 
 #[cfg(test)]
 mod tests {
