@@ -16,6 +16,7 @@ use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{EntryIndex, NewSession};
+use crate::session::shape::PackedKey;
 use crate::session::table::{Hash, InsertError};
 use crate::telemetry::events::Change;
 use crate::time::Tick;
@@ -53,7 +54,8 @@ impl Asked {
 pub(super) struct Opening {
     translated: Translated,
     responder: FlowKey,
-    /// Of the responder's key.
+    /// The responder's key, packed, and its hash.
+    packed: PackedKey,
     hash: Hash,
     /// The pool address that its guest's other sessions have.
     pub(super) paired: Option<Ipv4Addr>,
@@ -87,6 +89,11 @@ impl Opening {
     /// Asks for the entry that the responder's direction will most likely take.
     pub(super) fn prefetch_entry(&self, shared: &Shared) {
         shared.sessions.prefetch_vacant(self.hash);
+    }
+
+    /// The responder's key.
+    pub(super) const fn packed_key(&self) -> PackedKey {
+        self.packed
     }
 
     /// The hash of the responder's key.
@@ -138,11 +145,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         let paired = opening.paired;
         let mut was_taken = false;
         for attempt in 1..=OPEN_ATTEMPTS {
-            let hashes = [shared.sessions.hash(key), opening.hash];
+            let keys = [PackedKey::new(key), opening.packed];
+            let hashes = [keys[0].hash(shared.sessions.hasher()), opening.hash];
             let hops = self.hops_of(key, plan, &opening, context).map_err(Refused::Because);
             let opened = hops.and_then(|hops| {
                 let session = session_of(key, plan, &opening, hops, context.policy);
-                self.remember(&session, hashes, plan, context)
+                self.remember(&session, (keys, hashes), plan, context)
             });
             let reason = match opened {
                 Ok(place) => return Ok(Opened::Here(place, opening.pooled(plan))),
@@ -182,7 +190,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     pub(super) fn remember<S>(
         &self,
         session: &NewSession,
-        hashes: [Hash; 2],
+        (keys, hashes): ([PackedKey; 2], [Hash; 2]),
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
     ) -> Result<EntryIndex, Refused> {
@@ -191,7 +199,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if plan.through_mapping && !shared.mappings.hold(protocol, public) {
             return Err(Refused::Because(DropReason::FirewallDenied));
         }
-        let place = shared.sessions.insert_hashed(session, hashes, now).map_err(|error| {
+        let place = shared.sessions.insert_packed(session, keys, hashes, now).map_err(|error| {
             if plan.through_mapping {
                 shared.release_mapping(protocol, public, now);
             }
@@ -222,9 +230,10 @@ impl<F: FrameBuffer> Pipeline<F> {
         let (translated, paired) = self.translated(key, plan, target, asked, context)?;
         let responder = responder(key, target, translated.endpoint);
         let sessions = &context.shared.sessions;
-        let hash = sessions.hash(&responder);
+        let packed = PackedKey::new(&responder);
+        let hash = packed.hash(sessions.hasher());
         sessions.prefetch_index(hash);
-        Ok(Opening { translated, responder, hash, paired })
+        Ok(Opening { translated, responder, packed, hash, paired })
     }
 
     /// What the source becomes, and the pool address of the guest's other sessions.
