@@ -5,6 +5,8 @@
 //! What [`Plain::read`] does not take is not wrong: [`super::parse`] judges it. What it takes, it
 //! reads as `parse` does, and rewrites as `Rewrite` does (property-tested beside the latter).
 
+mod sums;
+
 use std::net::Ipv4Addr;
 
 use zerocopy::network_endian::{U16, U32, U64};
@@ -15,6 +17,7 @@ use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
 use crate::wire::transport::are_possible;
+use sums::{Change, is_all_ones, plus};
 
 /// What a plain packet says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -103,6 +106,16 @@ struct Untagged {
     _stations: [u8; 12],
     ether_type: U16,
     packet: Headers,
+}
+
+/// An untagged frame with a TCP segment.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct UntaggedTcp {
+    _stations: [u8; 12],
+    _ether_type: U16,
+    _network: [u8; HEADER_LENGTH as usize],
+    tcp: TcpHeader,
 }
 
 impl Plain {
@@ -235,7 +248,8 @@ impl Plain {
             let change = self.rewrite_headers(headers, addresses, ports);
             self.rewrite_tcp(frame, change);
         } else {
-            self.rewrite_headers(headers, addresses, ports).update_udp(headers);
+            let change = self.rewrite_headers(headers, addresses, ports);
+            change.update_udp(&mut headers.udp_checksum);
         }
     }
 
@@ -257,7 +271,7 @@ impl Plain {
         let change = self.rewrite_headers(&mut untagged.packet, addresses, ports);
         let is_tcp = self.protocol() == Protocol::TCP;
         if !is_tcp {
-            change.update_udp(&mut untagged.packet);
+            change.update_udp(&mut untagged.packet.udp_checksum);
         }
         // Each address as a whole word: behind the destination come the source's first bytes, which are
         // written next, and behind the source the frame's type, which is what it was.
@@ -267,8 +281,8 @@ impl Plain {
         if let Some(word) = view_mut::<U64>(frame, SOURCE_STATION) {
             word.set(source << 16 | u64::from(ether_type::IPV4));
         }
-        if is_tcp {
-            self.rewrite_tcp(frame, change);
+        if is_tcp && let Some(untagged) = view_mut::<UntaggedTcp>(frame, 0) {
+            change.update(&mut untagged.tcp.checksum);
         }
         true
     }
@@ -312,7 +326,10 @@ impl Plain {
     #[inline(always)]
     #[must_use]
     pub fn sequence_end(&self, frame: &[u8]) -> Option<u32> {
-        let tcp: &TcpHeader = view(frame, self.transport())?;
+        let tcp = match view::<UntaggedTcp>(frame, 0).filter(|_| self.is_untagged()) {
+            Some(untagged) => &untagged.tcp,
+            None => view(frame, self.transport())?,
+        };
         if tcp.flags & FLAGS_JUDGED & !flags::PSH != flags::ACK {
             return None;
         }
@@ -371,83 +388,11 @@ impl Plain {
     }
 }
 
-/// What a change of a packet adds to its checksum's complement, as two numbers of sixteen bits, in the
-/// order of bytes that the checksum has in memory.
-#[derive(Clone, Copy)]
-struct Change(u32);
-
-impl Change {
-    /// What `sum`, of old words' complements and new words, comes to.
-    #[inline(always)]
-    const fn of(sum: u64) -> Self {
-        // Turned by half its length, a sum has each half above the other's carry.
-        Self((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
-    }
-
-    /// With two more numbers.
-    #[inline(always)]
-    const fn and(self, other: u32) -> Self {
-        let (sum, carry) = self.0.overflowing_add(other);
-        Self(sum.wrapping_add(carry as u32))
-    }
-
-    /// What it makes of a checksum, with one more number.
-    #[inline(always)]
-    fn applied(self, checksum: U16, other: u16) -> u16 {
-        let complement = !u16::from_ne_bytes(checksum.to_bytes());
-        let Self(sum) = self.and(u32::from(complement).wrapping_add(other.into()));
-        !((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16)
-    }
-
-    /// Changes a checksum.
-    #[inline(always)]
-    fn update(self, checksum: &mut U16) {
-        *checksum = U16::from_bytes(self.applied(*checksum, 0).to_ne_bytes());
-    }
-
-    /// The same of a header whose time to live became one less.
-    #[inline(always)]
-    fn update_one_hop_on(self, checksum: &mut U16) {
-        *checksum = U16::from_bytes(self.applied(*checksum, TTL_CHANGE).to_ne_bytes());
-    }
-
-    /// Changes UDP's: zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
-    #[inline(always)]
-    fn update_udp(self, header: &mut Headers) {
-        let checksum = &mut header.udp_checksum;
-        if checksum.get() != 0 {
-            let changed = match self.applied(*checksum, 0) {
-                0 => u16::MAX,
-                changed => changed,
-            };
-            *checksum = U16::from_bytes(changed.to_ne_bytes());
-        }
-    }
-}
-
-/// The one's complement sum of both, each taken as four numbers of sixteen bits (RFC 1071, section 2).
-#[inline(always)]
-const fn plus(one: u64, other: u64) -> u64 {
-    let (sum, carry) = one.overflowing_add(other);
-    sum.wrapping_add(carry as u64)
-}
-
-/// Whether such a sum comes to sixteen ones, or to none: it does if it is a multiple of 0xffff, in
-/// whichever order its bytes are. Times the inverse, the multiples are the smallest of all words.
-#[inline(always)]
-const fn is_all_ones(sum: u64) -> bool {
-    sum.wrapping_mul(ALL_ONES_INVERSE) <= u64::MAX / ALL_ONES
-}
-
 /// What a protocol's number adds to the sum of its pseudo-header.
 const SUM_OF_TCP: u64 = (Protocol::TCP.0 as u16).to_be() as u64;
 const SUM_OF_UDP: u64 = (Protocol::UDP.0 as u16).to_be() as u64;
 /// The second of two numbers that are read as one.
 const SECOND_OF_TWO: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-const ALL_ONES: u64 = 0xffff;
-/// By which [`ALL_ONES`] becomes one.
-const ALL_ONES_INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
-const _: () = assert!(ALL_ONES.wrapping_mul(ALL_ONES_INVERSE) == 1);
 /// Version 4, five words of header.
 const VERSION: u8 = 0x45;
 /// Neither more fragments nor a fragment's offset.
@@ -466,8 +411,6 @@ const TCP_LENGTH_MIN: u16 = HEADER_LENGTH + TCP_HEADER_MIN;
 const UDP_LENGTH_MIN: u16 = HEADER_LENGTH + 8;
 /// The six classic flags.
 const FLAGS_JUDGED: u8 = 0x3f;
-/// What one hop less to live adds to a checksum: `~m + m'`, with `m' = m - 0x100` (RFC 1624).
-const TTL_CHANGE: u16 = 0xfeff_u16.to_be();
 
 #[cfg(test)]
 mod tests {
