@@ -20,7 +20,7 @@ use crate::session::entry::EntryIndex;
 use crate::session::hash::Hash;
 use crate::session::index::Group as Word;
 use crate::session::shape::PackedKey;
-use crate::session::table::{Found, Nearby, Table};
+use crate::session::table::{Found, Keyed, Nearby, Table};
 use crate::telemetry::tally::Tally;
 use crate::time::{Coarse, Tick};
 use crate::verdict::Verdict;
@@ -188,6 +188,11 @@ impl Glance {
         PackedKey::from_words(self.packet.key_words())
     }
 
+    /// The same with what the table makes of it.
+    pub(super) const fn keyed(&self) -> Keyed {
+        Keyed { key: self.packed_key(), hash: self.hash, home: self.home }
+    }
+
     /// The hash of its key.
     pub(super) const fn hash(&self) -> Hash {
         self.hash
@@ -202,6 +207,11 @@ impl Glance {
     pub(super) fn wish(&self, port: PortId, moment: &Moment, shared: &Shared) -> Option<Wish> {
         let packet = self.packet.is_untagged().then(|| self.packet.key_words())?;
         Wish::of(port, packet, (self.hash, self.likely), moment.generation, shared)
+    }
+
+    /// Notes the place where its entry stands.
+    pub(super) const fn stands_at(&mut self, place: EntryIndex) {
+        self.likely = place;
     }
 
     /// The same with the place where its entry stands.

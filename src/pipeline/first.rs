@@ -7,7 +7,7 @@
 
 use std::array::from_fn;
 
-use crate::flow::{FlowKey, Realm};
+use crate::flow::{FlowKey, Protocol, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::mappings::Place;
 use crate::next_hop::NextHopId;
@@ -71,10 +71,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &mut Context<'_, F, S>,
     ) {
         let mut newcomers = Newcomers::new();
-        let frames = slots.iter_mut().zip(&group.glances).enumerate().skip(first);
-        for (place, (slot, glance)) in frames {
+        let slots = slots.get_mut(first..).unwrap_or_default();
+        let glances = group.glances.get(first..).unwrap_or_default();
+        let mut was_tried = true;
+        for (slot, glance) in slots.iter_mut().zip(glances) {
             // Who had no session at the second look has none that the fast path would find.
-            let may_be_fast = place != first && glance.is_plain() && !glance.was_nowhere();
+            let may_be_fast = !was_tried && glance.is_plain() && !glance.was_nowhere();
+            was_tried = false;
             if may_be_fast && self.goes_fast(slot, glance, moment) {
                 continue;
             }
@@ -220,9 +223,8 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) {
         let (Some(opening), Some(hops)) = (&packet.opening, packet.hops) else { return };
         let session = session_of(&packet.key, &packet.plan, opening, hops, context.policy);
-        let keys = [packet.glance.packed_key(), opening.packed_key()];
-        let hashes = [packet.glance.hash(), opening.hash()];
-        let place = match self.remember(&session, (keys, hashes), &packet.plan, context) {
+        let keys = [packet.glance.keyed(), opening.keyed()];
+        let place = match self.remember(&session, keys, &packet.plan, context) {
             Ok(place) => place,
             Err(refused) => {
                 give_back(packet, opening, context);
@@ -246,6 +248,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             context.shared,
         );
         let Newcomer { slot, glance, key, plan, .. } = packet;
+        glance.stands_at(place);
         self.opened(glance.packet().length, plan, context);
         if !glance.packet().is_untagged()
             && let Some(frame) = &slot.frame
@@ -253,7 +256,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         {
             self.learn_sender(frame, slot.port, &ready, context);
         }
-        let verdict = self.pass_on(slot, &glance.at(place), key, moment, context);
+        let verdict = self.pass_on(slot, glance, key, moment, context);
         slot.verdict = verdict;
         self.count(verdict);
     }
@@ -321,7 +324,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        if self.goes_fast(slot, glance, moment) {
+        // What opens a connection does not go on with it, which is all that the fast path follows.
+        let may_be_fast = glance.packet().protocol() != Protocol::TCP;
+        if may_be_fast && self.goes_fast(slot, glance, moment) {
             return slot.verdict;
         }
         let frame = slot.frame.as_ref();

@@ -155,10 +155,10 @@ impl<'t> Index<'t> {
         self.words.get(group as usize).map_or(Group(0), Group::load)
     }
 
-    /// The entry of the home group that [`Self::take`] would take, if it has one.
+    /// The entry of the home group `group` that [`Self::take`] would take, if it has one.
+    #[inline]
     #[must_use]
-    pub fn vacant(self, hash: Hash) -> Option<EntryIndex> {
-        let group = self.layout.home(hash);
+    pub fn vacant(self, group: u32) -> Option<EntryIndex> {
         let slot = self.group(group).first_of(0)?;
         Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
     }
@@ -202,10 +202,10 @@ impl<'t> Index<'t> {
     /// shard's lock.
     #[must_use]
     pub fn take(self, hash: Hash) -> Option<EntryIndex> {
-        self.take_unless(hash, |_| false).ok()
+        self.take_unless(hash, self.layout.home(hash), |_| false).ok()
     }
 
-    /// The same, unless `is_it` says of a place where the key may be that it stands there.
+    /// The same, unless `is_it` says of a place where the key may be that it stands there. `home` is the hash's.
     ///
     /// # Errors
     /// When the key is there already, or its shard is full.
@@ -213,13 +213,13 @@ impl<'t> Index<'t> {
     pub fn take_unless(
         self,
         hash: Hash,
+        home: u32,
         is_it: impl Fn(EntryIndex) -> bool,
     ) -> Result<EntryIndex, NotTaken> {
-        let home = self.layout.home(hash);
         let Some(cell) = self.words.get(home as usize) else { return Err(NotTaken::Full) };
         let word = Group::load(cell);
         // Nearly always nobody passed by and nobody has the tag: the one word says it all.
-        let may_be_here = word.passed_by() != 0 || word.first_of(hash.tag()).is_some();
+        let may_be_here = word.passed_by() != 0 || word.first_of_tags(hash.tags()).is_some();
         if may_be_here && self.search(hash, |place| is_it(place).then_some(())).is_some() {
             return Err(NotTaken::Exists);
         }

@@ -20,7 +20,26 @@ pub struct Nearby<'t, A: Shape = Ipv4Addr> {
     entries: &'t [Entry<A>],
 }
 
+/// A key with what a table makes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Keyed<A: Shape = Ipv4Addr> {
+    /// The key.
+    pub key: PackedKey<A>,
+    /// Its hash.
+    pub hash: Hash,
+    /// The group that the search for it begins in.
+    pub home: u32,
+}
+
 impl<'t, A: Shape> Nearby<'t, A> {
+    /// What the table makes of a key, whose index line it asks for.
+    #[inline(always)]
+    #[must_use]
+    pub fn keyed(self, key: PackedKey<A>) -> Keyed<A> {
+        let hash = key.hash(self.table.hasher());
+        Keyed { key, hash, home: self.prefetch_home(hash) }
+    }
+
     /// Asks for the index line of a hash. Returns the group that the search for it begins in.
     #[inline(always)]
     #[must_use]
@@ -47,12 +66,19 @@ impl<'t, A: Shape> Nearby<'t, A> {
                 prefetch_at(self.entries, place.as_usize());
                 Ok(place)
             }
+            None if word.passed_by() == 0 => {
+                if let Some(slot) = word.first_of(0) {
+                    prefetch_at(self.entries, slot_of(home, slot).as_usize());
+                }
+                Err(word)
+            }
             None => self.table.first_displaced(hash, home, word).ok_or(word),
         }
     }
 
     /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave,
-    /// or [`EntryIndex::NONE`]. Where that was nowhere, so is this: a key that came since has to be [searched](Self::holds) for.
+    /// or [`EntryIndex::NONE`]. Where that was nowhere, so is this: a key that came since has to be
+    /// [searched](Table::holds) for.
     #[inline(always)]
     #[must_use]
     pub fn entry_of(
@@ -133,9 +159,11 @@ impl<A: Shape> Table<A> {
         let _ = self.nearby().prefetch_home(hash);
     }
 
-    /// Brings the entry that a new session's direction would most likely take near.
-    pub fn prefetch_vacant(&self, hash: Hash) {
-        let vacant = self.index().vacant(hash).and_then(|place| self.entry(place));
+    /// Brings the entry near that a new session's direction would most likely take; `home` is what
+    /// [`Keyed`] has.
+    #[inline]
+    pub fn prefetch_vacant(&self, home: u32) {
+        let vacant = self.index().vacant(home).and_then(|place| self.entry(place));
         vacant.map(prefetch);
     }
 

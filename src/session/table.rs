@@ -22,7 +22,7 @@ use crate::time::{Coarse, Tick};
 
 pub use crate::session::found::Found;
 pub use crate::session::hash::Hash;
-pub use crate::session::nearby::Nearby;
+pub use crate::session::nearby::{Keyed, Nearby};
 
 /// The table.
 pub struct Table<A: Shape = Ipv4Addr> {
@@ -156,27 +156,26 @@ impl<A: Shape> Table<A> {
     /// When there is no room, or a key is taken (or both keys are the same). A full table says so
     /// without a look at the keys.
     pub fn insert(&self, session: &NewSession<A>, now: Tick) -> Result<EntryIndex, InsertError> {
-        let keys = [session.initiator, session.responder].map(|key| PackedKey::new(&key));
-        let hashes = keys.map(|key| key.hash(&self.hasher));
-        self.insert_packed(session, keys, hashes, now)
+        let keys = [session.initiator, session.responder];
+        let keys = keys.map(|key| self.nearby().keyed(PackedKey::new(&key)));
+        self.insert_keyed(session, keys, now)
     }
 
-    /// The same where the initiator's and the responder's key are packed already, and their hashes known.
+    /// The same where the table was asked for the initiator's and the responder's key before.
     ///
     /// # Errors
     /// Likewise.
     #[inline(always)]
-    pub fn insert_packed(
+    pub fn insert_keyed(
         &self,
         session: &NewSession<A>,
-        keys: [PackedKey<A>; 2],
-        hashes: [Hash; 2],
+        keys: [Keyed<A>; 2],
         now: Tick,
     ) -> Result<EntryIndex, InsertError> {
         if !self.reserve() {
             return Err(InsertError::Full);
         }
-        let inserted = self.insert_reserved(session, keys, hashes, now.coarse());
+        let inserted = self.insert_reserved(session, keys, now.coarse());
         if inserted.is_err() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -277,20 +276,21 @@ impl<A: Shape> Table<A> {
     fn insert_reserved(
         &self,
         session: &NewSession<A>,
-        keys: [PackedKey<A>; 2],
-        hashes: [Hash; 2],
+        keyed: [Keyed<A>; 2],
         now: Coarse,
     ) -> Result<EntryIndex, InsertError> {
+        let (keys, hashes) = (keyed.map(|it| it.key), keyed.map(|it| it.hash));
         if keys[0] == keys[1] {
             return Err(InsertError::Exists);
         }
         let _locks = self.lock(hashes);
         let index = self.index();
-        let take = |key, hash| {
-            index.take_unless(hash, |place| self.entry(place).is_some_and(|entry| entry.has(key)))
+        let take = |Keyed { key, hash, home }: &Keyed<A>| {
+            let is_it = |place| self.entry(place).is_some_and(|entry| entry.has(key));
+            index.take_unless(*hash, *home, is_it)
         };
-        let initiator = take(&keys[0], hashes[0])?;
-        let responder = take(&keys[1], hashes[1]).inspect_err(|_| {
+        let initiator = take(&keyed[0])?;
+        let responder = take(&keyed[1]).inspect_err(|_| {
             index.give_back(hashes[0], initiator);
         })?;
         let identities = Identity::pair(session, keys, [initiator, responder]);
