@@ -19,7 +19,7 @@ use crate::verdict::DropReason;
 
 /// The slots that one call looks at, at the most: some tens of microseconds where none of their
 /// sessions needs more than one look.
-const SLOTS_PER_CALL: u32 = 2048;
+const SLOTS_PER_CALL: u32 = 146 * SLOTS_PER_STEP;
 /// The slots taken at once: few, as a call cannot stop within a step.
 const SLOTS_PER_STEP: u32 = 2 * GROUP_SLOTS;
 /// What sessions may need in one call, at the most but for its last step: sixteen of them end or 128
