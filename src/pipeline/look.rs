@@ -192,8 +192,9 @@ pub(super) fn prefetch_headers<F: FrameBuffer>(slots: &[Slot<F>]) {
         }
     };
     // Nearly every group is a whole one, and needs no loop.
-    match <&[Slot<F>; GROUP]>::try_from(slots) {
-        Ok(slots) => slots.each_ref().map(prefetch),
-        Err(_) => return slots.iter().for_each(prefetch),
-    };
+    if let Ok(slots) = <&[Slot<F>; GROUP]>::try_from(slots) {
+        let _ = slots.each_ref().map(prefetch);
+    } else {
+        slots.iter().for_each(prefetch);
+    }
 }
