@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 
 use self::hop::{
     CONFIRMED, DOUBTED, FAILED, GONE, Hop, PENDING, REACHABLE, USED, WANTED, WideAddress,
-    interface_word, network_mtu, network_vlan, network_word, resolution, source_port, source_word,
+    interface_has, interface_mac, interface_word, network_mtu, network_vlan, network_word,
+    resolution, source_port, source_word,
 };
 use self::index::Index;
 use self::readers::{HopReader, Readers};
@@ -31,7 +32,7 @@ use self::stations::Stations;
 use crate::flow::{Mac, PortId};
 use crate::prefetch::prefetch;
 
-pub use self::hop::Way;
+pub use self::hop::{Way, Ways};
 
 /// A next hop: its place in [`NextHops`] (23 bits), and whether packets there are watched.
 /// It leads to one neighbour for as long as a session or the work of a [`HopReader`] holds it.
@@ -109,7 +110,7 @@ pub struct NextHops {
     index: Index,
     /// How many hops were ever made; they are `hops[..count]`.
     count: AtomicU32,
-    /// Source address (low 48 bits) and MTU (high 16) of every interface.
+    /// Source address and MTU of every interface.
     interfaces: Box<[AtomicU64; INTERFACES]>,
     making: Mutex<Making>,
     readers: Readers,
@@ -224,20 +225,18 @@ impl NextHops {
         }
     }
 
-    /// The way to this next hop, if its link address is known. What [`Self::link`] says, in words as
-    /// they are written into frames.
+    /// The way to this next hop, if its link address is known: see [`Ways::to`].
     #[inline]
     #[must_use]
     pub fn way(&self, id: NextHopId) -> Option<Way> {
-        let hop = self.hop(id)?;
-        let destination = hop.destination.load(Ordering::Relaxed);
-        if destination & (REACHABLE | USED) != REACHABLE | USED {
-            // The first frame that is sent here takes the other way, which notes that it is used.
-            return None;
-        }
-        let source = hop.source.load(Ordering::Relaxed);
-        let network = hop.network.load(Ordering::Relaxed);
-        Some(Way::new([destination, source, network]))
+        self.ways().to(id)
+    }
+
+    /// The ways to all next hops.
+    #[inline]
+    #[must_use]
+    pub const fn ways(&self) -> Ways<'_> {
+        Ways::new(&self.hops)
     }
 
     /// Whether there are more next hops than stay in the nearest cache.
@@ -344,15 +343,14 @@ impl NextHops {
     #[inline]
     #[must_use]
     pub fn source_mac(&self, port: PortId) -> Mac {
-        Mac::from_bits(self.interface(port))
+        interface_mac(self.interface(port))
     }
 
     /// Whether a frame that begins with these eight bytes is sent to our own address on an interface.
     #[inline]
     #[must_use]
     pub fn is_own(&self, port: PortId, start: [u8; 8]) -> bool {
-        // Both have an address in their upper 48 bits; what stands below is the sender's, or nothing.
-        (u64::from_be_bytes(start) ^ self.interface(port) << 16) >> 16 == 0
+        interface_has(self.interface(port), start)
     }
 
     /// Which VTEP the stations of VXLAN networks are behind.

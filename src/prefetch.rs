@@ -6,6 +6,13 @@ pub fn prefetch<T>(target: &T) {
     ask_for(std::ptr::from_ref(target).cast());
 }
 
+/// The same of the thing at `place` of `things`, without a look at how many there are: where there is none,
+/// nothing of use is asked for.
+#[inline(always)]
+pub fn prefetch_at<T>(things: &[T], place: usize) {
+    ask_for(things.as_ptr().wrapping_add(place).cast());
+}
+
 /// The same of the first line of `bytes`, and only into the second nearest cache: for lines of which
 /// the nearest one holds few at a time.
 #[inline(always)]

@@ -75,8 +75,8 @@ impl Bits for u32 {
     const ZERO: Self = 0;
 
     fn mask(length: u8) -> Self {
-        let behind = Self::COUNT.saturating_sub(length);
-        <Self as Bits>::MAX.checked_shl(u32::from(behind)).unwrap_or(0)
+        // Sixty-four bits have room for a shift by any length that there is, and need not be asked for it.
+        !((u64::from(<Self as Bits>::MAX)).wrapping_shr(length.min(Self::COUNT).into()) as u32)
     }
 
     fn next(self) -> Option<Self> {

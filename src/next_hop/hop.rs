@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{Neighbor, Resolution};
+use super::{Neighbor, NextHopId, Resolution};
 use crate::flow::{Mac, PortId};
 
 /// One next hop. Thirty-two bytes, so that it never lies across two cache lines.
@@ -70,10 +70,10 @@ impl Hop {
     pub fn is_at(&self, port: PortId, vlan: u16, address: Ipv4Addr) -> bool {
         let network = self.network.load(Ordering::Relaxed);
         let source = self.source.load(Ordering::Relaxed);
-        network as u32 == address.to_bits()
-            && network_vlan(network) == vlan
-            && source_port(source) == port
-            && source & IPV6 == 0
+        // All but the MTU, and all but our own address.
+        let neighbor = network_word(vlan, 0, IpAddr::V4(address));
+        (network ^ neighbor) & !network_word(0, u16::MAX, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) == 0
+            && source >> 48 == u64::from(port.0)
     }
 
     /// Who this is; `wide` has the address of an IPv6 one.
@@ -112,6 +112,33 @@ impl WideAddress {
     }
 }
 
+/// The ways to next hops, for who asks for one after the other.
+#[derive(Clone, Copy)]
+pub struct Ways<'h>(&'h [Hop]);
+
+impl<'h> Ways<'h> {
+    #[inline]
+    pub(super) const fn new(hops: &'h [Hop]) -> Self {
+        Self(hops)
+    }
+
+    /// The way to this next hop, if its link address is known. What [`super::NextHops::link`] says, in words
+    /// as they are written into frames.
+    #[inline]
+    #[must_use]
+    pub fn to(self, id: NextHopId) -> Option<Way> {
+        let hop = self.0.get(id.plain().0 as usize)?;
+        let destination = hop.destination.load(Ordering::Relaxed);
+        if destination & (REACHABLE | USED) != REACHABLE | USED {
+            // The first frame that is sent here takes the other way, which notes that it is used.
+            return None;
+        }
+        let source = hop.source.load(Ordering::Relaxed);
+        let network = hop.network.load(Ordering::Relaxed);
+        Some(Way { destination, source, network })
+    }
+}
+
 /// What a frame needs to reach a neighbour whose link address is known: the words of its next hop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Way {
@@ -121,12 +148,6 @@ pub struct Way {
 }
 
 impl Way {
-    /// The way that a hop's words, in their order, lead.
-    #[inline]
-    pub(super) const fn new([destination, source, network]: [u64; 3]) -> Self {
-        Self { destination, source, network }
-    }
-
     /// The interface to transmit on.
     #[inline]
     #[must_use]
@@ -209,8 +230,20 @@ pub const fn network_mtu(network: u64) -> u16 {
     (network >> 32) as u16
 }
 
-pub const fn interface_word(source: Mac, mtu: u16) -> u64 {
-    (mtu as u64) << 48 | source.as_bits()
+/// An interface's own address as it begins a frame, which is read as one word, and the MTU above.
+pub const fn interface_word(Mac([a, b, c, d, e, f]): Mac, mtu: u16) -> u64 {
+    (mtu as u64) << 48 | u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+pub const fn interface_mac(interface: u64) -> Mac {
+    let [a, b, c, d, e, f, ..] = interface.to_le_bytes();
+    Mac([a, b, c, d, e, f])
+}
+
+/// Whether a frame that begins with these bytes is sent to the interface.
+pub const fn interface_has(interface: u64, start: [u8; 8]) -> bool {
+    // Both have an address in their lower 48 bits; what stands above is of no interest.
+    (u64::from_le_bytes(start) ^ interface) << 16 == 0
 }
 
 pub const fn interface_mtu(interface: u64) -> u16 {

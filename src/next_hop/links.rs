@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::hop::{interface_mtu, interface_word, network_word, source_word};
+use super::hop::{interface_mac, interface_mtu, interface_word, network_word, source_word};
 use super::{NextHopId, NextHops};
 use crate::flow::{Mac, PortId};
 
@@ -64,7 +64,7 @@ impl NextHops {
         let of_interface = interface_mtu(interface);
         let of_vlan = vlan_mtus.iter().find(|&&(p, v, _)| (p, v) == (port, vlan));
         let mtu = of_vlan.map_or(of_interface, |&(_, _, mtu)| mtu.min(of_interface));
-        (Mac::from_bits(interface), mtu)
+        (interface_mac(interface), mtu)
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use crate::flow::{FlowKey, Generation, Mac, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
-use crate::next_hop::{NextHops, Way};
+use crate::next_hop::{NextHops, Way, Ways};
 use crate::pipeline::Ready;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::look::attached;
@@ -18,8 +18,9 @@ use crate::pipeline::sweep::Shortest;
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::EntryIndex;
 use crate::session::hash::Hash;
+use crate::session::index::Group as Word;
 use crate::session::shape::PackedKey;
-use crate::session::table::{Found, Table};
+use crate::session::table::{Found, Keyed, Nearby, Table};
 use crate::telemetry::tally::Tally;
 use crate::time::{Coarse, Tick};
 use crate::verdict::Verdict;
@@ -35,74 +36,82 @@ pub(super) struct Glance {
     home: u32,
     /// Where its entry most likely stands.
     likely: EntryIndex,
+    /// If nowhere: the word that its home had when that was found out.
+    word: Word,
 }
 
 impl Glance {
     /// Of a frame that is not plain.
-    pub(super) const NONE: Self =
-        Self { packet: Plain::NONE, hash: Hash(0), home: 0, likely: EntryIndex::NONE };
+    pub(super) const NONE: Self = Self {
+        packet: Plain::NONE,
+        hash: Hash(0),
+        home: 0,
+        likely: EntryIndex::NONE,
+        word: Word(0),
+    };
 
-    /// First look at a frame: what it is. A tagged one gets its realm at once.
+    /// First look at a frame: what it is, the realm that it came in from, and the hash of its key, whose
+    /// place in the index it asks for. Returns whether it is plain and to be forwarded; if not, the glance
+    /// is to be [forgotten](Self::forget).
     #[inline(always)]
     pub(super) fn look(
         &mut self,
         frame: &[u8],
         port: PortId,
         policy: &Policy,
-        next_hops: &NextHops,
-    ) {
+        shared: &Shared,
+    ) -> bool {
         // No plain packet is shorter, and one comparison for all that is read is enough.
         let Some((start, _)) = frame.split_first_chunk::<{ LENGTH_MIN }>() else {
-            return self.forget();
+            return false;
         };
-        if !start.first_chunk().is_some_and(|&start| next_hops.is_own(port, start)) {
-            return self.forget();
+        if !start.first_chunk().is_some_and(|&start| shared.next_hops.is_own(port, start)) {
+            return false;
         }
-        match Plain::read(frame) {
-            Some(packet) => self.packet.become_other(packet),
-            None => self.look_tagged(frame, port, policy),
-        }
+        let Some(mut packet) = Plain::read(frame) else {
+            return self.look_tagged(frame, port, policy, shared);
+        };
+        let realm = match policy.untagged_realm(port) {
+            None => policy.realm_of(port, 0, packet.source()).map(Realm::as_raw),
+            sure => sure,
+        };
+        let Some(realm) = realm else { return false };
+        packet.set_realm(realm);
+        self.find_home(packet, &shared.sessions)
     }
 
     /// The same of a frame that may be tagged.
     #[inline(never)]
-    fn look_tagged(&mut self, frame: &[u8], port: PortId, policy: &Policy) {
-        let Some((mut packet, vlan)) = Plain::read_tagged(frame) else { return self.forget() };
+    fn look_tagged(
+        &mut self,
+        frame: &[u8],
+        port: PortId,
+        policy: &Policy,
+        shared: &Shared,
+    ) -> bool {
+        let Some((mut packet, vlan)) = Plain::read_tagged(frame) else { return false };
         let Some(realm) = policy.realm_of(port, vlan, packet.source()) else {
-            return self.forget();
+            return false;
         };
         packet.set_realm(realm.as_raw());
-        self.packet.become_other(packet);
+        self.find_home(packet, &shared.sessions)
     }
 
-    /// Then: the realm that it came in from, and the hash of its key, whose place in the index it asks
-    /// for. Returns whether it is plain and to be forwarded.
+    /// Becomes that of `packet`, whose realm is known.
     #[inline(always)]
-    pub(super) fn find_home(&mut self, port: PortId, policy: &Policy, sessions: &Table) -> bool {
-        if !self.is_plain() {
-            return false;
-        }
-        if self.packet.is_untagged() {
-            let realm = match policy.untagged_realm(port) {
-                None => policy.realm_of(port, 0, self.packet.source()).map(Realm::as_raw),
-                sure => sure,
-            };
-            let Some(realm) = realm else {
-                self.forget();
-                return false;
-            };
-            self.packet.set_realm(realm);
-        }
-        let key = PackedKey::<Ipv4Addr>::from_words(self.packet.key_words());
+    fn find_home(&mut self, packet: Plain, sessions: &Table) -> bool {
+        self.packet.become_other(packet);
+        let key = PackedKey::<Ipv4Addr>::from_words(packet.key_words());
         self.hash = key.hash(sessions.hasher());
-        self.home = sessions.prefetch_home(self.hash);
+        self.home = sessions.nearby().prefetch_home(self.hash);
         true
     }
 
-    /// Makes it that of a frame that is not plain.
+    /// Becomes that of a frame that is not plain.
     #[inline(always)]
     pub(super) const fn forget(&mut self) {
         self.packet.length = 0;
+        self.likely = EntryIndex::NONE;
     }
 
     /// Whether there is a plain packet at all.
@@ -114,15 +123,18 @@ impl Glance {
     /// Second look: finds the place of its entry and asks for that, or for the one that a new session
     /// would take.
     #[inline(always)]
-    pub(super) fn find_place(&mut self, sessions: &Table) {
-        self.likely = sessions.prefetch_likely(self.hash, self.home);
+    pub(super) fn find_place(&mut self, sessions: Nearby<'_>) {
+        match sessions.prefetch_likely(self.hash, self.home) {
+            Ok(place) => self.likely = place,
+            Err(word) => (self.likely, self.word) = (EntryIndex::NONE, word),
+        }
     }
 
     /// Between the second look and the last: asks for what its session's next hop is, where there are so
     /// many next hops that it is not near.
     #[inline(always)]
     pub(super) fn find_way(&self, sessions: &Table, next_hops: &NextHops) {
-        if let Some(hop) = sessions.next_hop_at(self.likely) {
+        if let Some(hop) = sessions.nearby().next_hop_at(self.likely) {
             next_hops.prefetch(hop);
         }
     }
@@ -155,13 +167,30 @@ impl Glance {
     }
 
     /// Whether there is a session for it, in force or not.
+    #[inline(always)]
     pub(super) fn has_session(&self, sessions: &Table) -> bool {
-        sessions.holds(&PackedKey::from_words(self.packet.key_words()), self.hash)
+        let is_nowhere = self.was_nowhere() && sessions.is_unchanged(self.home, self.word);
+        !is_nowhere && self.is_found(sessions)
+    }
+
+    #[inline(never)]
+    fn is_found(&self, sessions: &Table) -> bool {
+        sessions.holds(&self.packed_key(), self.hash)
     }
 
     /// Whether there was no session for it at the second look.
     pub(super) fn was_nowhere(&self) -> bool {
         self.likely == EntryIndex::NONE
+    }
+
+    /// Its key.
+    pub(super) const fn packed_key(&self) -> PackedKey {
+        PackedKey::from_words(self.packet.key_words())
+    }
+
+    /// The same with what the table makes of it.
+    pub(super) const fn keyed(&self) -> Keyed {
+        Keyed { key: self.packed_key(), hash: self.hash, home: self.home }
     }
 
     /// The hash of its key.
@@ -180,6 +209,11 @@ impl Glance {
         Wish::of(port, packet, (self.hash, self.likely), moment.generation, shared)
     }
 
+    /// Notes the place where its entry stands.
+    pub(super) const fn stands_at(&mut self, place: EntryIndex) {
+        self.likely = place;
+    }
+
     /// The same with the place where its entry stands.
     pub(super) const fn at(self, place: EntryIndex) -> Self {
         Self { likely: place, ..self }
@@ -187,20 +221,23 @@ impl Glance {
 }
 
 /// What holds for every packet of a batch.
-pub(super) struct Moment {
+pub(super) struct Moment<'b> {
     pub(super) generation: Generation,
     now: Coarse,
     /// What was seen since is not expired.
     since: Coarse,
+    sessions: Nearby<'b>,
+    ways: Ways<'b>,
 }
 
-impl Moment {
+impl<'b> Moment<'b> {
     /// The moment `now` under `policy`.
-    pub(super) fn new(policy: &Policy, now: Tick, shortest: &Shortest) -> Self {
+    pub(super) fn new(policy: &Policy, now: Tick, shortest: &Shortest, shared: &'b Shared) -> Self {
         let now = now.coarse();
         // What has been idle for a shorter time than the shortest.
         let since = now.before(shortest.tcp.min(shortest.udp).saturating_sub(1));
-        Self { generation: policy.generation(), now, since }
+        let (sessions, ways) = (shared.sessions.nearby(), shared.next_hops.ways());
+        Self { generation: policy.generation(), now, since, sessions, ways }
     }
 }
 
@@ -210,14 +247,14 @@ impl Moment {
 pub(super) fn fast<F: FrameBuffer>(
     slot: &mut Slot<F>,
     glance: &Glance,
-    moment: &Moment,
+    moment: &Moment<'_>,
     tally: &mut Tally,
-    shared: &Shared,
 ) -> bool {
     let Slot { frame: Some(frame), port, verdict } = slot else { return false };
+    // What is not plain stands nowhere.
     let Glance { packet, hash, likely, .. } = glance;
-    let key = PackedKey::from_words(packet.key_words());
-    let Some((entry, session)) = shared.sessions.entry_of(key, *hash, *likely) else {
+    let key = glance.packed_key();
+    let Some((entry, session)) = moment.sessions.entry_of(key, *hash, *likely) else {
         return false;
     };
     let seen = entry.seen();
@@ -227,19 +264,22 @@ pub(super) fn fast<F: FrameBuffer>(
     {
         return false;
     }
-    let Some(way) = shared.next_hops.way(session.next_hop()) else { return false };
+    let Some(way) = moment.ways.to(session.next_hop()) else { return false };
     if packet.length > way.mtu() {
         return false;
     }
-    if packet.protocol() == Protocol::TCP {
+    // Written down twice, so that who is known to be TCP or not is not asked again.
+    let is_done = if packet.protocol() == Protocol::TCP {
         let Some(end) = packet.sequence_end(frame.bytes()) else { return false };
         if !entry.touch_established(seen, packet.length, moment.now, end) {
             return false;
         }
+        rewrite(frame, packet, way, session.leaves_as())
     } else {
         entry.touch(seen, packet.length, moment.now);
-    }
-    if !rewrite(frame, packet, way, session.leaves_as()) {
+        rewrite(frame, packet, way, session.leaves_as())
+    };
+    if !is_done {
         return false;
     }
     let out = way.port();

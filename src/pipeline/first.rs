@@ -7,7 +7,7 @@
 
 use std::array::from_fn;
 
-use crate::flow::{FlowKey, Realm};
+use crate::flow::{FlowKey, Protocol, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
 use crate::nat::mappings::Place;
 use crate::next_hop::NextHopId;
@@ -18,7 +18,6 @@ use crate::pipeline::look::{GROUP, Group};
 use crate::pipeline::open::{
     Asked, Opening, Refused, choose_target, guest_limits, pair, session_of,
 };
-use crate::pipeline::shared::Shared;
 use crate::pipeline::slow::decided;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Attachment;
@@ -28,6 +27,8 @@ use crate::verdict::{DropReason, Verdict};
 struct Newcomers<'f, 'c, F> {
     packets: [Option<Newcomer<'f, 'c, F>>; GROUP],
     count: usize,
+    /// One bit of 64 for each one's hash.
+    marks: u64,
 }
 
 /// A packet that a session is opened for.
@@ -46,13 +47,14 @@ struct Newcomer<'f, 'c, F> {
 
 impl<F> Newcomers<'_, '_, F> {
     fn new() -> Self {
-        Self { packets: from_fn(|_| None), count: 0 }
+        Self { packets: from_fn(|_| None), count: 0, marks: 0 }
     }
 
     /// Whether one of them may be of the same session.
     fn has(&self, glance: &Glance) -> bool {
         let waiting = self.packets.get(..self.count).unwrap_or_default();
-        waiting.iter().flatten().any(|packet| packet.glance.hash() == glance.hash())
+        self.marks & mark(glance) != 0
+            && waiting.iter().flatten().any(|packet| packet.glance.hash() == glance.hash())
     }
 }
 
@@ -64,16 +66,19 @@ impl<F: FrameBuffer> Pipeline<F> {
         slots: &mut [Slot<F>],
         group: &Group,
         first: usize,
-        moment: &Moment,
+        moment: &Moment<'_>,
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) {
         let mut newcomers = Newcomers::new();
-        let frames = slots.iter_mut().zip(&group.glances).enumerate().skip(first);
-        for (place, (slot, glance)) in frames {
+        let slots = slots.get_mut(first..).unwrap_or_default();
+        let glances = group.glances.get(first..).unwrap_or_default();
+        let mut was_tried = true;
+        for (slot, glance) in slots.iter_mut().zip(glances) {
             // Who had no session at the second look has none that the fast path would find.
-            let may_be_fast = place != first && glance.is_plain() && !glance.was_nowhere();
-            if may_be_fast && self.goes_fast(slot, glance, moment, context.shared) {
+            let may_be_fast = !was_tried && glance.is_plain() && !glance.was_nowhere();
+            was_tried = false;
+            if may_be_fast && self.goes_fast(slot, glance, moment) {
                 continue;
             }
             if let Some(slot) = self.join(slot, glance, &mut newcomers, context) {
@@ -137,6 +142,7 @@ impl<F: FrameBuffer> Pipeline<F> {
                         hops,
                     });
                     newcomers.count += 1;
+                    newcomers.marks |= mark(&glance);
                 }
             }
             Err(unopened) => {
@@ -154,11 +160,11 @@ impl<F: FrameBuffer> Pipeline<F> {
     fn open_all<S: FrameSource<Frame = F>>(
         &mut self,
         newcomers: &mut Newcomers<'_, '_, F>,
-        moment: &Moment,
+        moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) {
         let packets = newcomers.packets.get_mut(..newcomers.count).unwrap_or_default();
-        newcomers.count = 0;
+        (newcomers.count, newcomers.marks) = (0, 0);
         for packet in packets.iter_mut().flatten() {
             packet.opening = self.bound(packet, context);
         }
@@ -212,13 +218,13 @@ impl<F: FrameBuffer> Pipeline<F> {
     fn enter<S: FrameSource<Frame = F>>(
         &mut self,
         packet: &mut Newcomer<'_, '_, F>,
-        moment: &Moment,
+        moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) {
         let (Some(opening), Some(hops)) = (&packet.opening, packet.hops) else { return };
         let session = session_of(&packet.key, &packet.plan, opening, hops, context.policy);
-        let hashes = [packet.glance.hash(), opening.hash()];
-        let place = match self.remember(&session, hashes, &packet.plan, context) {
+        let keys = [packet.glance.keyed(), opening.keyed()];
+        let place = match self.remember(&session, keys, &packet.plan, context) {
             Ok(place) => place,
             Err(refused) => {
                 give_back(packet, opening, context);
@@ -242,6 +248,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             context.shared,
         );
         let Newcomer { slot, glance, key, plan, .. } = packet;
+        glance.stands_at(place);
         self.opened(glance.packet().length, plan, context);
         if !glance.packet().is_untagged()
             && let Some(frame) = &slot.frame
@@ -249,7 +256,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         {
             self.learn_sender(frame, slot.port, &ready, context);
         }
-        let verdict = self.pass_on(slot, &glance.at(place), key, moment, context);
+        let verdict = self.pass_on(slot, glance, key, moment, context);
         slot.verdict = verdict;
         self.count(verdict);
     }
@@ -278,7 +285,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         &mut self,
         slot: &mut Slot<F>,
         glance: Glance,
-        moment: &Moment,
+        moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) -> Option<Verdict> {
         let port = slot.port;
@@ -287,9 +294,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let key = ready.packet.key(ready.realm);
         if let Some(found) = glance.session(&key, &context.shared.sessions) {
             // Opened since, by another packet of the batch: this one may go the fast path too.
-            if glance.was_nowhere()
-                && self.goes_fast(slot, &glance.at(found.index), moment, context.shared)
-            {
+            if glance.was_nowhere() && self.goes_fast(slot, &glance.at(found.index), moment) {
                 return Some(slot.verdict);
             }
             return Some(self.forward_known(&mut slot.frame, port, &ready, &key, &found, context));
@@ -305,14 +310,8 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// The fast path, apart from where nearly all go it.
     #[inline(never)]
-    fn goes_fast(
-        &mut self,
-        slot: &mut Slot<F>,
-        glance: &Glance,
-        moment: &Moment,
-        shared: &Shared,
-    ) -> bool {
-        fast(slot, glance, moment, &mut self.tally, shared)
+    fn goes_fast(&mut self, slot: &mut Slot<F>, glance: &Glance, moment: &Moment<'_>) -> bool {
+        fast(slot, glance, moment, &mut self.tally)
     }
 
     /// Does what the session of a packet says that was opened just now.
@@ -322,10 +321,12 @@ impl<F: FrameBuffer> Pipeline<F> {
         slot: &mut Slot<F>,
         glance: &Glance,
         key: &FlowKey,
-        moment: &Moment,
+        moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {
-        if self.goes_fast(slot, glance, moment, context.shared) {
+        // What opens a connection does not go on with it, which is all that the fast path follows.
+        let may_be_fast = glance.packet().protocol() != Protocol::TCP;
+        if may_be_fast && self.goes_fast(slot, glance, moment) {
             return slot.verdict;
         }
         let frame = slot.frame.as_ref();
@@ -337,6 +338,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             None => Verdict::Drop(DropReason::SessionTableFull),
         }
     }
+}
+
+/// The bit of [`Newcomers::marks`] that a packet has.
+#[inline(always)]
+const fn mark(glance: &Glance) -> u64 {
+    1 << (glance.hash().0 % 64)
 }
 
 /// Takes back what a packet's session was given that does not come to be.

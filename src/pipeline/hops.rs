@@ -53,7 +53,7 @@ pub(super) fn next_hops_of_guest(
     let network = policy.network(back.network);
     let back = Neighbor { port: network.port, vlan: network.vlan, address: back.next_hop.into() };
     let limited = network.rate_limits.is_some() || policy.address_limits(public).is_some();
-    Ok([there, back].map(|neighbor| NextHop { neighbor, limited }))
+    Ok([NextHop { neighbor: there, limited }, NextHop { neighbor: back, limited }])
 }
 
 /// The next hop of packets to `address` in `realm`, by `way` if a policy route says so.

@@ -49,7 +49,7 @@ impl Group {
 
 impl<F: FrameBuffer> Pipeline<F> {
     /// The first look: what each frame is, and where in the index its session would be.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn look_at<S>(
         &mut self,
         slots: &[Slot<F>],
@@ -57,26 +57,20 @@ impl<F: FrameBuffer> Pipeline<F> {
         context: &Context<'_, F, S>,
     ) {
         let Context { shared, policy, .. } = context;
-        let (sessions, next_hops) = (&shared.sessions, &*shared.next_hops);
         let tally = &mut *self.tally;
-        for (slot, glance) in slots.iter().zip(&mut group.glances) {
-            match &slot.frame {
-                Some(frame) => {
-                    let bytes = frame.bytes();
-                    tally.received(slot.port, bytes.len());
-                    // What was refused already may look like anything.
-                    if matches!(slot.verdict, Verdict::Drop(_)) {
-                        glance.forget();
-                    } else {
-                        glance.look(bytes, slot.port, policy, next_hops);
-                    }
-                }
-                None => glance.forget(),
-            }
-        }
         let mut has_others = false;
         for (slot, glance) in slots.iter().zip(&mut group.glances) {
-            has_others |= !glance.find_home(slot.port, policy, sessions);
+            if let Some(frame) = &slot.frame {
+                let bytes = frame.bytes();
+                tally.received(slot.port, bytes.len());
+                // What was refused already may look like anything.
+                let is_refused = matches!(slot.verdict, Verdict::Drop(_));
+                if !is_refused && glance.look(bytes, slot.port, policy, shared) {
+                    continue;
+                }
+            }
+            glance.forget();
+            has_others = true;
         }
         group.count = slots.len();
         let first = self.looks.len();
@@ -104,10 +98,10 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// The second look: asks for the entries of the frames' sessions.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn find_places(&self, group: &mut Group, shared: &Shared) {
-        let sessions = &shared.sessions;
-        for glance in group.glances.iter_mut().take(group.count) {
+        let sessions = shared.sessions.nearby();
+        for glance in group.glances.get_mut(..group.count).unwrap_or_default() {
             if glance.is_plain() {
                 glance.find_place(sessions);
             }
@@ -192,9 +186,15 @@ fn range(slots: usize, number: usize) -> Range<usize> {
 /// Asks for the lines of a group's headers.
 #[inline(always)]
 pub(super) fn prefetch_headers<F: FrameBuffer>(slots: &[Slot<F>]) {
-    for slot in slots {
+    let prefetch = |slot: &Slot<F>| {
         if let Some(frame) = &slot.frame {
             prefetch_start(frame.bytes());
         }
+    };
+    // Nearly every group is a whole one, and needs no loop.
+    if let Ok(slots) = <&[Slot<F>; GROUP]>::try_from(slots) {
+        let _ = slots.each_ref().map(prefetch);
+    } else {
+        slots.iter().for_each(prefetch);
     }
 }

@@ -193,7 +193,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             self.open_capsules(slots, &policy, now);
         }
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
-        let moment = Moment::new(&policy, now, self.sweep.shortest());
+        let moment = Moment::new(&policy, now, self.sweep.shortest(), &shared);
         let mut under_way = [const { Group::EMPTY }; 3];
         let [mut first, mut second, mut third] = under_way.each_mut();
         let has_many_ways = shared.next_hops.are_many();
@@ -224,20 +224,20 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// The last look at a group of frames: each goes its way.
-    #[inline(never)]
+    #[inline(always)]
     fn finish<S: FrameSource<Frame = F>>(
         &mut self,
         slots: &mut [Slot<F>],
         group: &Group,
-        moment: &Moment,
+        moment: &Moment<'_>,
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) {
-        let (tally, shared) = (&mut *self.tally, context.shared);
-        let first_other = slots.iter_mut().zip(&group.glances).position(|(slot, glance)| {
-            let is_done = glance.is_plain() && fast(slot, glance, moment, tally, shared);
-            !is_done
-        });
+        let tally = &mut *self.tally;
+        let first_other = slots
+            .iter_mut()
+            .zip(&group.glances)
+            .position(|(slot, glance)| !fast(slot, glance, moment, tally));
         if let Some(first) = first_other {
             self.finish_others(slots, group, first, moment, next_look, context);
         }
@@ -253,7 +253,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         &mut self,
         slot: &mut Slot<F>,
         glance: &Glance,
-        moment: &Moment,
+        moment: &Moment<'_>,
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) -> Verdict {

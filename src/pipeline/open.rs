@@ -16,7 +16,8 @@ use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{EntryIndex, NewSession};
-use crate::session::table::{Hash, InsertError};
+use crate::session::shape::PackedKey;
+use crate::session::table::{InsertError, Keyed};
 use crate::telemetry::events::Change;
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -53,8 +54,8 @@ impl Asked {
 pub(super) struct Opening {
     translated: Translated,
     responder: FlowKey,
-    /// Of the responder's key.
-    hash: Hash,
+    /// The responder's key, for the table.
+    keyed: Keyed,
     /// The pool address that its guest's other sessions have.
     pub(super) paired: Option<Ipv4Addr>,
 }
@@ -86,12 +87,12 @@ impl Opening {
 
     /// Asks for the entry that the responder's direction will most likely take.
     pub(super) fn prefetch_entry(&self, shared: &Shared) {
-        shared.sessions.prefetch_vacant(self.hash);
+        shared.sessions.prefetch_vacant(self.keyed.home);
     }
 
-    /// The hash of the responder's key.
-    pub(super) const fn hash(&self) -> Hash {
-        self.hash
+    /// The responder's key.
+    pub(super) const fn keyed(&self) -> Keyed {
+        self.keyed
     }
 }
 
@@ -138,11 +139,11 @@ impl<F: FrameBuffer> Pipeline<F> {
         let paired = opening.paired;
         let mut was_taken = false;
         for attempt in 1..=OPEN_ATTEMPTS {
-            let hashes = [shared.sessions.hash(key), opening.hash];
+            let keys = [shared.sessions.nearby().keyed(PackedKey::new(key)), opening.keyed];
             let hops = self.hops_of(key, plan, &opening, context).map_err(Refused::Because);
             let opened = hops.and_then(|hops| {
                 let session = session_of(key, plan, &opening, hops, context.policy);
-                self.remember(&session, hashes, plan, context)
+                self.remember(&session, keys, plan, context)
             });
             let reason = match opened {
                 Ok(place) => return Ok(Opened::Here(place, opening.pooled(plan))),
@@ -155,7 +156,7 @@ impl<F: FrameBuffer> Pipeline<F> {
                 // A session of rules that are no more makes way; one that lives on keeps the pair of
                 // endpoints, and there is no other port to take.
                 Refused::Taken if opening.translated.held == Held::Nothing => {
-                    let Opening { responder: taken, hash, .. } = opening;
+                    let Opening { responder: taken, keyed: Keyed { hash, .. }, .. } = opening;
                     // Who sends to itself through its own address is its own answer.
                     if taken == *key || self.living(&taken, hash, context).is_some() {
                         return Err(match key.protocol.has_ports() {
@@ -182,7 +183,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     pub(super) fn remember<S>(
         &self,
         session: &NewSession,
-        hashes: [Hash; 2],
+        keys: [Keyed; 2],
         plan: &Plan<'_>,
         context: &Context<'_, F, S>,
     ) -> Result<EntryIndex, Refused> {
@@ -191,7 +192,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if plan.through_mapping && !shared.mappings.hold(protocol, public) {
             return Err(Refused::Because(DropReason::FirewallDenied));
         }
-        let place = shared.sessions.insert_hashed(session, hashes, now).map_err(|error| {
+        let place = shared.sessions.insert_keyed(session, keys, now).map_err(|error| {
             if plan.through_mapping {
                 shared.release_mapping(protocol, public, now);
             }
@@ -221,10 +222,8 @@ impl<F: FrameBuffer> Pipeline<F> {
     ) -> Result<Opening, DropReason> {
         let (translated, paired) = self.translated(key, plan, target, asked, context)?;
         let responder = responder(key, target, translated.endpoint);
-        let sessions = &context.shared.sessions;
-        let hash = sessions.hash(&responder);
-        sessions.prefetch_index(hash);
-        Ok(Opening { translated, responder, hash, paired })
+        let keyed = context.shared.sessions.nearby().keyed(PackedKey::new(&responder));
+        Ok(Opening { translated, responder, keyed, paired })
     }
 
     /// What the source becomes, and the pool address of the guest's other sessions.
@@ -310,15 +309,40 @@ impl<F: FrameBuffer> Pipeline<F> {
         opening: &Opening,
         context: &Context<'_, F, S>,
     ) -> Result<[NextHopId; 2], DropReason> {
-        let Context { shared, policy, .. } = context;
-        let responder = &opening.responder;
-        let [there, back] = match plan.source {
+        match plan.source {
             Source::Pool(home) if plan.to_stranger => {
-                let (guest, public) = (key.source.address, responder.destination.address);
-                next_hops_of_guest(policy, home, guest, public)?
+                let (guest, public) = (key.source.address, opening.responder.destination.address);
+                let hops = next_hops_of_guest(context.policy, home, guest, public)?;
+                self.ids_of(hops, key, plan, opening, context)
             }
-            _ => next_hops(policy, plan.way, plan.kind, [key, responder])?,
-        };
+            _ => self.hops_by_routes(key, plan, opening, context),
+        }
+    }
+
+    /// The same where each of the routes is to be asked.
+    #[inline(never)]
+    fn hops_by_routes<S>(
+        &mut self,
+        key: &FlowKey,
+        plan: &Plan<'_>,
+        opening: &Opening,
+        context: &Context<'_, F, S>,
+    ) -> Result<[NextHopId; 2], DropReason> {
+        let hops = next_hops(context.policy, plan.way, plan.kind, [key, &opening.responder])?;
+        self.ids_of(hops, key, plan, opening, context)
+    }
+
+    /// The ids of a session's next hops.
+    #[inline(always)]
+    fn ids_of<S>(
+        &mut self,
+        [there, back]: [NextHop; 2],
+        key: &FlowKey,
+        plan: &Plan<'_>,
+        opening: &Opening,
+        context: &Context<'_, F, S>,
+    ) -> Result<[NextHopId; 2], DropReason> {
+        let Context { shared, policy, .. } = context;
         let mut id = |hop: NextHop| {
             let id = self.hints.id(&shared.next_hops, hop.neighbor);
             id.map(|id| hop.watch(id)).ok_or(DropReason::NeighborQueueFull)

@@ -127,6 +127,7 @@ impl<'p> Decider<'p, '_> {
     }
 
     /// What a guest's source becomes on the public side: static NAT beats the pool.
+    #[inline(always)]
     pub(super) fn translation(
         &self,
         realm: RealmId,

@@ -14,12 +14,12 @@ use crate::policy::Policy;
 use crate::session::entry::Entry;
 use crate::session::index::GROUP_SLOTS;
 use crate::session::timeout::{self, Timeouts};
-use crate::time::Tick;
+use crate::time::{Coarse, Tick};
 use crate::verdict::DropReason;
 
 /// The slots that one call looks at, at the most: some tens of microseconds where none of their
 /// sessions needs more than one look.
-const SLOTS_PER_CALL: u32 = 2048;
+const SLOTS_PER_CALL: u32 = 146 * SLOTS_PER_STEP;
 /// The slots taken at once: few, as a call cannot stop within a step.
 const SLOTS_PER_STEP: u32 = 2 * GROUP_SLOTS;
 /// What sessions may need in one call, at the most but for its last step: sixteen of them end or 128
@@ -47,6 +47,15 @@ pub(super) struct Sweep {
     /// Slots that are due but have not been looked at, in thousandths.
     due_milli: u64,
     shortest: Shortest,
+}
+
+/// What holds for every step of a share.
+struct Round {
+    /// Of both tables.
+    slots: [u32; 2],
+    /// Who was seen since is not over.
+    since: Coarse,
+    now: Tick,
 }
 
 /// The shortest times, on the coarse clock, after which sessions may be over.
@@ -158,10 +167,15 @@ impl<F: FrameBuffer> Pipeline<F> {
         fragments_ipv6.expire(now, &mut give_up);
 
         let share = self.sweep.share(&shared, policy.generation(), now);
+        let round = Round {
+            slots: [shared.sessions.slots(), shared.sessions_ipv6.slots()],
+            since: now.coarse().before(self.sweep.shortest.of_all()),
+            now,
+        };
         let (mut looked, mut effort) = (0, 0);
         while looked < share && effort < EFFORT_PER_CALL {
             let step = (share - looked).min(SLOTS_PER_STEP);
-            effort += self.sweep_step(step, &shared, &policy, now);
+            effort += self.sweep_step(step, &round, &shared, &policy);
             looked += step;
         }
         let is_more = self.sweep.looked_at(looked);
@@ -169,11 +183,10 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// Looks at the next `slots` slots. Returns what effort their sessions took.
-    fn sweep_step(&mut self, slots: u32, shared: &Shared, policy: &Policy, now: Tick) -> u32 {
+    fn sweep_step(&mut self, slots: u32, round: &Round, shared: &Shared, policy: &Policy) -> u32 {
         // One table lies behind the other; a step that crosses an end goes on in the next.
-        let (first, second) = (shared.sessions.slots(), shared.sessions_ipv6.slots());
+        let Round { slots: [first, second], since, now } = *round;
         let mut place = shared.sweep_cursor.fetch_add(slots, Ordering::Relaxed) % (first + second);
-        let since = now.coarse().before(self.sweep.shortest.of_all());
         let (mut left, mut effort) = (slots, 0);
         let effort_of = |lives_on| if lives_on { EFFORT_OF_A_LOOK } else { EFFORT_OF_AN_END };
         while left > 0 {
@@ -193,7 +206,7 @@ impl<F: FrameBuffer> Pipeline<F> {
                 });
             }
             left -= count;
-            place = (place + count) % (first + second);
+            place = if place + count < first + second { place + count } else { 0 };
         }
         effort
     }

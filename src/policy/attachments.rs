@@ -113,7 +113,7 @@ impl Attachments {
     }
 
     /// The same where `first` is what hangs there.
-    #[inline]
+    #[inline(always)]
     pub fn own_network(
         &self,
         first: NetworkId,
@@ -121,9 +121,17 @@ impl Attachments {
         vlan: u16,
         source: Ipv4Addr,
     ) -> NetworkId {
-        if self.shared.is_empty() {
-            return first;
-        }
+        if self.shared.is_empty() { first } else { self.own_of_shared(first, port, vlan, source) }
+    }
+
+    #[inline(never)]
+    fn own_of_shared(
+        &self,
+        first: NetworkId,
+        port: PortId,
+        vlan: u16,
+        source: Ipv4Addr,
+    ) -> NetworkId {
         let own = self.shared.get(&(port, vlan)).and_then(|networks| networks.find(source));
         own.copied().unwrap_or(first)
     }

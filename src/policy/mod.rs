@@ -489,6 +489,7 @@ impl Policy {
 
     /// Whether `address` is a broadcast address of a network or segment of `realm`. Realms may
     /// overlap: one network's broadcast address is another's guest.
+    #[inline]
     #[must_use]
     pub fn is_broadcast_in(&self, realm: Realm, address: Ipv4Addr) -> bool {
         self.broadcasts.contains(realm, address)

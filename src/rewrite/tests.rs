@@ -84,6 +84,30 @@ proptest! {
     }
 
     #[test]
+    fn a_packet_is_plain_unless_its_checksum_is_yet_to_be_finished(
+        is_tcp: bool,
+        source in endpoint(), destination in endpoint(),
+        data in data(),
+        other in 1..=u16::MAX,
+    ) {
+        let protocol = if is_tcp { Protocol::TCP } else { Protocol::UDP };
+        let mut frame = packet(protocol, source, destination, &data).frame();
+        let parsed = parse(&frame).unwrap();
+        let halves = [source, destination].map(|end| end.address.to_bits());
+        let addresses: u32 = halves.iter().map(|bits| (bits >> 16) + (bits & 0xffff)).sum();
+        let mut sum = addresses + u32::from(protocol.0) + u32::from(parsed.end - parsed.transport);
+        while sum > 0xffff {
+            sum = (sum >> 16) + (sum & 0xffff);
+        }
+        let at = usize::from(parsed.transport + if is_tcp { TCP_CHECKSUM } else { UDP_CHECKSUM });
+        for checksum in [sum as u16, other] {
+            frame[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+            prop_assert_eq!(is_partial(&frame, &parsed), u32::from(checksum) == sum);
+            prop_assert_eq!(Plain::read(&frame).is_none(), u32::from(checksum) == sum);
+        }
+    }
+
+    #[test]
     fn a_wrong_transport_checksum_stays_as_wrong(
         protocol in proptest::sample::select(&PROTOCOLS[..6]),
         source in endpoint(), destination in endpoint(),

@@ -130,7 +130,8 @@ impl<A: Shape> Entry<A> {
     #[must_use]
     pub fn identity_of(&self, key: &PackedKey<A>) -> Option<Identity<A>> {
         let version = self.word(1).load(Ordering::Acquire);
-        if version & !COUNT_MASK != key.rest | OCCUPIED || !A::has(&self.words, key.addresses) {
+        let is_it = (version ^ key.rest) & !COUNT_MASK == OCCUPIED;
+        if !is_it || !A::has(&self.words, key.addresses) {
             return None;
         }
         self.copy(version, *key)

@@ -88,6 +88,15 @@ impl Hash {
         if low == 0 { 1 } else { low }
     }
 
+    /// Its tag in every byte of a word.
+    #[inline]
+    #[must_use]
+    pub const fn tags(self) -> u64 {
+        let low = self.0 & 0xff;
+        // One more than zero, and not a choice between two, which takes longer.
+        (low + (low == 0) as u64).wrapping_mul(ONES)
+    }
+
     /// A number below `count`, evenly spread. A multiple of `count` gives a multiple of the number,
     /// so that the groups of one shard lie side by side.
     #[inline]
@@ -96,6 +105,8 @@ impl Hash {
         ((self.0 >> 32).wrapping_mul(count as u64) >> 32) as u32
     }
 }
+
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 #[inline]
 fn multiply(a: u64, b: u64) -> (u64, u64) {

@@ -90,8 +90,38 @@ impl Layout {
         if next.is_multiple_of(self.shard_groups) { next - self.shard_groups } else { next }
     }
 
+    /// The groups behind `home`, the home of a hash: what [`Self::next`] gives, without a division each.
+    #[inline]
+    #[must_use]
+    const fn behind(self, hash: Hash, home: u32) -> Behind {
+        let end = self.shard(hash).wrapping_add(1).wrapping_mul(self.shard_groups);
+        Behind { group: home, home, end, count: self.shard_groups }
+    }
+
     /// The most sessions a table can be made for: entries have 27 bits for their partner's place.
     pub const SESSIONS_MAX: u32 = 50_000_000;
+}
+
+/// The groups of a shard behind one of them, in the order of a search.
+struct Behind {
+    group: u32,
+    home: u32,
+    /// One past the shard's last group, and how many it has.
+    end: u32,
+    count: u32,
+}
+
+impl Iterator for Behind {
+    type Item = u32;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<u32> {
+        self.group = self.group.wrapping_add(1);
+        if self.group == self.end {
+            self.group = self.group.wrapping_sub(self.count);
+        }
+        (self.group != self.home).then_some(self.group)
+    }
 }
 
 const SHARDS_MAX: u32 = 256;
@@ -125,10 +155,10 @@ impl<'t> Index<'t> {
         self.words.get(group as usize).map_or(Group(0), Group::load)
     }
 
-    /// The entry of the home group that [`Self::take`] would take, if it has one.
+    /// The entry of the home group `group` that [`Self::take`] would take, if it has one.
+    #[inline]
     #[must_use]
-    pub fn vacant(self, hash: Hash) -> Option<EntryIndex> {
-        let group = self.layout.home(hash);
+    pub fn vacant(self, group: u32) -> Option<EntryIndex> {
         let slot = self.group(group).first_of(0)?;
         Some(EntryIndex(group.wrapping_mul(GROUP_SLOTS).wrapping_add(slot)))
     }
@@ -136,8 +166,8 @@ impl<'t> Index<'t> {
     /// Searches the places where a key of this hash may be, until `look` finds something.
     #[inline]
     pub fn search<T>(self, hash: Hash, mut look: impl FnMut(EntryIndex) -> Option<T>) -> Option<T> {
-        let home = self.layout.home(hash);
-        let mut group = home;
+        let mut group = self.layout.home(hash);
+        let mut behind = self.layout.behind(hash, group);
         loop {
             let word = self.group(group);
             for slot in word.slots_of(hash.tag()) {
@@ -148,10 +178,7 @@ impl<'t> Index<'t> {
             if word.passed_by() == 0 {
                 return None;
             }
-            group = self.layout.next(group);
-            if group == home {
-                return None;
-            }
+            group = behind.next()?;
         }
     }
 
@@ -159,20 +186,12 @@ impl<'t> Index<'t> {
     /// `word`.
     #[must_use]
     pub fn first_beyond(self, hash: Hash, home: u32, word: Group) -> Option<EntryIndex> {
-        let shard_groups = self.layout.shard_groups;
-        let end = self.layout.shard(hash).wrapping_add(1).wrapping_mul(shard_groups);
-        let (mut group, mut word) = (home, word);
+        let (tags, mut word) = (hash.tags(), word);
+        let mut behind = self.layout.behind(hash, home);
         while word.passed_by() != 0 {
-            // What `Layout::next` does, without a division.
-            group = group.wrapping_add(1);
-            if group == end {
-                group = group.wrapping_sub(shard_groups);
-            }
-            if group == home {
-                break;
-            }
+            let group = behind.next()?;
             word = self.group(group);
-            if let Some(slot) = word.first_of(hash.tag()) {
+            if let Some(slot) = word.first_of_tags(tags) {
                 return Some(slot_of(group, slot));
             }
         }
@@ -183,10 +202,10 @@ impl<'t> Index<'t> {
     /// shard's lock.
     #[must_use]
     pub fn take(self, hash: Hash) -> Option<EntryIndex> {
-        self.take_unless(hash, |_| false).ok()
+        self.take_unless(hash, self.layout.home(hash), |_| false).ok()
     }
 
-    /// The same, unless `is_it` says of a place where the key may be that it stands there.
+    /// The same, unless `is_it` says of a place where the key may be that it stands there. `home` is the hash's.
     ///
     /// # Errors
     /// When the key is there already, or its shard is full.
@@ -194,13 +213,13 @@ impl<'t> Index<'t> {
     pub fn take_unless(
         self,
         hash: Hash,
+        home: u32,
         is_it: impl Fn(EntryIndex) -> bool,
     ) -> Result<EntryIndex, NotTaken> {
-        let home = self.layout.home(hash);
         let Some(cell) = self.words.get(home as usize) else { return Err(NotTaken::Full) };
         let word = Group::load(cell);
         // Nearly always nobody passed by and nobody has the tag: the one word says it all.
-        let may_be_here = word.passed_by() != 0 || word.first_of(hash.tag()).is_some();
+        let may_be_here = word.passed_by() != 0 || word.first_of_tags(hash.tags()).is_some();
         if may_be_here && self.search(hash, |place| is_it(place).then_some(())).is_some() {
             return Err(NotTaken::Exists);
         }
@@ -238,23 +257,13 @@ impl<'t> Index<'t> {
     /// Takes a place behind a home group that is full.
     #[cold]
     fn take_beyond(self, home: u32, hash: Hash) -> Option<EntryIndex> {
-        let (group, slot) = self.first_vacant(home)?;
-        self.count_passing(home, group, Group::pass);
+        let vacant = |group| Some((group, self.group(group).first_of(0)?));
+        let (group, slot) = self.layout.behind(hash, home).find_map(vacant)?;
+        self.update(home, Group::pass);
+        let passed = self.layout.behind(hash, home).take_while(|passed| *passed != group);
+        passed.for_each(|passed| self.update(passed, Group::pass));
         self.update(group, |word| word.with(slot, hash.tag()));
         Some(slot_of(group, slot))
-    }
-
-    fn first_vacant(self, home: u32) -> Option<(u32, u32)> {
-        let mut group = home;
-        loop {
-            if let Some(slot) = self.group(group).first_of(0) {
-                return Some((group, slot));
-            }
-            group = self.layout.next(group);
-            if group == home {
-                return None;
-            }
-        }
     }
 
     /// Changes every group from `home` to the one before `group`.
@@ -322,9 +331,16 @@ impl Group {
     #[inline]
     #[must_use]
     pub const fn first_of(self, tag: u8) -> Option<u32> {
+        self.first_of_tags((tag as u64).wrapping_mul(ONES))
+    }
+
+    /// The same for a tag that stands in every byte of `tags`.
+    #[inline]
+    #[must_use]
+    pub const fn first_of_tags(self, tags: u64) -> Option<u32> {
         // Subtracting one from each byte of the difference borrows from the lowest that is zero; what
         // the bytes above it then say is of no interest.
-        let difference = self.0 ^ (tag as u64).wrapping_mul(ONES);
+        let difference = self.0 ^ tags;
         let found = difference.wrapping_sub(ONES) & !difference & TAGS & !LOW_BITS;
         if found == 0 { None } else { Some(found.trailing_zeros() / 8) }
     }
@@ -388,6 +404,9 @@ mod tests {
             let expected: Vec<u32> =
                 (0..GROUP_SLOTS).filter(|slot| word.to_le_bytes()[*slot as usize] == tag).collect();
             prop_assert_eq!(Group(word).first_of(tag), expected.first().copied());
+            let hash = Hash(tag.into());
+            let first = Group(word).first_of(hash.tag());
+            prop_assert_eq!(Group(word).first_of_tags(hash.tags()), first);
             prop_assert_eq!(Group(word).slots_of(tag).collect::<Vec<_>>(), expected);
         }
 

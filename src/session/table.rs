@@ -14,7 +14,7 @@ use crate::flow::{Family, FlowKey, Generation, RuleId};
 use crate::next_hop::NextHopId;
 use crate::session::entry::{Entry, EntryIndex, Identity, NewSession};
 use crate::session::hash::Hasher;
-use crate::session::index::{Index, Layout, NotTaken};
+use crate::session::index::{Group, Index, Layout, NotTaken};
 use crate::session::region::Region;
 use crate::session::shape::{PackedKey, Shape};
 use crate::session::tcp::TcpState;
@@ -22,6 +22,7 @@ use crate::time::{Coarse, Tick};
 
 pub use crate::session::found::Found;
 pub use crate::session::hash::Hash;
+pub use crate::session::nearby::{Keyed, Nearby};
 
 /// The table.
 pub struct Table<A: Shape = Ipv4Addr> {
@@ -155,25 +156,26 @@ impl<A: Shape> Table<A> {
     /// When there is no room, or a key is taken (or both keys are the same). A full table says so
     /// without a look at the keys.
     pub fn insert(&self, session: &NewSession<A>, now: Tick) -> Result<EntryIndex, InsertError> {
-        let hashes = [session.initiator, session.responder].map(|key| self.hash(&key));
-        self.insert_hashed(session, hashes, now)
+        let keys = [session.initiator, session.responder];
+        let keys = keys.map(|key| self.nearby().keyed(PackedKey::new(&key)));
+        self.insert_keyed(session, keys, now)
     }
 
-    /// The same where the hashes of the initiator's and the responder's key are known.
+    /// The same where the table was asked for the initiator's and the responder's key before.
     ///
     /// # Errors
     /// Likewise.
     #[inline(always)]
-    pub fn insert_hashed(
+    pub fn insert_keyed(
         &self,
         session: &NewSession<A>,
-        hashes: [Hash; 2],
+        keys: [Keyed<A>; 2],
         now: Tick,
     ) -> Result<EntryIndex, InsertError> {
         if !self.reserve() {
             return Err(InsertError::Full);
         }
-        let inserted = self.insert_reserved(session, hashes, now.coarse());
+        let inserted = self.insert_reserved(session, keys, now.coarse());
         if inserted.is_err() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -274,20 +276,21 @@ impl<A: Shape> Table<A> {
     fn insert_reserved(
         &self,
         session: &NewSession<A>,
-        hashes: [Hash; 2],
+        keyed: [Keyed<A>; 2],
         now: Coarse,
     ) -> Result<EntryIndex, InsertError> {
-        let keys = [session.initiator, session.responder].map(|key| PackedKey::new(&key));
+        let (keys, hashes) = (keyed.map(|it| it.key), keyed.map(|it| it.hash));
         if keys[0] == keys[1] {
             return Err(InsertError::Exists);
         }
         let _locks = self.lock(hashes);
         let index = self.index();
-        let take = |key, hash| {
-            index.take_unless(hash, |place| self.entry(place).is_some_and(|entry| entry.has(key)))
+        let take = |Keyed { key, hash, home }: &Keyed<A>| {
+            let is_it = |place| self.entry(place).is_some_and(|entry| entry.has(key));
+            index.take_unless(*hash, *home, is_it)
         };
-        let initiator = take(&keys[0], hashes[0])?;
-        let responder = take(&keys[1], hashes[1]).inspect_err(|_| {
+        let initiator = take(&keyed[0])?;
+        let responder = take(&keyed[1]).inspect_err(|_| {
             index.give_back(hashes[0], initiator);
         })?;
         let identities = Identity::pair(session, keys, [initiator, responder]);
@@ -334,6 +337,17 @@ impl<A: Shape> Table<A> {
         };
         // Both entries come and go together: while this one stayed, so did the other.
         one.identity().is_some_and(|now| now.is_same(identity)).then_some(view)
+    }
+
+    /// Whether the group of this number has the word it had. If nothing was found in it and behind it for
+    /// some key then, there is nothing now: who comes takes a place of the group or passes it by.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_unchanged(&self, group: u32, word: Group) -> bool {
+        let words = self.region.groups();
+        // A full count of those that passed by does not go up.
+        word.passed_by() != u8::MAX
+            && words.get(group as usize).is_some_and(|now| Group::load(now) == word)
     }
 
     /// Whether a packed key with this hash is in the table.

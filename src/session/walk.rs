@@ -2,7 +2,7 @@
 
 use crate::prefetch::prefetch;
 use crate::session::entry::Entry;
-use crate::session::index::{GROUP_SLOTS, slot_of};
+use crate::session::index::{GROUP_SLOTS, Group, slot_of};
 use crate::session::shape::Shape;
 use crate::session::table::{SessionView, Table};
 
@@ -22,36 +22,37 @@ impl<A: Shape> Table<A> {
         slots: u32,
         mut visit: impl FnMut(SessionView<A>),
     ) -> bool {
-        let total = self.slots();
-        let mut slot = if *cursor < total { *cursor } else { 0 };
+        let (groups, total) = (self.region().layout().groups(), self.slots());
+        let slot = if *cursor < total { *cursor } else { 0 };
+        let (mut group, mut first) = (slot / GROUP_SLOTS, slot % GROUP_SLOTS);
         let mut left = slots.min(total);
         let mut wrapped = false;
         while left > 0 {
-            let first = slot % GROUP_SLOTS;
             let count = left.min(GROUP_SLOTS - first);
-            self.walk_group(slot / GROUP_SLOTS, first..first + count, &passes, &mut visit);
+            let word = self.index().group(group);
+            if !word.is_empty() {
+                self.walk_group((group, word), first..first + count, &passes, &mut visit);
+            }
             left -= count;
-            slot += count;
-            if slot == total {
-                slot = 0;
-                wrapped = true;
+            first += count;
+            if first == GROUP_SLOTS {
+                (group, first) = (group + 1, 0);
+            }
+            if group == groups {
+                (group, wrapped) = (0, true);
             }
         }
-        *cursor = slot;
+        *cursor = slot_of(group, first).0;
         wrapped
     }
 
     fn walk_group(
         &self,
-        group: u32,
+        (group, word): (u32, Group),
         slots: std::ops::Range<u32>,
         passes: &impl Fn(&Entry<A>) -> bool,
         visit: &mut impl FnMut(SessionView<A>),
     ) {
-        let word = self.index().group(group);
-        if word.is_empty() {
-            return;
-        }
         // Each session is seen once, where its initiator's direction stands. All partners of a group
         // are asked for before the first one is read.
         let mut found = [const { None }; GROUP_SLOTS as usize];

@@ -5,6 +5,8 @@
 //! What [`Plain::read`] does not take is not wrong: [`super::parse`] judges it. What it takes, it
 //! reads as `parse` does, and rewrites as `Rewrite` does (property-tested beside the latter).
 
+mod sums;
+
 use std::net::Ipv4Addr;
 
 use zerocopy::network_endian::{U16, U32, U64};
@@ -15,6 +17,7 @@ use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
 use crate::wire::transport::are_possible;
+use sums::{Change, is_all_ones, plus};
 
 /// What a plain packet says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,16 +63,39 @@ struct Summed {
     start: [u8; 8],
     middle: [u8; 4],
     end: [u8; 8],
-    _behind: [u8; 8],
+    ports: [u8; 4],
+    /// UDP's length and checksum.
+    udp: [u8; 4],
 }
 
 impl Headers {
     /// The sum of the IPv4 header, which a right checksum makes all ones.
     #[inline(always)]
     fn sum(&self) -> u64 {
-        let Summed { start, middle, end, .. } = zerocopy::transmute_ref!(self);
-        let sum = plus(u64::from_ne_bytes(*start), u64::from_ne_bytes(*end));
+        let Summed { start, middle, .. } = zerocopy::transmute_ref!(self);
+        let sum = plus(u64::from_ne_bytes(*start), self.sum_of_addresses());
         plus(sum, u32::from_ne_bytes(*middle).into())
+    }
+
+    /// The sum of the addresses alone.
+    #[inline(always)]
+    fn sum_of_addresses(&self) -> u64 {
+        let Summed { end, .. } = zerocopy::transmute_ref!(self);
+        u64::from_ne_bytes(*end)
+    }
+
+    /// The sum of the ports.
+    #[inline(always)]
+    fn sum_of_ports(&self) -> u32 {
+        let Summed { ports, .. } = zerocopy::transmute_ref!(self);
+        u32::from_ne_bytes(*ports)
+    }
+
+    /// The sum of UDP's length and its checksum's complement.
+    #[inline(always)]
+    fn sum_of_udp(&self) -> u64 {
+        let Summed { udp, .. } = zerocopy::transmute_ref!(self);
+        u64::from(u32::from_ne_bytes(*udp) ^ SECOND_OF_TWO)
     }
 }
 
@@ -80,6 +106,16 @@ struct Untagged {
     _stations: [u8; 12],
     ether_type: U16,
     packet: Headers,
+}
+
+/// An untagged frame with a TCP segment.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct UntaggedTcp {
+    _stations: [u8; 12],
+    _ether_type: U16,
+    _network: [u8; HEADER_LENGTH as usize],
+    tcp: TcpHeader,
 }
 
 impl Plain {
@@ -127,12 +163,12 @@ impl Plain {
         }
         let transport_length = length.wrapping_sub(HEADER_LENGTH);
         let protocol = header.protocol;
-        let checksum = match Protocol(protocol) {
+        let of_transport = match Protocol(protocol) {
             Protocol::UDP if length >= UDP_LENGTH_MIN => {
                 if header.udp_length.get() != transport_length {
                     return None;
                 }
-                header.udp_checksum.get()
+                header.sum_of_udp().wrapping_add(SUM_OF_UDP)
             }
             Protocol::TCP if length >= TCP_LENGTH_MIN => {
                 let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
@@ -141,17 +177,16 @@ impl Plain {
                 if !is_sound || !are_possible(tcp.flags) {
                     return None;
                 }
-                tcp.checksum.get()
+                let checksum = u16::from_ne_bytes(tcp.checksum.to_bytes());
+                let length = u64::from(transport_length.to_be());
+                length.wrapping_add((!checksum).into()).wrapping_add(SUM_OF_TCP)
             }
             _ => return None,
         };
         // What the field holds while the sending kernel leaves the rest to its device, the sum of these
         // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1). A sum of all ones is as good as none, so that UDP
         // without a checksum may look so too.
-        let rest = u64::from(transport_length)
-            .wrapping_add(protocol.into())
-            .wrapping_add((!checksum).into());
-        if is_all_ones(plus(addresses, rest)) {
+        if is_all_ones(plus(header.sum_of_addresses(), of_transport)) {
             return None;
         }
         let rest = u64::from(ports) << 32 | u64::from(protocol) << 8;
@@ -209,8 +244,13 @@ impl Plain {
     #[inline(always)]
     pub fn rewrite(&self, frame: &mut [u8], addresses: u64, ports: u32) {
         let Some(headers) = view_mut::<Headers>(frame, self.network) else { return };
-        let change = self.rewrite_headers(headers, addresses, ports);
-        self.rewrite_tcp(frame, change);
+        if self.protocol() == Protocol::TCP {
+            let change = self.rewrite_headers(headers, addresses, ports);
+            self.rewrite_tcp(frame, change);
+        } else {
+            let change = self.rewrite_headers(headers, addresses, ports);
+            change.update_udp(&mut headers.udp_checksum);
+        }
     }
 
     /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them
@@ -229,6 +269,10 @@ impl Plain {
         }
         let Some(untagged) = view_mut::<Untagged>(frame, 0) else { return false };
         let change = self.rewrite_headers(&mut untagged.packet, addresses, ports);
+        let is_tcp = self.protocol() == Protocol::TCP;
+        if !is_tcp {
+            change.update_udp(&mut untagged.packet.udp_checksum);
+        }
         // Each address as a whole word: behind the destination come the source's first bytes, which are
         // written next, and behind the source the frame's type, which is what it was.
         if let Some(word) = view_mut::<U64>(frame, 0) {
@@ -237,35 +281,27 @@ impl Plain {
         if let Some(word) = view_mut::<U64>(frame, SOURCE_STATION) {
             word.set(source << 16 | u64::from(ether_type::IPV4));
         }
-        self.rewrite_tcp(frame, change);
+        if is_tcp && let Some(untagged) = view_mut::<UntaggedTcp>(frame, 0) {
+            change.update(&mut untagged.tcp.checksum);
+        }
         true
     }
 
-    /// All but TCP's checksum. Returns what the changes of addresses and ports add to that.
+    /// All but the transport's checksum. Returns what the changes of addresses and ports add to that.
     #[inline(always)]
     fn rewrite_headers(&self, header: &mut Headers, addresses: u64, ports: u32) -> Change {
-        let change = Change::of(plus(!self.addresses, addresses));
+        let change = Change::of(plus(!header.sum_of_addresses(), addresses.to_be()));
         header.time_to_live = header.time_to_live.wrapping_sub(1);
-        change.and(TTL_CHANGE).update(&mut header.checksum);
-        let old_ports = (self.rest >> 32) as u32;
-        let change = change.and(Change::of_narrow(!old_ports, ports));
+        change.update_one_hop_on(&mut header.checksum);
+        let change = change.and(!header.sum_of_ports()).and(ports.to_be());
         header.addresses.set(addresses);
         header.ports.set(ports);
-        // Zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
-        if self.protocol() == Protocol::UDP && header.udp_checksum.get() != 0 {
-            change.update(&mut header.udp_checksum);
-            if header.udp_checksum.get() == 0 {
-                header.udp_checksum.set(u16::MAX);
-            }
-        }
         change
     }
 
     #[inline(always)]
     fn rewrite_tcp(&self, frame: &mut [u8], change: Change) {
-        if self.protocol() == Protocol::TCP
-            && let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport())
-        {
+        if let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport()) {
             change.update(&mut tcp.checksum);
         }
     }
@@ -290,7 +326,10 @@ impl Plain {
     #[inline(always)]
     #[must_use]
     pub fn sequence_end(&self, frame: &[u8]) -> Option<u32> {
-        let tcp: &TcpHeader = view(frame, self.transport())?;
+        let tcp = match view::<UntaggedTcp>(frame, 0).filter(|_| self.is_untagged()) {
+            Some(untagged) => &untagged.tcp,
+            None => view(frame, self.transport())?,
+        };
         if tcp.flags & FLAGS_JUDGED & !flags::PSH != flags::ACK {
             return None;
         }
@@ -349,60 +388,11 @@ impl Plain {
     }
 }
 
-/// What a change of a packet adds to its checksum's complement, in the order of bytes that the checksum
-/// has in memory.
-#[derive(Clone, Copy)]
-struct Change(u16);
-
-impl Change {
-    /// What `sum`, of old words' complements and new words, comes to.
-    #[inline(always)]
-    const fn of(sum: u64) -> Self {
-        Self::of_narrow(sum as u32, (sum >> 32) as u32)
-    }
-
-    /// What the sum of both comes to.
-    #[inline(always)]
-    const fn of_narrow(one: u32, other: u32) -> Self {
-        let (sum, carry) = one.overflowing_add(other);
-        let sum = sum.wrapping_add(carry as u32);
-        // Turned by half its length, a sum has each half above the other's carry.
-        Self(((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16).to_be())
-    }
-
-    /// Both changes.
-    #[inline(always)]
-    const fn and(self, other: Self) -> Self {
-        let (sum, carry) = self.0.overflowing_add(other.0);
-        Self(sum.wrapping_add(carry as u16))
-    }
-
-    /// Changes a checksum.
-    #[inline(always)]
-    fn update(self, checksum: &mut U16) {
-        let Self(complement) = self.and(Self(!u16::from_ne_bytes(checksum.to_bytes())));
-        *checksum = U16::from_bytes((!complement).to_ne_bytes());
-    }
-}
-
-/// The one's complement sum of both, each taken as four numbers of sixteen bits (RFC 1071, section 2).
-#[inline(always)]
-const fn plus(one: u64, other: u64) -> u64 {
-    let (sum, carry) = one.overflowing_add(other);
-    sum.wrapping_add(carry as u64)
-}
-
-/// Whether such a sum comes to sixteen ones, or to none: it does if it is a multiple of 0xffff, in
-/// whichever order its bytes are. Times the inverse, the multiples are the smallest of all words.
-#[inline(always)]
-const fn is_all_ones(sum: u64) -> bool {
-    sum.wrapping_mul(ALL_ONES_INVERSE) <= u64::MAX / ALL_ONES
-}
-
-const ALL_ONES: u64 = 0xffff;
-/// By which [`ALL_ONES`] becomes one.
-const ALL_ONES_INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
-const _: () = assert!(ALL_ONES.wrapping_mul(ALL_ONES_INVERSE) == 1);
+/// What a protocol's number adds to the sum of its pseudo-header.
+const SUM_OF_TCP: u64 = (Protocol::TCP.0 as u16).to_be() as u64;
+const SUM_OF_UDP: u64 = (Protocol::UDP.0 as u16).to_be() as u64;
+/// The second of two numbers that are read as one.
+const SECOND_OF_TWO: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 /// Version 4, five words of header.
 const VERSION: u8 = 0x45;
 /// Neither more fragments nor a fragment's offset.
@@ -421,8 +411,6 @@ const TCP_LENGTH_MIN: u16 = HEADER_LENGTH + TCP_HEADER_MIN;
 const UDP_LENGTH_MIN: u16 = HEADER_LENGTH + 8;
 /// The six classic flags.
 const FLAGS_JUDGED: u8 = 0x3f;
-/// What one hop less to live adds to a checksum: `~m + m'`, with `m' = m - 0x100` (RFC 1624).
-const TTL_CHANGE: Change = Change(0xfeff_u16.to_be());
 
 #[cfg(test)]
 mod tests {

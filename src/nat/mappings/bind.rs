@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::allowed::{Allowed, Parity};
 use super::directory::Space;
-use super::index::PortName;
+use super::index::{Candidates, PortName};
 use super::owner::Owner;
 use super::ports::Wish;
 use super::{BindError, BindRequest, Bound, MappingBehavior, Mappings, PoolAddress};
@@ -40,7 +40,13 @@ impl Mappings {
         if request.pool.mapping == MappingBehavior::EndpointIndependent {
             let place = request.place.unwrap_or_else(|| self.index.place(request.protocol, owner));
             let shard = self.index.lock(place);
-            match self.reuse(shard.candidates(place), request, owner, now, &unused)? {
+            let candidates = shard.candidates(place);
+            // Most endpoints that ask have none yet.
+            let reuse = match candidates.are_none() {
+                true => Reuse::None,
+                false => self.reuse(candidates, request, owner, now, &unused)?,
+            };
+            match reuse {
                 Reuse::Bound(bound) => return Ok(bound),
                 // This one session goes elsewhere; the mapping stays for all others.
                 Reuse::Conflict => {}
@@ -67,9 +73,10 @@ impl Mappings {
 
     /// One more reference on a mapping that the owner has and `request.pool` still allows. The
     /// shard that `candidates` come from is locked, so no mapping of the owner ends meanwhile.
+    #[inline(never)]
     fn reuse(
         &self,
-        candidates: impl Iterator<Item = PortName>,
+        candidates: Candidates<'_>,
         request: &BindRequest<'_>,
         owner: Owner,
         now: Tick,

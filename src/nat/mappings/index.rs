@@ -248,6 +248,14 @@ const LOW_BITS: u64 = 0x7fff_7fff_7fff_7fff;
 /// The tag where there is no name.
 const NO_NAME: u16 = 0;
 
+impl Candidates<'_> {
+    /// Whether there are none, as the first bucket tells.
+    #[inline(always)]
+    pub(super) fn are_none(&self) -> bool {
+        self.names.0 == 0 && self.buckets.get(self.at).is_none_or(|bucket| bucket.overflow == 0)
+    }
+}
+
 impl Iterator for Candidates<'_> {
     type Item = PortName;
 

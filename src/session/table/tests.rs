@@ -295,6 +295,24 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 proptest! {
     #[test]
+    fn a_key_that_comes_changes_the_word_of_its_home(
+        numbers in prop::collection::vec(0_u32..60, 1..100),
+    ) {
+        let table = table(40);
+        for number in numbers {
+            let session = session(number, Protocol::UDP);
+            let hash = table.hash(&session.initiator);
+            let home = table.nearby().prefetch_home(hash);
+            // Where there is a tag like it somebody has to look whose it is.
+            let Err(word) = table.nearby().prefetch_likely(hash, home) else { continue };
+            prop_assert!(table.is_unchanged(home, word) && !table.contains(&session.initiator));
+            if table.insert(&session, Tick::ZERO).is_ok() {
+                prop_assert!(!table.is_unchanged(home, word));
+            }
+        }
+    }
+
+    #[test]
     fn it_behaves_like_a_map(operations in prop::collection::vec(operation(), 1..200)) {
         let table = table(20);
         let mut sessions: HashMap<FlowKey, (NewSession, u64)> = HashMap::new();
