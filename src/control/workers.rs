@@ -79,7 +79,7 @@ fn worker(status: &WorkerStatus, config: &Config) -> WorkerRow {
         hosted: totals.hosted.iter().sum(),
         sessions_created: totals.sessions_created,
         busy_ratio: busy_ratio(&totals),
-        batch_mean: ratio(ports.received_packets, totals.loops_busy()),
+        batch_mean: ratio(totals.batched, totals.loops_busy()),
         slept_ms: totals.slept_ns / 1_000_000,
         loops_busy: totals.loops_busy(),
         loops_idle: totals.loops_idle,

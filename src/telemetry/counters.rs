@@ -57,6 +57,7 @@ pub struct WorkerCounters {
     icmp_errors_limited: Counter,
     batches: [Counter; BATCH_BUCKETS.len()],
     loops_idle: Counter,
+    batched: Counter,
     slept_ns: Counter,
     restarts: Counter,
     started: OnceLock<Instant>,
@@ -107,6 +108,7 @@ impl WorkerCounters {
             icmp_errors_limited: Counter::default(),
             batches: Default::default(),
             loops_idle: Counter::default(),
+            batched: Counter::default(),
             slept_ns: Counter::default(),
             restarts: Counter::default(),
             started: OnceLock::new(),
@@ -236,6 +238,7 @@ impl WorkerCounters {
         if frames == 0 {
             return self.loops_idle.add(1);
         }
+        self.batched.add(frames as u64);
         let bucket = BATCH_BUCKETS.iter().position(|&most| frames <= most);
         let last = BATCH_BUCKETS.len() - 1;
         if let Some(counter) = self.batches.get(bucket.unwrap_or(last)) {
@@ -276,6 +279,7 @@ impl WorkerCounters {
             icmp_errors_limited: self.icmp_errors_limited.value(),
             batches: values(&self.batches),
             loops_idle: self.loops_idle.value(),
+            batched: self.batched.value(),
             slept_ns: self.slept_ns.value(),
             lived_ns: self.started.get().map_or(0, |started| nanoseconds(started.elapsed())),
             restarts: self.restarts.value(),
@@ -306,6 +310,8 @@ pub struct WorkerTotals {
     pub batches: Vec<u64>,
     /// Loops that found no frame.
     pub loops_idle: u64,
+    /// Frames in batches: all that came but those that took shortcuts.
+    pub batched: u64,
     /// Time asleep.
     pub slept_ns: u64,
     /// Time since it first began its loop, asleep or not.
@@ -355,6 +361,7 @@ impl WorkerTotals {
         self.icmp_errors_sent += other.icmp_errors_sent;
         self.icmp_errors_limited += other.icmp_errors_limited;
         self.loops_idle += other.loops_idle;
+        self.batched += other.batched;
         self.slept_ns += other.slept_ns;
         self.lived_ns += other.lived_ns;
         self.restarts += other.restarts;
@@ -443,7 +450,7 @@ mod tests {
         }
         let totals = counters.totals();
         assert_eq!(totals.batches, [1, 1, 2, 1, 0, 0, 3]);
-        assert_eq!((totals.loops_idle, totals.loops_busy()), (1, 8));
+        assert_eq!((totals.loops_idle, totals.loops_busy(), totals.batched), (1, 8, 177));
     }
 
     #[test]
