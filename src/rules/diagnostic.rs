@@ -1,6 +1,6 @@
 //! Faults in what people write: where, what, and what to do about it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// A place in a file: for people, so lines and columns count from one.
@@ -56,6 +56,36 @@ impl fmt::Display for Diagnostic {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(f, "{}: {severity}: {} — {}", self.place, self.what, self.hint)
+        let (what, hint) = (OneLine(&self.what), OneLine(&self.hint));
+        write!(f, "{}: {severity}: {what} — {hint}", self.place)
+    }
+}
+
+/// Text on one line, as it may quote what somebody wrote.
+struct OneLine<'t>(&'t str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|letter| match letter.is_control() {
+            true => write!(f, "{}", letter.escape_default()),
+            false => f.write_char(letter),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_whatever_it_quotes() {
+        let finding = Diagnostic {
+            severity: Severity::Error,
+            place: Place::nowhere(),
+            what: "type: \"tcp\n\tüdp\u{1b}\" is no kind".to_owned(),
+            hint: "write\r\nanother".to_owned(),
+        };
+        let said = r#":1:1: error: type: "tcp\n\tüdp\u{1b}" is no kind — write\r\nanother"#;
+        assert_eq!(finding.to_string(), said);
     }
 }
