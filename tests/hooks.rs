@@ -7,7 +7,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use common::router::{CONFIG, LONG, RULES, Router, Running};
+use common::router::{LONG, RULES, Router, Running, config_with_hook};
 use common::{Namespace, eventually};
 
 /// A router between a guest and the internet, by veths as they are made.
@@ -19,19 +19,15 @@ struct Lab {
 
 impl Lab {
     fn new(hook: &str) -> Option<Self> {
-        let router = Router::new("")?;
+        let router = Router::new(&config_with_hook(hook))?;
         let (guest, internet) = router.between()?;
         router.write("rules.json", RULES);
-        let lab = Self { router, guest, internet };
-        lab.hook(hook);
-        Some(lab)
+        Some(Self { router, guest, internet })
     }
 
     /// Has the next engine take packets there.
     fn hook(&self, hook: &str) {
-        let config = format!("manage_addresses = true\n{CONFIG}");
-        let workers = format!("[workers]\nshortcuts = 1024\nhook = {hook:?}");
-        self.router.write("natwerk.toml", &config.replace("[workers]", &workers));
+        self.router.write("natwerk.toml", &config_with_hook(hook));
     }
 
     fn has_xdp(&self) -> bool {

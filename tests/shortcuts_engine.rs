@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::router::{CONFIG, LONG, RULES, Router, Running, installed};
+use common::router::{LONG, RULES, Router, Running, config_with_hook, installed};
 use common::{Namespace, eventually};
 use serde_json::Value;
 
@@ -36,9 +36,7 @@ impl Lab {
         if !installed(&["ethtool"]) {
             return None;
         }
-        let workers = format!("[workers]\nshortcuts = 1024\nhook = {hook:?}");
-        let config = CONFIG.replace("[workers]", &workers);
-        let router = Router::new(&format!("manage_addresses = true\n{config}"))?;
+        let router = Router::new(&config_with_hook(hook))?;
         let (guest, internet) = router.between()?;
         router.write("rules.json", RULES);
         Some(Self { router, guest, internet })

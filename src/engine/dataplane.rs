@@ -183,7 +183,7 @@ impl Dataplane {
             let programs = self.interfaces.iter_mut().map(|it| &mut it.program);
             if let Err(error) = exits.look_at(port, &device, programs) {
                 tracing::warn!(
-                    "whether {} and others take frames is not looked at any more: {error}",
+                    "how shortcuts leave by {} and others is not looked at any more: {error}",
                     device.name
                 );
                 self.exits = None;

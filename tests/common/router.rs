@@ -28,6 +28,12 @@ frames = 4096
 max = 4096
 "#;
 
+/// The same with its own addresses, and shortcuts; packets are taken at `hook`.
+pub fn config_with_hook(hook: &str) -> String {
+    let workers = format!("[workers]\nshortcuts = 1024\nhook = {hook:?}");
+    format!("manage_addresses = true\n{}", CONFIG.replace("[workers]", &workers))
+}
+
 /// A guest network behind one address.
 pub const RULES: &str = r#"{
     "version": 1,

@@ -20,16 +20,16 @@ use crate::io::xdp::offloads;
 #[derive(Debug)]
 pub struct Feeder {
     /// Where packets go in.
-    entrance: String,
-    entrance_index: u32,
+    near: String,
+    near_index: u32,
     /// Where frames come out.
-    exit: Device,
+    far: Device,
 }
 
 impl Feeder {
     /// Removes the feeder of `device` that a former natwerk left.
     pub fn remove_former(device: &Device) {
-        remove(&entrance(device));
+        remove(&near(device));
     }
 
     /// Makes the feeder of `device`, with a queue for each of its own.
@@ -41,18 +41,18 @@ impl Feeder {
         if device.mtu + TAGS > MTU {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
-        let (entrance, exit) = (entrance(device), format!("nwx{}", device.index));
-        make(device, &entrance, &exit)?;
+        let (near, far) = (near(device), format!("nwx{}", device.index));
+        make(device, &near, &far)?;
         // Made: from here on it is removed again if anything goes wrong.
-        let mut feeder = Self { exit: Device::find(&exit)?, entrance_index: 0, entrance };
-        let entrance = Device::find(&feeder.entrance)?;
-        feeder.entrance_index = entrance.index;
+        let mut feeder = Self { far: Device::find(&far)?, near_index: 0, near };
+        let near = Device::find(&feeder.near)?;
+        feeder.near_index = near.index;
         let queues = device.queues.receive;
-        feeder.exit.queues = Queues { receive: queues, transmit: queues };
+        feeder.far.queues = Queues { receive: queues, transmit: queues };
         for feature in LEFT_TO_THE_KERNEL {
-            offloads::set(&entrance.name, feature, false)?;
+            offloads::set(&near.name, feature, false)?;
         }
-        for name in [&entrance.name, &feeder.exit.name] {
+        for name in [&near.name, &feeder.far.name] {
             // The kernel is to say nothing of its own on it. Without IPv6 there is no such file.
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
             change(RouteNetlinkMessage::SetLink(switched_on(name)), 0)?;
@@ -62,38 +62,38 @@ impl Feeder {
 
     /// The kernel's number of the end that packets go in by.
     #[must_use]
-    pub const fn entrance(&self) -> u32 {
-        self.entrance_index
+    pub const fn near(&self) -> u32 {
+        self.near_index
     }
 
     /// The end that frames come out of.
     #[must_use]
-    pub const fn exit(&self) -> &Device {
-        &self.exit
+    pub const fn far(&self) -> &Device {
+        &self.far
     }
 
     /// Whether somebody removed it.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        Device::index_of(&self.entrance) != Some(self.entrance_index)
+        Device::index_of(&self.near) != Some(self.near_index)
     }
 
     /// Packets that were dropped since it was made, because more came than were taken out.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        let path = format!("/sys/class/net/{}/statistics/tx_dropped", self.entrance);
+        let path = format!("/sys/class/net/{}/statistics/tx_dropped", self.near);
         fs::read_to_string(path).ok().and_then(|told| told.trim().parse().ok()).unwrap_or(0)
     }
 }
 
 impl Drop for Feeder {
     fn drop(&mut self) {
-        remove(&self.entrance);
+        remove(&self.near);
     }
 }
 
 /// The name of the end of a device's feeder that packets go in by.
-fn entrance(device: &Device) -> String {
+fn near(device: &Device) -> String {
     format!("nwf{}", device.index)
 }
 
@@ -107,7 +107,7 @@ fn remove(name: &str) {
     }
 }
 
-fn make(device: &Device, entrance: &str, exit: &str) -> io::Result<()> {
+fn make(device: &Device, near: &str, far: &str) -> io::Result<()> {
     let end = |name: &str| {
         let mut message = LinkMessage::default();
         message.attributes = vec![
@@ -118,8 +118,8 @@ fn make(device: &Device, entrance: &str, exit: &str) -> io::Result<()> {
         ];
         message
     };
-    let mut message = end(entrance);
-    let peer = InfoData::Veth(InfoVeth::Peer(end(exit)));
+    let mut message = end(near);
+    let peer = InfoData::Veth(InfoVeth::Peer(end(far)));
     let kind = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(peer)];
     message.attributes.push(LinkAttribute::LinkInfo(kind));
     change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)

@@ -108,34 +108,30 @@ pub fn open(request: &Request<'_>) -> Result<Opened, OpenError> {
     for (program, (_, _, steering)) in programs.iter_mut().zip(request.interfaces) {
         program.apply(steering)?;
     }
-    let zero_copy = Attempt { feeders: &[], zero_copy: true, in_driver: true, or_skb: false };
-    if request.mode == XdpMode::ZeroCopy {
-        return attempt(request, &mut programs, zero_copy).map(|got| opened(got, programs, vec![]));
-    }
-    if request.mode == XdpMode::Auto {
-        match attempt(request, &mut programs, zero_copy) {
-            Err(error) if error.depends_on_mode() => tracing::info!("no zero-copy: {error}"),
-            decided => return decided.map(|got| opened(got, programs, vec![])),
+    let none: Vec<_> = request.interfaces.iter().map(|_| None).collect();
+    let zero_copy = Attempt { feeders: &none, zero_copy: true, in_driver: true, or_skb: false };
+    let tries_zero_copy = matches!(request.mode, XdpMode::Auto | XdpMode::ZeroCopy);
+    let zero_copied = match tries_zero_copy.then(|| attempt(request, &mut programs, zero_copy)) {
+        Some(Err(error)) if request.mode == XdpMode::Auto && error.depends_on_mode() => {
+            tracing::info!("no zero-copy: {error}");
+            None
         }
-    }
-    let feeders = feeders(request);
-    let copy = Attempt {
-        feeders: &feeders,
-        zero_copy: false,
-        in_driver: request.mode != XdpMode::Skb,
-        or_skb: request.mode == XdpMode::Auto,
+        decided => decided.transpose()?,
     };
-    let got = attempt(request, &mut programs, copy)?;
-    Ok(opened(got, programs, feeders))
-}
-
-fn opened(
-    (lanes, modes, queues): Attempted,
-    programs: Vec<Program>,
-    mut feeders: Vec<Option<Feeder>>,
-) -> Opened {
-    feeders.resize_with(programs.len(), || None);
-    Opened { lanes, programs, modes, queues, feeders }
+    let ((lanes, modes, queues), feeders) = match zero_copied {
+        Some(got) => (got, none),
+        None => {
+            let feeders = feeders(request);
+            let copy = Attempt {
+                feeders: &feeders,
+                zero_copy: false,
+                in_driver: request.mode != XdpMode::Skb,
+                or_skb: request.mode == XdpMode::Auto,
+            };
+            (attempt(request, &mut programs, copy)?, feeders)
+        }
+    };
+    Ok(Opened { lanes, programs, modes, queues, feeders })
 }
 
 /// A feeder for each veth, if they are to have any. One that cannot be made leaves its interface to XDP.

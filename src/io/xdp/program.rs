@@ -261,11 +261,11 @@ impl Program {
     /// When the feeder's end cannot run a program in its driver.
     pub fn feed(&mut self, feeder: &Feeder) -> Result<(), ProgramFault> {
         let program = xdp(&mut self.program, FEED)?.fd().map_err(refused_program)?;
-        let (exit, mode) = (feeder.exit(), attach::XDP_FLAGS_DRV_MODE);
-        attach::put(exit.index, program.as_fd(), mode, None).map_err(|error| {
-            ProgramFault::Mode { interface: exit.name.clone(), mode: "driver", error }
+        let (far, mode) = (feeder.far(), attach::XDP_FLAGS_DRV_MODE);
+        attach::put(far.index, program.as_fd(), mode, None).map_err(|error| {
+            ProgramFault::Mode { interface: far.name.clone(), mode: "driver", error }
         })?;
-        Ok(self.feeder.set(0, feeder.entrance(), 0)?)
+        Ok(self.feeder.set(0, feeder.near(), 0)?)
     }
 
     /// Where it reads shortcuts, for whoever makes them; once.
@@ -382,7 +382,7 @@ impl Program {
     /// The kernel's number of the program.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
-        let program = self.program.program(PROGRAM)?;
+        let program = self.part(PROGRAM).ok()?;
         program.info().ok().map(|info| info.id())
     }
 

@@ -21,11 +21,10 @@ pub(super) fn queues_of<'r>(
     feeders: &'r [Option<Feeder>],
 ) -> Vec<Queue<'r>> {
     let mut queues = Vec::new();
-    let feeders = feeders.iter().map(Option::as_ref).chain(std::iter::repeat(None));
     for ((port, device, _), feeder) in request.interfaces.iter().zip(feeders) {
         // A queue for each worker to transmit on, even if nothing arrives there.
         let count = device.queues.receive.max(u32::try_from(request.workers).unwrap_or(u32::MAX));
-        let fed = feeder.map(|feeder| (feeder.exit(), feeder.exit().queues.receive, true));
+        let fed = feeder.as_ref().map(|feeder| (feeder.far(), feeder.far().queues.receive, true));
         for (device, count, is_fed) in std::iter::once((device, count, false)).chain(fed) {
             let own = (0..count).skip(worker).step_by(request.workers.max(1));
             queues.extend(own.map(|number| Queue { port: *port, device, number, is_fed }));
@@ -59,7 +58,7 @@ mod tests {
             feeders: false,
         };
         let numbers = |worker| {
-            let queues = queues_of(&request, worker, &[]);
+            let queues = queues_of(&request, worker, &[None, None]);
             queues.into_iter().map(|queue| (queue.port.0, queue.number)).collect::<Vec<_>>()
         };
         assert_eq!(numbers(0), [(0, 0), (0, 2), (0, 4), (1, 0)]);
