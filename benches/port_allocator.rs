@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use natwerk::flow::{Endpoint, Protocol, Realm};
-use natwerk::nat::guests::{GuestLimits, Guests};
+use natwerk::nat::guests::{GuestLimits, Guests, Shows};
 use natwerk::nat::mappings::{
     BindRequest, MappingBehavior, MappingLimits, Mappings, Pool, PoolAddress,
 };
@@ -134,9 +134,10 @@ fn others(c: &mut Criterion) {
         b.iter(|| {
             number = (number + 7919) % 4096;
             let guest = Ipv4Addr::from_bits(0x0a00_0000 + number);
-            let entered = guests.enter(Realm::from_raw(1), guest, limits, Tick::ZERO);
+            let entered =
+                guests.enter(Realm::from_raw(1), guest, limits, Shows::Nothing, Tick::ZERO);
             if entered.is_ok() {
-                guests.leave(Realm::from_raw(1), guest);
+                guests.leave(Realm::from_raw(1), guest, None);
             }
         });
     });

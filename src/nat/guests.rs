@@ -9,9 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::flow::{Protocol, Realm};
-use crate::nat::mappings::{MappingCounts, MappingLimits};
+use crate::nat::mappings::{MappingCounts, MappingLimits, Pool};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
@@ -22,6 +23,24 @@ pub struct GuestLimits {
     pub sessions: u32,
     /// New sessions per second, with a burst of one second's worth.
     pub new_sessions_per_second: u32,
+}
+
+/// Which pool address a session shows.
+#[derive(Clone, Copy, Debug)]
+pub enum Shows<'p> {
+    /// None: its source comes from no pool.
+    Nothing,
+    /// This one.
+    Address(Ipv4Addr),
+    /// The one that others of its guest show, if it is in the pool, or the pool's only one (paired
+    /// pooling: RFC 4787, REQ-2).
+    OneOf(&'p Pool),
+}
+
+impl From<Option<Ipv4Addr>> for Shows<'_> {
+    fn from(address: Option<Ipv4Addr>) -> Self {
+        address.map_or(Self::Nothing, Self::Address)
+    }
 }
 
 /// Every guest's present use, shared by the workers.
@@ -86,7 +105,7 @@ impl GuestKey {
 /// 2^64 divided by the golden ratio: neighbouring numbers, multiplied with it, lie far apart.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct GuestUse {
     sessions: u32,
     mappings: MappingCounts,
@@ -94,8 +113,7 @@ struct GuestUse {
     is_queued: bool,
     /// When, in nanoseconds of the clock, a guest that starts nothing more has its whole burst back.
     recovered_ns: u64,
-    /// The pool address that its sessions have.
-    paired: Option<Ipv4Addr>,
+    shown: Shown,
 }
 
 impl Guests {
@@ -109,7 +127,8 @@ impl Guests {
         Self { shards }
     }
 
-    /// Counts one more session of a guest. Returns the pool address that its other sessions have.
+    /// Counts one more session of a guest. Returns the address that it shows; none if it shows none, or
+    /// [`Self::show`] is to say which one of several.
     ///
     /// # Errors
     /// [`DropReason::SessionLimit`] or [`DropReason::RateLimited`]; nothing is counted then.
@@ -118,13 +137,14 @@ impl Guests {
         realm: Realm,
         guest: impl Into<IpAddr>,
         limits: GuestLimits,
+        shows: Shows<'_>,
         now: Tick,
     ) -> Result<Option<Ipv4Addr>, DropReason> {
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
         self.change(GuestKey::new(realm, guest.into()), now_ns, |guest| {
             guest.recovered_ns = guest.after_one_more(limits, now_ns)?;
             guest.sessions += 1;
-            Ok(guest.paired)
+            Ok(guest.shown.enter(shows))
         })
     }
 
@@ -138,7 +158,7 @@ impl Guests {
         realm: Realm,
         guest: Ipv4Addr,
         (limits, mapping_limits): (GuestLimits, MappingLimits),
-        protocol: Protocol,
+        (protocol, shows): (Protocol, Shows<'_>),
         now: Tick,
     ) -> Result<Option<Ipv4Addr>, DropReason> {
         let now_ns = now.as_ms().saturating_mul(NS_PER_MS);
@@ -147,7 +167,7 @@ impl Guests {
             guest.map(protocol, mapping_limits)?;
             guest.recovered_ns = recovered_ns;
             guest.sessions += 1;
-            Ok(guest.paired)
+            Ok(guest.shown.enter(shows))
         })
     }
 
@@ -165,10 +185,13 @@ impl Guests {
         self.change(GuestKey::new(realm, guest.into()), 0, |guest| guest.map(protocol, limits))
     }
 
-    /// Counts one session less.
-    pub fn leave(&self, realm: Realm, guest: impl Into<IpAddr>) {
+    /// Counts one session less, which showed that address.
+    pub fn leave(&self, realm: Realm, guest: impl Into<IpAddr>, shown: Option<Ipv4Addr>) {
         self.give_back(GuestKey::new(realm, guest.into()), |guest| {
             guest.sessions = guest.sessions.saturating_sub(1);
+            if let Some(address) = shown {
+                guest.shown.leave(address);
+            }
         });
     }
 
@@ -191,18 +214,18 @@ impl Guests {
         self.shard(key).lock().guests.get(&key).map_or(0, |guest| guest.sessions)
     }
 
-    /// The pool address that a guest's sessions have, while it has some.
+    /// The address of a pool that a guest's sessions show, if any does.
     #[must_use]
-    pub fn paired(&self, realm: Realm, guest: Ipv4Addr) -> Option<Ipv4Addr> {
+    pub fn shown(&self, realm: Realm, guest: Ipv4Addr, pool: &Pool) -> Option<Ipv4Addr> {
         let key = GuestKey::new(realm, guest.into());
-        self.shard(key).lock().guests.get(&key)?.paired
+        self.shard(key).lock().guests.get(&key)?.shown.one_of(pool)
     }
 
-    /// Remembers the pool address of a guest's sessions for as long as it has some.
-    pub fn pair(&self, realm: Realm, guest: Ipv4Addr, address: Ipv4Addr) {
+    /// Says which address a session shows that was counted without one.
+    pub fn show(&self, realm: Realm, guest: Ipv4Addr, address: Ipv4Addr) {
         let key = GuestKey::new(realm, guest.into());
         if let Some(guest) = self.shard(key).lock().guests.get_mut(&key) {
-            guest.paired = Some(address);
+            guest.shown.add(address);
         }
     }
 
@@ -301,6 +324,55 @@ impl GuestUse {
             return Err(DropReason::RateLimited);
         }
         Ok(recovered_ns)
+    }
+}
+
+/// The pool addresses that a guest's sessions show, the longest shown first, each with how many sessions
+/// show it. More than one, only while sessions live on whose address new rules have taken from the pool.
+#[derive(Debug, Default)]
+struct Shown(SmallVec<[(Ipv4Addr, u32); 2]>);
+
+impl Shown {
+    /// One more session. Returns its address, if that is settled.
+    #[inline(always)]
+    fn enter(&mut self, shows: Shows<'_>) -> Option<Ipv4Addr> {
+        let address = match shows {
+            Shows::Nothing => None,
+            Shows::Address(address) => Some(address),
+            Shows::OneOf(pool) => self.one_of(pool),
+        };
+        if let Some(address) = address {
+            self.add(address);
+        }
+        address
+    }
+
+    /// The address in a pool that is shown; of a pool with one address that one.
+    #[inline(always)]
+    fn one_of(&self, pool: &Pool) -> Option<Ipv4Addr> {
+        if let [only] = pool.addresses.as_slice() {
+            return Some(only.address);
+        }
+        let is_pooled = |address| pool.addresses.iter().any(|pooled| pooled.address == address);
+        self.0.iter().map(|(address, _)| *address).find(|address| is_pooled(*address))
+    }
+
+    #[inline(always)]
+    fn add(&mut self, address: Ipv4Addr) {
+        match self.0.iter_mut().find(|(shown, _)| *shown == address) {
+            Some((_, sessions)) => *sessions += 1,
+            None => self.0.push((address, 1)),
+        }
+    }
+
+    fn leave(&mut self, address: Ipv4Addr) {
+        let Some(at) = self.0.iter().position(|(shown, _)| *shown == address) else { return };
+        match &mut self.0[at].1 {
+            0 | 1 => {
+                self.0.remove(at);
+            }
+            sessions => *sessions -= 1,
+        }
     }
 }
 

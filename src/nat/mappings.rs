@@ -51,8 +51,7 @@ pub struct BindRequest<'a> {
     pub internal: Endpoint,
     /// Where from.
     pub pool: &'a Pool,
-    /// The pool address that the guest's live sessions have, if there are some. Who has the session counted
-    /// need not know.
+    /// The pool address that the session shows, if that is known. Who has the session counted need not know.
     pub paired: Option<Ipv4Addr>,
     /// What the guest may have.
     pub limits: MappingLimits,
@@ -109,8 +108,6 @@ pub struct Bound {
     pub overloaded: bool,
     /// Whether no session used it before.
     pub is_new: bool,
-    /// The pool address that the guest's other sessions have.
-    pub paired: Option<Ipv4Addr>,
 }
 
 /// Why there is no external endpoint.
@@ -159,7 +156,7 @@ impl Mappings {
         place
     }
 
-    /// The public address that the guest of `request` shows, for protocols without ports.
+    /// The public address that the guest of `request` would show.
     #[must_use]
     pub fn paired_address(&self, request: &BindRequest<'_>) -> Option<Ipv4Addr> {
         self.paired(request, request.paired).ok().map(|(pooled, _)| pooled.address)

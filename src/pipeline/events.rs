@@ -73,7 +73,7 @@ impl Shared {
             DropReason::NoPort => network.pool.as_ref().and_then(|pool| {
                 let wanted = (realm, key.protocol, key.source);
                 let request = BindRequest {
-                    paired: self.guests.paired(realm, guest),
+                    paired: self.guests.shown(realm, guest, pool),
                     ..BindRequest::new(wanted, pool, MappingLimits::default())
                 };
                 let public = self.mappings.paired_address(&request)?;

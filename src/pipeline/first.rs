@@ -15,9 +15,7 @@ use crate::pipeline::batch::Slot;
 use crate::pipeline::decide::{Plan, Question, Source, Target};
 use crate::pipeline::fast::{Glance, Moment, fast};
 use crate::pipeline::look::{GROUP, Group};
-use crate::pipeline::open::{
-    Asked, Opening, Refused, choose_target, guest_limits, pair, session_of,
-};
+use crate::pipeline::open::{Asked, Opening, Refused, choose_target, guest_limits, session_of};
 use crate::pipeline::slow::decided;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Attachment;
@@ -240,13 +238,6 @@ impl<F: FrameBuffer> Pipeline<F> {
                 return;
             }
         };
-        pair(
-            &packet.key,
-            &packet.plan,
-            opening.paired,
-            opening.pooled(&packet.plan),
-            context.shared,
-        );
         let Newcomer { slot, glance, key, plan, .. } = packet;
         glance.stands_at(place);
         self.opened(glance.packet().length, plan, context);
@@ -349,5 +340,5 @@ const fn mark(glance: &Glance) -> u64 {
 /// Takes back what a packet's session was given that does not come to be.
 fn give_back<F, S>(packet: &Newcomer<'_, '_, F>, opening: &Opening, context: &Context<'_, F, S>) {
     opening.release(packet.key.protocol, context.shared, context.now);
-    context.shared.leave_guest(&packet.key);
+    context.shared.leave_guest(&packet.key, opening.shown(&packet.plan));
 }

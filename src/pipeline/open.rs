@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::flow::{Endpoint, FlowKey, NetworkId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::nat::balance;
-use crate::nat::guests::GuestLimits;
+use crate::nat::guests::{GuestLimits, Shows};
 use crate::nat::mappings::{BindError, BindRequest, Bound, Place};
 use crate::next_hop::NextHopId;
 use crate::pipeline::admit::network_of;
@@ -34,7 +34,7 @@ pub(super) struct Translated {
 pub(super) struct Asked {
     /// What its guest may use, if it is to be counted.
     session: Option<GuestLimits>,
-    /// The pool address that its guest's other sessions have, if it was counted.
+    /// The pool address that it shows, if it was counted.
     paired: Option<Ipv4Addr>,
     /// Whether what it got before turned out to be another session's.
     was_taken: bool,
@@ -56,8 +56,6 @@ pub(super) struct Opening {
     responder: FlowKey,
     /// The responder's key, for the table.
     keyed: Keyed,
-    /// The pool address that its guest's other sessions have.
-    pub(super) paired: Option<Ipv4Addr>,
 }
 
 /// What a translated source holds in the mappings.
@@ -80,9 +78,12 @@ impl Opening {
         }
     }
 
-    /// The address of a pool that it took; none if its source came from no pool.
-    pub(super) fn pooled(&self, plan: &Plan<'_>) -> Option<Ipv4Addr> {
-        matches!(plan.source, Source::Pool(_)).then_some(self.translated.endpoint.address)
+    /// The address of a pool that it shows; none if its source came from no pool.
+    pub(super) fn shown(&self, plan: &Plan<'_>) -> Option<Ipv4Addr> {
+        match plan.source {
+            Source::Gateway(_) | Source::Pool(_) => Some(self.translated.endpoint.address),
+            Source::Keep | Source::Static(_) => None,
+        }
     }
 
     /// Asks for the entry that the responder's direction will most likely take.
@@ -110,23 +111,15 @@ impl<F: FrameBuffer> Pipeline<F> {
         let target = choose_target(plan, key, shared, context.policy)?;
         let asked = Asked::first(guest_limits(ready.attachment, context.policy), None);
         let opening = self.translate(key, plan, target, asked, context)?;
-        match self.open_translated(key, plan, target, opening, context) {
-            Ok(Opened::Here(place, public)) => {
-                pair(key, plan, opening.paired, public, shared);
-                Ok(Some(place))
-            }
-            Ok(Opened::Elsewhere) => {
-                shared.leave_guest(key);
-                Ok(None)
-            }
-            Err(reason) => {
-                shared.leave_guest(key);
-                Err(reason)
-            }
+        let opened = self.open_translated(key, plan, target, opening, context);
+        if !matches!(opened, Ok(Some(_))) {
+            shared.leave_guest(key, opening.shown(plan));
         }
+        opened
     }
 
-    /// Opens a session whose guest was counted.
+    /// Opens a session whose guest was counted. Returns where it stands, unless another worker has opened it
+    /// meanwhile.
     fn open_translated<S>(
         &mut self,
         key: &FlowKey,
@@ -134,9 +127,9 @@ impl<F: FrameBuffer> Pipeline<F> {
         target: (Realm, Endpoint),
         mut opening: Opening,
         context: &Context<'_, F, S>,
-    ) -> Result<Opened, DropReason> {
+    ) -> Result<Option<EntryIndex>, DropReason> {
         let (shared, now) = (context.shared, context.now);
-        let paired = opening.paired;
+        let paired = opening.shown(plan);
         let mut was_taken = false;
         for attempt in 1..=OPEN_ATTEMPTS {
             let keys = [shared.sessions.nearby().keyed(PackedKey::new(key)), opening.keyed];
@@ -146,13 +139,13 @@ impl<F: FrameBuffer> Pipeline<F> {
                 self.remember(&session, keys, plan, context)
             });
             let reason = match opened {
-                Ok(place) => return Ok(Opened::Here(place, opening.pooled(plan))),
+                Ok(place) => return Ok(Some(place)),
                 Err(reason) => reason,
             };
             opening.release(key.protocol, shared, now);
             match reason {
                 // Another worker was first with the very same session.
-                Refused::Taken if shared.sessions.contains(key) => return Ok(Opened::Elsewhere),
+                Refused::Taken if shared.sessions.contains(key) => return Ok(None),
                 // A session of rules that are no more makes way; one that lives on keeps the pair of
                 // endpoints, and there is no other port to take.
                 Refused::Taken if opening.translated.held == Held::Nothing => {
@@ -220,13 +213,13 @@ impl<F: FrameBuffer> Pipeline<F> {
         asked: Asked,
         context: &Context<'_, F, S>,
     ) -> Result<Opening, DropReason> {
-        let (translated, paired) = self.translated(key, plan, target, asked, context)?;
+        let translated = self.translated(key, plan, target, asked, context)?;
         let responder = responder(key, target, translated.endpoint);
         let keyed = context.shared.sessions.nearby().keyed(PackedKey::new(&responder));
-        Ok(Opening { translated, responder, keyed, paired })
+        Ok(Opening { translated, responder, keyed })
     }
 
-    /// What the source becomes, and the pool address of the guest's other sessions.
+    /// What the source becomes.
     #[inline(always)]
     fn translated<S>(
         &self,
@@ -235,19 +228,19 @@ impl<F: FrameBuffer> Pipeline<F> {
         (realm, target): (Realm, Endpoint),
         Asked { session, paired, was_taken, place }: Asked,
         context: &Context<'_, F, S>,
-    ) -> Result<(Translated, Option<Ipv4Addr>), DropReason> {
+    ) -> Result<Translated, DropReason> {
         let shared = context.shared;
         let kept = |endpoint| Translated { endpoint, held: Held::Nothing };
-        let entered = || match session {
-            Some(limits) => shared.enter_guest(key, limits, context.now),
-            None => Ok(paired),
+        let unpooled = match plan.source {
+            Source::Keep => Some(key.source),
+            Source::Static(public) => Some(Endpoint::new(public, key.source.port)),
+            Source::Gateway(_) | Source::Pool(_) => None,
         };
-        match plan.source {
-            Source::Keep => return Ok((kept(key.source), entered()?)),
-            Source::Static(public) => {
-                return Ok((kept(Endpoint::new(public, key.source.port)), entered()?));
+        if let Some(endpoint) = unpooled {
+            if let Some(limits) = session {
+                shared.enter_guest(key, limits, Shows::Nothing, context.now)?;
             }
-            Source::Gateway(_) | Source::Pool(_) => {}
+            return Ok(kept(endpoint));
         }
         let pool = plan.pool(context.policy).ok_or(DropReason::NoSourceNat)?;
         let home = match plan.source {
@@ -270,15 +263,11 @@ impl<F: FrameBuffer> Pipeline<F> {
             place,
         };
         if !key.protocol.has_ports() {
-            let paired = entered()?;
-            let request = BindRequest { paired, ..request };
-            let public = shared.mappings.paired_address(&request).ok_or_else(|| {
-                if session.is_some() {
-                    shared.leave_guest(key);
-                }
-                DropReason::NoSourceNat
-            })?;
-            return Ok((kept(Endpoint::new(public, 0)), paired));
+            return match shared.mappings.bind_address(&request, context.now) {
+                Ok(public) => Ok(kept(Endpoint::new(public, 0))),
+                Err(BindError::PortsExhausted) => Err(DropReason::NoSourceNat),
+                Err(BindError::Refused(reason)) => Err(reason),
+            };
         }
         // Who is sent to at its own external endpoint needs another one: no packet of such a session
         // could be told from its answers.
@@ -287,12 +276,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             responder != *key && !shared.sessions.contains(&responder)
         };
         match shared.mappings.bind(&request, context.now, unused) {
-            Ok(Bound { external, overloaded, is_new, paired }) => {
+            Ok(Bound { external, overloaded, is_new }) => {
                 if is_new {
                     shared.mapping_made(&request, external, context.now);
                 }
                 let held = if overloaded { Held::SharedPort } else { Held::Mapping };
-                Ok((Translated { endpoint: external, held }, paired))
+                Ok(Translated { endpoint: external, held })
             }
             Err(BindError::PortsExhausted) => Err(DropReason::NoPort),
             Err(BindError::Refused(reason)) => Err(reason),
@@ -373,29 +362,6 @@ pub(super) fn session_of(
         source_mapped: opening.translated.held == Held::Mapping,
         target_mapped: plan.through_mapping,
     }
-}
-
-/// Remembers the pool address that a guest's new session has, if it is another one than before.
-pub(super) fn pair(
-    key: &FlowKey,
-    plan: &Plan<'_>,
-    paired: Option<Ipv4Addr>,
-    public: Option<Ipv4Addr>,
-    shared: &Shared,
-) {
-    // Another side's address, which a policy route leads to, is none to stay with.
-    if plan.way.is_none() && public.is_some() && public != paired {
-        shared.pair_guest(key, public);
-    }
-}
-
-/// Who opened a session.
-#[derive(Clone, Copy)]
-enum Opened {
-    /// Another worker, meanwhile.
-    Elsewhere,
-    /// This worker: where it stands, and its address of a pool.
-    Here(EntryIndex, Option<Ipv4Addr>),
 }
 
 /// Why a session was not remembered.

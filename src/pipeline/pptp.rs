@@ -8,9 +8,11 @@
 
 use crate::flow::{Endpoint, FlowKey, NetworkId, PortId, Protocol};
 use crate::frame::{FrameBuffer, FrameSource};
+use crate::nat::guests::Shows;
 use crate::next_hop::NextHopId;
 use crate::pipeline::admit::network_of;
 use crate::pipeline::decide::{Decider, Decision, Question};
+use crate::pipeline::shared::shown;
 use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::Policy;
 use crate::session::entry::{NewSession, SessionKind};
@@ -94,10 +96,12 @@ impl<F: FrameBuffer> Pipeline<F> {
             // The rules let no GRE out: its packets will be told so.
             None => return Ok(()),
         };
-        shared.enter_guest(&session.initiator, policy.network(id).limits, context.now)?;
+        let shows = Shows::from(shown(&session));
+        let limits = policy.network(id).limits;
+        shared.enter_guest(&session.initiator, limits, shows, context.now)?;
         let opened = self.open_call(&session, context);
         if opened != Ok(true) {
-            shared.leave_guest(&session.initiator);
+            shared.leave_guest(&session.initiator, shown(&session));
         }
         opened.map(|_| ())
     }

@@ -10,7 +10,7 @@ use dashmap::DashMap;
 
 use crate::config::{ChecksumMode, Config, OnRuleRemoval, Role};
 use crate::flow::{Endpoint, Family, FlowKey, Protocol, Realm, RuleId};
-use crate::nat::guests::{GuestLimits, Guests};
+use crate::nat::guests::{GuestLimits, Guests, Shows};
 use crate::nat::health::Health;
 use crate::nat::identifications::Identifications;
 use crate::nat::mappings::Mappings;
@@ -151,11 +151,9 @@ impl Shared {
                 self.mappings.adopt_overloaded(protocol, session.responder.destination);
             }
             count += 1;
-            let _unlimited = self.enter_guest(&session.initiator, GuestLimits::default(), now);
-            if is_pooled(session.kind) {
-                let (guest, address) = (session.initiator.source, session.responder.destination);
-                self.guests.pair(session.initiator.realm, guest.address, address.address);
-            }
+            let shows = Shows::from(shown(session));
+            let unlimited = GuestLimits::default();
+            let _unlimited = self.enter_guest(&session.initiator, unlimited, shows, now);
             let public = &session.initiator.destination;
             if let Service::Balancer(_) = policy.service(public.address, protocol, public.port) {
                 self.balance.enter(session);
@@ -165,7 +163,8 @@ impl Shared {
         self.sessions_ipv6.walk(&mut 0, self.sessions_ipv6.slots(), |view| {
             count += 1;
             let initiator = &view.session.initiator;
-            let _unlimited = self.enter_guest(initiator, GuestLimits::default(), now);
+            let unlimited = GuestLimits::default();
+            let _unlimited = self.enter_guest(initiator, unlimited, Shows::Nothing, now);
         });
         count
     }
@@ -189,8 +188,7 @@ impl Shared {
         }
     }
 
-    /// Counts a new session's guest, if a guest opened it. Returns the pool address that its other
-    /// sessions have.
+    /// Counts a new session's guest, if a guest opened it.
     ///
     /// # Errors
     /// When the guest may not have another one.
@@ -198,27 +196,22 @@ impl Shared {
         &self,
         initiator: &FlowKey<A>,
         limits: GuestLimits,
+        shows: Shows<'_>,
         now: Tick,
-    ) -> Result<Option<Ipv4Addr>, DropReason> {
+    ) -> Result<(), DropReason> {
         match initiator.realm {
-            Realm::External => Ok(None),
+            Realm::External => Ok(()),
             realm @ Realm::Internal(_) => {
-                self.guests.enter(realm, initiator.source.address, limits, now)
+                let guest = initiator.source.address;
+                self.guests.enter(realm, guest, limits, shows, now).map(|_| ())
             }
         }
     }
 
-    /// Remembers the pool address that a counted guest has now.
-    pub(super) fn pair_guest(&self, initiator: &FlowKey, public: Option<Ipv4Addr>) {
-        if let Some(public) = public {
-            self.guests.pair(initiator.realm, initiator.source.address, public);
-        }
-    }
-
-    /// Takes back what [`Self::enter_guest`] counted.
-    pub(super) fn leave_guest<A: Family>(&self, initiator: &FlowKey<A>) {
+    /// Takes back what [`Self::enter_guest`] counted of a session that shows that address of a pool.
+    pub(super) fn leave_guest<A: Family>(&self, initiator: &FlowKey<A>, shown: Option<Ipv4Addr>) {
         if let realm @ Realm::Internal(_) = initiator.realm {
-            self.guests.leave(realm, initiator.source.address);
+            self.guests.leave(realm, initiator.source.address, shown);
         }
     }
 
@@ -234,7 +227,7 @@ impl Shared {
         if shares_port(session) {
             self.mappings.release_overloaded(protocol, session.responder.destination);
         }
-        self.leave_guest(&session.initiator);
+        self.leave_guest(&session.initiator, shown(session));
         self.balance.leave(session);
         self.contacts.leave(session);
         if let Some((public, carried)) = carried(view) {
@@ -273,7 +266,7 @@ impl Shared {
 
     /// Gives back everything that an IPv6 session which was removed from the table held.
     pub fn settle_ipv6(&self, view: &SessionView<Ipv6Addr>) {
-        self.leave_guest(&view.session.initiator);
+        self.leave_guest(&view.session.initiator, None);
         self.rules.add(
             view.session.rule,
             view.initiator.packets + view.responder.packets,
@@ -317,6 +310,11 @@ fn mappings_of(session: &NewSession) -> [Option<(Realm, Endpoint, Endpoint)>; 2]
 /// Whether a session's external port is shared with sessions to other remotes.
 pub(super) fn shares_port(session: &NewSession) -> bool {
     is_pooled(session.kind) && !session.source_mapped && session.initiator.protocol.has_ports()
+}
+
+/// The pool address that a session shows.
+pub(super) fn shown(session: &NewSession) -> Option<Ipv4Addr> {
+    is_pooled(session.kind).then_some(session.responder.destination.address)
 }
 
 /// Whether a session's external endpoint came out of a pool.

@@ -1,8 +1,11 @@
 //! Claims about what guests may use.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::nat::mappings::{MappingBehavior, PoolAddress};
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 5);
 
@@ -18,14 +21,14 @@ fn entries(guests: &Guests) -> usize {
 fn a_guest_has_as_many_sessions_as_it_may_and_others_do_not_count() {
     let guests = Guests::new([1, 2, 3, 4]);
     let limits = GuestLimits { sessions: 2, new_sessions_per_second: 0 };
-    let enter = |realm, guest| guests.enter(realm, guest, limits, Tick::ZERO);
+    let enter = |realm, guest| guests.enter(realm, guest, limits, Shows::Nothing, Tick::ZERO);
     assert_eq!(enter(realm(1), GUEST), Ok(None));
     assert_eq!(enter(realm(1), GUEST), Ok(None));
     assert_eq!(enter(realm(1), GUEST), Err(DropReason::SessionLimit));
     assert_eq!(enter(realm(2), GUEST), Ok(None));
     assert_eq!(enter(realm(1), Ipv4Addr::new(10, 1, 1, 6)), Ok(None));
     assert_eq!(guests.sessions(realm(1), GUEST), 2);
-    guests.leave(realm(1), GUEST);
+    guests.leave(realm(1), GUEST, None);
     assert_eq!(enter(realm(1), GUEST), Ok(None));
 }
 
@@ -35,7 +38,9 @@ fn a_rate_allows_a_burst_of_one_second_and_then_its_share() {
     let limits = GuestLimits { sessions: 0, new_sessions_per_second: 10 };
     let entered = |from_ms: u64, to_ms: u64| {
         let ticks = (from_ms..to_ms).map(Tick::from_ms);
-        ticks.filter(|now| guests.enter(realm(1), GUEST, limits, *now).is_ok()).count()
+        ticks
+            .filter(|now| guests.enter(realm(1), GUEST, limits, Shows::Nothing, *now).is_ok())
+            .count()
     };
     assert_eq!(entered(5_000, 5_050), 10);
     assert_eq!(entered(5_050, 7_000), 19);
@@ -49,9 +54,9 @@ fn opening_and_closing_does_not_renew_the_burst() {
     let limits = GuestLimits { sessions: 0, new_sessions_per_second: 10 };
     let mut entered = 0;
     for _ in 0..100 {
-        if guests.enter(realm(1), GUEST, limits, Tick::from_ms(1)).is_ok() {
+        if guests.enter(realm(1), GUEST, limits, Shows::Nothing, Tick::from_ms(1)).is_ok() {
             entered += 1;
-            guests.leave(realm(1), GUEST);
+            guests.leave(realm(1), GUEST, None);
         }
     }
     assert_eq!(entered, 10);
@@ -64,19 +69,25 @@ fn a_guest_that_uses_nothing_is_forgotten() {
     {
         for bits in 0..10_000 {
             let guest = Ipv4Addr::from_bits(bits);
-            assert_eq!(guests.enter(realm(1), guest, limits, Tick::from_ms(1)), Ok(None));
+            assert_eq!(
+                guests.enter(realm(1), guest, limits, Shows::Nothing, Tick::from_ms(1)),
+                Ok(None)
+            );
         }
         for bits in 0..10_000 {
-            guests.leave(realm(1), Ipv4Addr::from_bits(bits));
-            guests.leave(realm(1), Ipv4Addr::from_bits(bits));
+            guests.leave(realm(1), Ipv4Addr::from_bits(bits), None);
+            guests.leave(realm(1), Ipv4Addr::from_bits(bits), None);
         }
     }
     assert!(entries(&guests) > 0, "their rates have not recovered yet");
     for round in 0..10_000_u32 {
         let guest = Ipv4Addr::from_bits(0xff00_0000 + round);
         let now = Tick::from_ms(2_000);
-        assert_eq!(guests.enter(realm(1), guest, GuestLimits::default(), now), Ok(None));
-        guests.leave(realm(1), guest);
+        assert_eq!(
+            guests.enter(realm(1), guest, GuestLimits::default(), Shows::Nothing, now),
+            Ok(None)
+        );
+        guests.leave(realm(1), guest, None);
     }
     assert!(entries(&guests) < 20, "{}", entries(&guests));
     assert!(guests.shards.iter().all(|shard| shard.0.lock().idle.len() < 10));
@@ -86,14 +97,14 @@ fn a_guest_that_uses_nothing_is_forgotten() {
 fn a_refused_newcomer_leaves_nothing_behind() {
     let guests = Guests::new([1, 2, 3, 4]);
     let limits = GuestLimits { sessions: 1, new_sessions_per_second: 1 };
-    assert_eq!(guests.enter(realm(1), GUEST, limits, Tick::from_ms(7)), Ok(None));
+    assert_eq!(guests.enter(realm(1), GUEST, limits, Shows::Nothing, Tick::from_ms(7)), Ok(None));
     assert_eq!(
-        guests.enter(realm(1), GUEST, limits, Tick::from_ms(8)),
+        guests.enter(realm(1), GUEST, limits, Shows::Nothing, Tick::from_ms(8)),
         Err(DropReason::SessionLimit)
     );
-    guests.leave(realm(1), GUEST);
+    guests.leave(realm(1), GUEST, None);
     assert_eq!(
-        guests.enter(realm(1), GUEST, limits, Tick::from_ms(9)),
+        guests.enter(realm(1), GUEST, limits, Shows::Nothing, Tick::from_ms(9)),
         Err(DropReason::RateLimited)
     );
     assert_eq!(guests.sessions(realm(1), GUEST), 0);
@@ -130,27 +141,72 @@ fn a_session_and_its_mapping_are_counted_both_or_not_at_all() {
     let sessions = GuestLimits { sessions: 2, new_sessions_per_second: 3 };
     let mappings = MappingLimits { mappings: 1, ports: 0 };
     let now = Tick::from_ms(7);
-    let enter =
-        || guests.enter_with_mapping(realm(1), GUEST, (sessions, mappings), Protocol::UDP, now);
+    let enter = || {
+        guests.enter_with_mapping(
+            realm(1),
+            GUEST,
+            (sessions, mappings),
+            (Protocol::UDP, Shows::Nothing),
+            now,
+        )
+    };
     let counts = || (guests.sessions(realm(1), GUEST), guests.mappings(realm(1), GUEST).mappings);
     assert_eq!(enter(), Ok(None));
     assert_eq!(counts(), (1, 1));
     assert_eq!(enter(), Err(DropReason::PortLimit));
     assert_eq!(enter(), Err(DropReason::PortLimit));
     assert_eq!(counts(), (1, 1));
-    assert_eq!(guests.enter(realm(1), GUEST, sessions, now), Ok(None), "no token was taken");
+    assert_eq!(
+        guests.enter(realm(1), GUEST, sessions, Shows::Nothing, now),
+        Ok(None),
+        "no token was taken"
+    );
     assert_eq!(enter(), Err(DropReason::SessionLimit));
-    guests.leave(realm(1), GUEST);
-    guests.leave(realm(1), GUEST);
+    guests.leave(realm(1), GUEST, None);
+    guests.leave(realm(1), GUEST, None);
     assert_eq!(counts(), (0, 1), "its mapping is remembered");
     guests.leave_mapping(realm(1), GUEST, Protocol::UDP);
-    assert_eq!(guests.enter(realm(2), GUEST, sessions, now), Ok(None));
+    assert_eq!(guests.enter(realm(2), GUEST, sessions, Shows::Nothing, now), Ok(None));
     let refused = MappingLimits { mappings: 1, ports: 1 };
     for _ in 0..2 {
         let number = numbered(9);
         let _ = guests.enter_mapping(realm(2), number, Protocol::TCP, refused);
     }
     assert_eq!(guests.mappings(realm(2), numbered(9)).mappings, 1);
+}
+
+#[test]
+fn a_guest_goes_on_with_the_address_that_sessions_show_as_long_as_one_does() {
+    let address = |last| Ipv4Addr::new(203, 0, 113, last);
+    let pool = |lasts: &[u8]| Pool {
+        addresses: lasts
+            .iter()
+            .map(|last| PoolAddress { address: address(*last), reserved: Vec::new() })
+            .collect(),
+        ports: 1..=65535,
+        mapping: MappingBehavior::EndpointIndependent,
+        overload: false,
+        hold: Duration::ZERO,
+    };
+    let guests = Guests::new([1, 2, 3, 4]);
+    let enter = |pool: &Pool| {
+        let (limits, shows) = (GuestLimits::default(), Shows::OneOf(pool));
+        guests.enter(realm(1), GUEST, limits, shows, Tick::ZERO).expect("no limit")
+    };
+    assert_eq!(enter(&pool(&[14, 15])), None, "the caller chooses");
+    guests.show(realm(1), GUEST, address(15));
+    assert_eq!(enter(&pool(&[14, 15])), Some(address(15)));
+    assert_eq!(enter(&pool(&[14])), Some(address(14)), "new rules took the other away");
+    assert_eq!(enter(&pool(&[10, 14])), Some(address(14)));
+    guests.leave(realm(1), GUEST, Some(address(14)));
+    assert_eq!(enter(&pool(&[14, 15])), Some(address(15)), "it is back: two show it still");
+    for _ in 0..3 {
+        guests.leave(realm(1), GUEST, Some(address(15)));
+    }
+    assert_eq!(guests.shown(realm(1), GUEST, &pool(&[14, 15])), Some(address(14)));
+    guests.leave(realm(1), GUEST, Some(address(14)));
+    assert_eq!(guests.shown(realm(1), GUEST, &pool(&[14, 15])), None);
+    assert_eq!(entries(&guests), 0);
 }
 
 proptest! {

@@ -11,6 +11,7 @@ use super::owner::Owner;
 use super::ports::Wish;
 use super::{BindError, BindRequest, Bound, MappingBehavior, Mappings, PoolAddress};
 use crate::flow::{Endpoint, Protocol};
+use crate::nat::guests::Shows;
 use crate::time::{Coarse, Tick};
 
 impl Mappings {
@@ -53,22 +54,38 @@ impl Mappings {
                 Reuse::None => index = Some((shard, place)),
             }
         }
-        let Taken { paired, port } = self.take(request, owner, now, &unused)?;
+        let (address, port) = self.take(request, owner, now, &unused)?;
         let Some((space, port)) = port else {
             drop(index);
-            let request = BindRequest { paired, ..*request };
+            let request = BindRequest { paired: Some(address), ..*request };
             let shared = self.overload(&request, owner, &unused);
-            return shared.inspect_err(|_| self.leave_session(&request));
+            return shared.inspect_err(|_| self.leave_session(&request, Some(address)));
         };
         if let Some((mut shard, place)) = index
             && shard.insert(place, PortName { space: space.number, port }).is_err()
         {
             space.ports.lock().leave(port, owner, now.coarse());
             self.leave_mapping(owner, request.protocol);
-            self.leave_session(request);
+            self.leave_session(request, Some(address));
             return Err(BindError::PortsExhausted);
         }
-        Ok(Bound { external: space.endpoint(port), overloaded: false, is_new: true, paired })
+        Ok(Bound { external: space.endpoint(port), overloaded: false, is_new: true })
+    }
+
+    /// The public address for a new session of a protocol without ports. Counts the session, if it is
+    /// asked to; without one it counts none.
+    ///
+    /// # Errors
+    /// When there is no address, or the guest has as many sessions as it may.
+    pub fn bind_address(
+        &self,
+        request: &BindRequest<'_>,
+        now: Tick,
+    ) -> Result<Ipv4Addr, BindError> {
+        let shown = self.enter_session(request, Shows::OneOf(request.pool), now)?;
+        let found = self.shown(request, shown);
+        let (pooled, _) = found.inspect_err(|_| self.leave_session(request, shown))?;
+        Ok(pooled.address)
     }
 
     /// One more reference on a mapping that the owner has and `request.pool` still allows. The
@@ -90,7 +107,9 @@ impl Mappings {
             let is_allowed = address.is_some_and(|address| {
                 Allowed::new(pool, address, request.protocol).contains(port)
             });
-            if !is_allowed || space.protocol != request.protocol {
+            // A session that was counted at one address shows no other.
+            let is_elsewhere = request.paired.is_some_and(|paired| paired != space.address);
+            if !is_allowed || is_elsewhere || space.protocol != request.protocol {
                 continue;
             }
             let external = space.endpoint(port);
@@ -101,18 +120,18 @@ impl Mappings {
                     return Ok(Reuse::Conflict);
                 }
             }
-            let paired = self.enter_session(request, now)?;
+            let shown = self.enter_session(request, Shows::Address(space.address), now)?;
             if space.ports.lock().join(port, owner) {
-                let bound = Bound { external, overloaded: false, is_new: false, paired };
+                let bound = Bound { external, overloaded: false, is_new: false };
                 return Ok(Reuse::Bound(bound));
             }
-            self.leave_session(request);
+            self.leave_session(request, shown);
         }
         Ok(Reuse::None)
     }
 
-    /// A port of the guest's pool address that nobody else has, if there is one. Counts the session, with or
-    /// without one.
+    /// The guest's pool address, and a port of it that nobody else has, if there is one. Counts the
+    /// session, with or without a port.
     #[inline(always)]
     fn take<'s>(
         &'s self,
@@ -120,12 +139,12 @@ impl Mappings {
         owner: Owner,
         now: Tick,
         unused: impl Fn(Endpoint) -> bool,
-    ) -> Result<Taken<'s>, BindError> {
+    ) -> Result<(Ipv4Addr, Option<(&'s Space, u16)>), BindError> {
         // First of all, so that a guest over its limit leaves no ports resting for others.
-        let paired = self.enter_with_mapping(request, now)?;
-        let found = self.paired(request, paired).inspect_err(|_| {
+        let shown = self.enter_with_mapping(request, now)?;
+        let found = self.shown(request, shown).inspect_err(|_| {
             self.leave_mapping(owner, request.protocol);
-            self.leave_session(request);
+            self.leave_session(request, shown);
         });
         let (address, space) = found?;
         let wish = Wish {
@@ -143,33 +162,36 @@ impl Mappings {
         if port.is_none() {
             self.leave_mapping(owner, request.protocol);
         }
-        Ok(Taken { paired, port: port.map(|port| (space, port)) })
+        Ok((address.address, port.map(|port| (space, port))))
     }
 
-    /// Counts the session of a request, if it is to be counted. Returns the pool address of the guest's others.
+    /// Counts the session of a request, if it is to be counted. Returns the pool address that it shows, if
+    /// that is settled.
     fn enter_session(
         &self,
         request: &BindRequest<'_>,
+        shows: Shows<'_>,
         now: Tick,
     ) -> Result<Option<Ipv4Addr>, BindError> {
         let Some(limits) = request.session else { return Ok(request.paired) };
         let guest = request.internal.address;
-        self.guests.enter(request.realm, guest, limits, now).map_err(BindError::Refused)
+        let entered = self.guests.enter(request.realm, guest, limits, shows, now);
+        entered.map_err(BindError::Refused)
     }
 
-    /// The same, and a mapping, which always is.
+    /// The same with an address of the pool, and a mapping, which always is.
     #[inline(always)]
     fn enter_with_mapping(
         &self,
         request: &BindRequest<'_>,
         now: Tick,
     ) -> Result<Option<Ipv4Addr>, BindError> {
-        let &BindRequest { realm, protocol, limits, .. } = request;
+        let &BindRequest { realm, protocol, limits, pool, .. } = request;
         let guest = request.internal.address;
         let entered = match request.session {
             Some(session) => {
-                let limits = (session, limits);
-                self.guests.enter_with_mapping(realm, guest, limits, protocol, now)
+                let (limits, shows) = ((session, limits), Shows::OneOf(pool));
+                self.guests.enter_with_mapping(realm, guest, limits, (protocol, shows), now)
             }
             None => {
                 let entered = self.guests.enter_mapping(realm, guest, protocol, limits);
@@ -180,9 +202,9 @@ impl Mappings {
     }
 
     /// Takes back what [`Self::enter_session`] counted.
-    fn leave_session(&self, request: &BindRequest<'_>) {
+    fn leave_session(&self, request: &BindRequest<'_>, shown: Option<Ipv4Addr>) {
         if request.session.is_some() {
-            self.guests.leave(request.realm, request.internal.address);
+            self.guests.leave(request.realm, request.internal.address, shown);
         }
     }
 
@@ -209,8 +231,7 @@ impl Mappings {
             let external = space.endpoint(candidate);
             if allowed.contains(candidate) && unused(external) {
                 space.overloaded.fetch_add(1, Ordering::Relaxed);
-                let paired = request.paired;
-                return Ok(Bound { external, overloaded: true, is_new: false, paired });
+                return Ok(Bound { external, overloaded: true, is_new: false });
             }
             let draw = space.ports.lock().next_draw();
             candidate = pass.port(self.random(space, draw) as u32);
@@ -224,6 +245,21 @@ impl Mappings {
     /// The number of a draw, which nobody can foretell who does not know the seed.
     fn random(&self, space: &Space, draw: u64) -> u64 {
         self.hasher.hash_one(draw << 16 | u64::from(space.number))
+    }
+
+    /// The pool address that a request's session shows. Tells the guest's count, if the session was counted
+    /// without one.
+    #[inline(always)]
+    fn shown<'s, 'p>(
+        &'s self,
+        request: &BindRequest<'p>,
+        shown: Option<Ipv4Addr>,
+    ) -> Result<(&'p PoolAddress, &'s Space), BindError> {
+        let (pooled, space) = self.paired(request, shown)?;
+        if shown.is_none() && request.session.is_some() {
+            self.guests.show(request.realm, request.internal.address, pooled.address);
+        }
+        Ok((pooled, space))
     }
 
     /// The pool address of a guest: the same for all its sessions and protocols (RFC 4787, REQ-2),
@@ -252,13 +288,6 @@ impl Mappings {
         let space = self.directory.find_or_make(address.address, request.protocol);
         Ok((address, space.ok_or(BindError::PortsExhausted)?))
     }
-}
-
-/// What a request for a port of its own got.
-struct Taken<'s> {
-    /// The pool address that the guest's other sessions have.
-    paired: Option<Ipv4Addr>,
-    port: Option<(&'s Space, u16)>,
 }
 
 /// What became of a request for an endpoint's present mapping.

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use crate::flow::{FlowKey, PortId, Protocol, Realm, RuleId};
 use crate::frame::{FrameBuffer, FrameSource};
-use crate::nat::guests::GuestLimits;
+use crate::nat::guests::{GuestLimits, Shows};
 use crate::next_hop::{Neighbor, NextHopId};
 use crate::pipeline::decide::Refusal;
 use crate::pipeline::ipv6::admit::admit;
@@ -141,10 +141,10 @@ impl<F: FrameBuffer> Pipeline<F> {
             Attachment::Guest(network) => policy.network(network).limits,
             Attachment::Public => GuestLimits::default(),
         };
-        shared.enter_guest(key, limits, now)?;
+        shared.enter_guest(key, limits, Shows::Nothing, now)?;
         let inserted = shared.sessions_ipv6.insert(&session, now);
         if inserted.is_err() {
-            shared.leave_guest(key);
+            shared.leave_guest(key, None);
         }
         match inserted {
             // Another worker was first with the very same session.
