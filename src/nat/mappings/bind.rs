@@ -139,7 +139,7 @@ impl Mappings {
         owner: Owner,
         now: Tick,
         unused: impl Fn(Endpoint) -> bool,
-    ) -> Result<(Ipv4Addr, Option<(&'s Space, u16)>), BindError> {
+    ) -> Result<Taken<'s>, BindError> {
         // First of all, so that a guest over its limit leaves no ports resting for others.
         let shown = self.enter_with_mapping(request, now)?;
         let found = self.shown(request, shown).inspect_err(|_| {
@@ -289,6 +289,9 @@ impl Mappings {
         Ok((address, space.ok_or(BindError::PortsExhausted)?))
     }
 }
+
+/// The address that a session shows, and the port there that it has for itself, if it has one.
+type Taken<'s> = (Ipv4Addr, Option<(&'s Space, u16)>);
 
 /// What became of a request for an endpoint's present mapping.
 enum Reuse {
