@@ -189,16 +189,16 @@ fn a_segment_that_passes_moves_its_sequence_number_on_within_the_window() {
             packet.with_transport_checksum()
         };
         let first = segment(1000, b"data");
-        let direction =
-            Direction { sequence_next: 1000, window: 100, ..direction(&first, [from, to]) };
+        let direction = Direction { sequence_next: 1000, ..direction(&first, [from, to]) };
         let place = scene.make(&direction).expect("there is room");
         for (sequence, data, next) in [
             (1000, &b"data"[..], 1004),
             (1000, b"data", 1004),
             (1004, &[0; 100], 1104),
-            // Ahead of what the other side can take.
-            (1105, &[0; 100], 1104),
+            // Ahead of what the other side can take, by a byte.
+            (1104 + 65_436, &[0; 100], 1104),
             (1104, b"", 1104),
+            (1104 + 65_435, &[0; 100], 1104 + 65_535),
         ] {
             assert!(passes(scene, &segment(sequence, data).frame()).is_some());
             assert_eq!(scene.shortcuts.sequence_next(direction.key), Some(next), "{sequence}");

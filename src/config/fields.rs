@@ -94,7 +94,7 @@ pub static WORKERS: Section = Section {
             "shortcuts",
             Kind::IntegerOr(0, 1 << 24, "auto"),
             "\"auto\"",
-            "Flows of each interface that its XDP program may forward by itself, at 128 bytes each: a power of \
+            "Flows of each interface that natwerk's programs in the kernel may forward by themselves, at 89 bytes each: a power of \
              two, or 0 for none; \"auto\" is a quarter of `sessions.max`, shared out among the interfaces. In copy mode only.",
         ),
         optional(

@@ -102,7 +102,7 @@ impl Wish {
             leaves_as: session.leaves_as(),
             stations: way.stations().map(Mac::from_bits),
             sequence_next: if is_tcp { tcp.sequence_next } else { 0 },
-            window: if is_tcp { tcp.window() } else { 0 },
+            window_shift: if is_tcp { tcp.peer_window_shift } else { 0 },
         };
         Some(Self(port, direction, Tenant { realm: (rest >> 16) as u16, entry: likely.0 }))
     }
@@ -214,21 +214,20 @@ impl Own {
         }
         let share = self.share(now);
         for _ in 0..share {
-            self.look_at_word(self.cursor, shared, counters, Some(now));
+            self.look_at_word(self.cursor, shared, counters, Ending::Idle);
             self.cursor = (self.cursor + 1) % self.words().max(1);
         }
         self.due_milli -= share as u64 * 1000;
         self.due_milli >= 1000
     }
 
-    /// Looks at the shortcuts in a word of bits, and gives up those that are idle by `now`; all of
-    /// them, if that is never.
+    /// Looks at the shortcuts in a word of bits, and gives some up.
     fn look_at_word(
         &mut self,
         mut word: usize,
         shared: &Shared,
         counters: &WorkerCounters,
-        now: Option<Tick>,
+        ending: Ending,
     ) {
         for (port, words) in &mut self.places {
             let Some(bits) = words.get_mut(word) else {
@@ -239,11 +238,12 @@ impl Own {
             let place = |bit| Place(word as u32 * 64 + bit);
             // What lies elsewhere is asked for, all of it, before the first is read.
             ones(*bits).for_each(|bit| table.prefetch(place(bit)));
-            for account in ones(*bits).filter_map(|bit| table.account(place(bit))) {
-                shared.sessions.prefetch_at(EntryIndex(account.tenant.entry));
+            for tenant in ones(*bits).filter_map(|bit| table.tenant(place(bit))) {
+                shared.sessions.prefetch_at(EntryIndex(tenant.entry));
             }
             for bit in ones(*bits) {
-                if !look_at(&self.all, (*port, place(bit)), shared, counters, now) {
+                let at = (*port, place(bit));
+                if !look_at(&self.all, at, shared, counters, (self.last, ending)) {
                     *bits &= !(1 << bit);
                 }
             }
@@ -254,9 +254,18 @@ impl Own {
     /// Gives all of them up.
     pub(super) fn give_up(&mut self, shared: &Shared, counters: &WorkerCounters) {
         for word in 0..self.words() {
-            self.look_at_word(word, shared, counters, None);
+            self.look_at_word(word, shared, counters, Ending::All);
         }
     }
+}
+
+/// Which shortcuts that are looked at are given up.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Ending {
+    /// All.
+    All,
+    /// Those that nothing passes by any more, and that are true no more.
+    Idle,
 }
 
 /// Counts what passed by a shortcut on its session. Returns whether there still is a shortcut.
@@ -265,12 +274,12 @@ fn look_at(
     (entrance, place): (PortId, Place),
     shared: &Shared,
     counters: &WorkerCounters,
-    now: Option<Tick>,
+    (now, ending): (Tick, Ending),
 ) -> bool {
     let Some(table) = all.table(entrance) else { return false };
-    let Some(account) = table.account(place) else { return false };
-    let idle = now.map(|now| now.since(account.last));
-    let stays = idle.is_some_and(|idle| idle < IDLE) && all.is_true(table, place);
+    let Some(account) = table.account(place, now) else { return false };
+    let is_used = now.since(account.last) < IDLE && all.is_true(table, place);
+    let stays = ending == Ending::Idle && is_used;
     let mut passed = table.take_passed(place);
     if !stays {
         table.end(place);
@@ -365,7 +374,7 @@ impl<F: FrameBuffer> Pipeline<F> {
     pub(super) fn give_up_shortcuts(&self, from: Endpoint, to: Endpoint) {
         let Some(own) = self.shortcuts.as_ref() else { return };
         for at in own.all.places(key(from, to)) {
-            look_at(&own.all, at, &self.shared, &self.counters, None);
+            look_at(&own.all, at, &self.shared, &self.counters, (own.last, Ending::All));
         }
     }
 

@@ -216,12 +216,6 @@ const fn window(shift: u8) -> u32 {
 const WINDOW_SHIFT_MAX: u8 = 14;
 
 impl TcpState {
-    /// How far ahead of `sequence_next` a segment may end.
-    #[must_use]
-    pub const fn window(self) -> u32 {
-        window(self.peer_window_shift)
-    }
-
     /// The same where `sequence_next` may be later: it passed by a shortcut.
     #[must_use]
     pub fn caught_up(self, sequence_next: Option<u32>) -> Self {

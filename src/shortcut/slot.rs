@@ -2,19 +2,15 @@
 //!
 //! | word | what, in memory's order of bytes | written by |
 //! |---|---|---|
-//! | 0 | epoch (high 32 bits), how often the slot was given away | the dataplane |
+//! | 0 | epoch (high 32 bits), how often the slot was given away (16 bits), MTU | the dataplane |
 //! | 1 | source and destination address, as in the packet | the dataplane |
-//! | 2 | ports as in the packet; protocol; exit; MTU | the dataplane |
-//! | 3 | the interface's link address; what a change adds to the IPv4 header's checksum | the dataplane |
-//! | 4 | addresses after translation | the dataplane |
-//! | 5 | ports after translation; what a change adds to the transport checksum; nothing | the dataplane |
-//! | 6, 7 | the link addresses of the frame that leaves; how far a TCP segment may be ahead | the dataplane |
-//! | 8, 9 | packets and bytes of IP packets that passed, over all tenants | the program |
-//! | 10 | when the last one did, in nanoseconds of `CLOCK_MONOTONIC` | both |
-//! | 11 | the sequence number behind the last one of TCP's; about large segments (high 32 bits) | both |
-//! | 12, 13 | of words 8 and 9, what was counted already | the dataplane |
-//! | 14 | the tenant, zero if it is vacant | the dataplane |
-//! | 15 | packets (high 28 bits) and bytes that were taken with the session when that ended | the dataplane |
+//! | 2 | ports as in the packet; protocol; exit; how far a TCP segment may be ahead; nothing | the dataplane |
+//! | 3 | addresses after translation | the dataplane |
+//! | 4, 5 | ports after translation; the link addresses of the frame that leaves | the dataplane |
+//! | 6 | packets (high 27 bits) and bytes of IP packets that passed, over all tenants | the program |
+//! | 7 | the sequence number behind the last one of TCP's; about large segments; when the last packet passed, in units of 2^24 ns of `CLOCK_MONOTONIC` | both |
+//!
+//! What the program has no use for lies elsewhere ([`Books`]).
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -22,8 +18,8 @@ use crate::flow::{FlowKey, Mac, PortId, Protocol};
 use crate::prefetch::prefetch;
 use crate::time::Tick;
 
-/// Words of a slot: two cache lines, the first of which the program only reads.
-pub const WORDS: usize = 16;
+/// Words of a slot: one cache line, which is all that the program waits for where there are many flows.
+pub const WORDS: usize = 8;
 
 /// Whose packets: the words of a flow key but for its realm, which no packet shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,8 +49,8 @@ pub struct Direction {
     pub stations: [Mac; 2],
     /// Of TCP, the sequence number behind the last one that was sent.
     pub sequence_next: u32,
-    /// And how far ahead of it a segment may end.
-    pub window: u32,
+    /// And how far ahead of it a segment may end: 65,535 shifted left by so much, at most 14.
+    pub window_shift: u8,
 }
 
 /// The session whose shortcut it is.
@@ -76,6 +72,15 @@ pub struct Passed {
 }
 
 impl Passed {
+    /// As one word counts both.
+    const fn pack(self) -> u64 {
+        (self.packets << PACKETS_SHIFT).wrapping_add(self.bytes)
+    }
+
+    const fn unpack(word: u64) -> Self {
+        Self { packets: word >> PACKETS_SHIFT, bytes: word & ((1 << PACKETS_SHIFT) - 1) }
+    }
+
     /// Both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
@@ -130,29 +135,43 @@ impl Key {
     }
 }
 
+/// What the dataplane keeps of a slot for itself.
+#[derive(Default)]
+pub(super) struct Books {
+    /// The tenant, zero if it is vacant.
+    tenant: AtomicU64,
+    /// Of word 6, what was counted already.
+    taken: AtomicU64,
+    /// What was taken with the session when that ended.
+    settled: AtomicU64,
+}
+
 /// A slot. All of it is atomic words, for which every pattern of bits is a value.
 #[derive(Clone, Copy)]
-pub(super) struct Slot<'t>(pub(super) &'t [AtomicU64; WORDS]);
+pub(super) struct Slot<'t> {
+    pub(super) words: &'t [AtomicU64; WORDS],
+    pub(super) books: &'t Books,
+}
 
 impl Slot<'_> {
     fn load(self, word: usize) -> u64 {
-        self.0[word].load(Ordering::Relaxed)
+        self.words[word].load(Ordering::Relaxed)
     }
 
     fn store(self, word: usize, value: u64) {
-        self.0[word].store(value, Ordering::Relaxed);
+        self.words[word].store(value, Ordering::Relaxed);
     }
 
-    /// Asks for both of its lines.
+    /// Asks for all of it.
     pub(super) fn prefetch(self) {
-        prefetch(&self.0[0]);
-        prefetch(&self.0[8]);
+        prefetch(self.words);
+        prefetch(self.books);
     }
 
     /// Whether it belongs to somebody and is, or was in a former epoch, of `key`.
     pub(super) fn is_of(self, key: Key) -> bool {
         let [addresses, rest] = key.words();
-        self.0[14].load(Ordering::Acquire) != 0
+        self.books.tenant.load(Ordering::Acquire) != 0
             && self.load(1) == addresses
             && self.load(2) & KEY_MASK == rest & KEY_MASK
     }
@@ -164,27 +183,26 @@ impl Slot<'_> {
 
     /// Moves `tenant` in, if nobody is there.
     pub(super) fn enter(self, tenant: Tenant) -> bool {
+        let (is, set) = (0, tenant.pack());
         let entered =
-            self.0[14].compare_exchange(0, tenant.pack(), Ordering::AcqRel, Ordering::Relaxed);
+            self.books.tenant.compare_exchange(is, set, Ordering::AcqRel, Ordering::Relaxed);
         entered.is_ok()
     }
 
     /// Writes what the tenant's shortcut says, and makes it true in `epoch`.
     pub(super) fn fill(self, direction: &Direction, epoch: u32, now: Tick) {
-        let count = self.load(0) as u32;
-        self.store(0, u64::from(count));
+        let count = (self.load(0) >> 16) as u16;
+        let state = u64::from(count.wrapping_add(1)) << 16 | u64::from(direction.mtu);
+        self.store(0, state);
         fence(Ordering::Release);
         let words = words(direction);
         for (word, value) in (1..).zip(words) {
             self.store(word, value);
         }
-        self.store(10, now.as_ms().saturating_mul(NS_PER_MS));
-        self.store(11, direction.sequence_next.into());
-        // The program never sets its counts back, so that one that is still counting spoils nothing.
-        self.store(12, self.load(8));
-        self.store(13, self.load(9));
-        let state = u64::from(epoch) << 32 | u64::from(count.wrapping_add(1));
-        self.0[0].store(state, Ordering::Release);
+        self.store(7, moments(now) << 48 | u64::from(direction.sequence_next));
+        // The program never sets its count back, so that one that is still counting spoils nothing.
+        self.books.taken.store(self.load(6), Ordering::Relaxed);
+        self.words[0].store(u64::from(epoch) << 32 | state, Ordering::Release);
     }
 
     /// Makes it untrue.
@@ -192,16 +210,16 @@ impl Slot<'_> {
         let state = self.load(0);
         // Whoever else ends it, or fills it anew, has done that.
         let ended = state & u64::from(u32::MAX);
-        let _ = self.0[0].compare_exchange(state, ended, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.words[0].compare_exchange(state, ended, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Moves the tenant out. False if nobody was there any more.
     pub(super) fn vacate(self) -> bool {
-        self.0[14].swap(0, Ordering::AcqRel) != 0
+        self.books.tenant.swap(0, Ordering::AcqRel) != 0
     }
 
     pub(super) fn tenant(self) -> Option<Tenant> {
-        Tenant::unpack(self.0[14].load(Ordering::Acquire))
+        Tenant::unpack(self.books.tenant.load(Ordering::Acquire))
     }
 
     pub(super) fn key(self) -> Key {
@@ -218,21 +236,27 @@ impl Slot<'_> {
         PortId(exit)
     }
 
-    pub(super) fn last(self) -> Tick {
-        Tick::from_ms(self.load(10) / NS_PER_MS)
+    /// When the last packet passed: within nine minutes of `around`, for it is known by its low bits.
+    pub(super) fn last(self, around: Tick) -> Tick {
+        let around = moments(around);
+        let behind = (around as u16).wrapping_sub((self.load(7) >> 48) as u16) as i16;
+        let moment = around.saturating_add_signed(-i64::from(behind));
+        Tick::from_ms((moment << MOMENT_BITS) / NS_PER_MS)
     }
 
     pub(super) fn sequence_next(self) -> u32 {
-        self.load(11) as u32
+        self.load(7) as u32
     }
 
     /// What passed and was not taken so far; each packet is given to one who asks.
     pub(super) fn take_passed(self) -> Passed {
-        let take = |counted: usize, taken: usize| {
-            let count = self.load(counted);
-            count.saturating_sub(self.0[taken].fetch_max(count, Ordering::AcqRel))
-        };
-        Passed { packets: take(8, 12), bytes: take(9, 13) }
+        let mut count = 0;
+        // It is read after what was taken, so it is never less.
+        let taken = self.books.taken.update(Ordering::AcqRel, Ordering::Acquire, |_| {
+            count = self.load(6);
+            count
+        });
+        Passed::unpack(count.wrapping_sub(taken))
     }
 
     /// The same for who ends the session; its tenant is told by [`Self::take_settled`]. It is of no key
@@ -240,68 +264,51 @@ impl Slot<'_> {
     pub(super) fn settle(self) -> Passed {
         self.store(1, 0);
         let passed = self.take_passed();
-        let word = passed.packets << SETTLED_BITS | passed.bytes & SETTLED_BYTES;
-        self.0[15].fetch_add(word, Ordering::AcqRel);
+        self.books.settled.fetch_add(passed.pack(), Ordering::AcqRel);
         passed
     }
 
     /// What was taken with the session.
     pub(super) fn take_settled(self) -> Passed {
-        let word = self.0[15].swap(0, Ordering::AcqRel);
-        Passed { packets: word >> SETTLED_BITS, bytes: word & SETTLED_BYTES }
+        Passed::unpack(self.books.settled.swap(0, Ordering::AcqRel))
     }
 }
 
-/// Words 1 to 7.
-fn words(direction: &Direction) -> [u64; 7] {
-    let Direction { key, station, exit, mtu, leaves_as: (addresses, ports), .. } = direction;
-    let (old, new) = (key.addresses.to_be_bytes(), addresses.to_be_bytes());
-    let (old_ports, new_ports) = (key.ports.to_be_bytes(), ports.to_be_bytes());
-    let translation = change(&old, &new);
-    let header_change = plus(translation, TTL_CHANGE);
-    let transport_change = plus(translation, change(&old_ports, &new_ports));
+/// Words 1 to 5.
+fn words(direction: &Direction) -> [u64; 5] {
+    let Direction { key, exit, leaves_as: (addresses, ports), window_shift, .. } = direction;
     let [destination, source] = direction.stations.map(|station| station.0);
-    let (source_start, source_end) = source.split_at(2);
+    let (destination_start, destination_end) = destination.split_at(4);
+    let window_shift = window_shift.min(&WINDOW_SHIFT_MAX);
     [
-        word([&old]),
-        word([&old_ports, &[key.protocol.0, exit.0], &mtu.to_ne_bytes()]),
-        word([&station.0, &header_change.to_ne_bytes()]),
-        word([&new]),
-        word([&new_ports, &transport_change.to_ne_bytes(), &[0, 0]]),
-        word([&destination, source_start]),
-        word([source_end, &direction.window.to_ne_bytes()]),
+        key.addresses.to_be(),
+        word([&key.ports.to_be_bytes(), &[key.protocol.0, exit.0, *window_shift]]),
+        addresses.to_be(),
+        word([&ports.to_be_bytes(), destination_start]),
+        word([destination_end, &source]),
     ]
 }
 
 /// Eight bytes as they lie in memory, or as many as there are and zeros.
-fn word<const N: usize>(parts: [&[u8]; N]) -> u64 {
+pub(super) fn word<const N: usize>(parts: [&[u8]; N]) -> u64 {
     let mut bytes = [0; 8];
     let all = parts.into_iter().flatten();
     bytes.iter_mut().zip(all).for_each(|(byte, value)| *byte = *value);
     u64::from_ne_bytes(bytes)
 }
 
-/// What it adds to a checksum's complement that `old` becomes `new` (RFC 1624), in memory's order of
-/// bytes, in which a sum says the same (RFC 1071, section 2).
-fn change(old: &[u8], new: &[u8]) -> u16 {
-    let word = |pair: &[u8]| pair.try_into().map_or(0, u16::from_ne_bytes);
-    let added = old.chunks(2).map(|pair| !word(pair)).chain(new.chunks(2).map(word));
-    added.fold(0, plus)
-}
-
-/// The one's complement sum.
-const fn plus(one: u16, other: u16) -> u16 {
-    let (sum, carry) = one.overflowing_add(other);
-    sum.wrapping_add(carry as u16)
+/// As word 7 counts time, whole.
+const fn moments(tick: Tick) -> u64 {
+    tick.as_ms().saturating_mul(NS_PER_MS) >> MOMENT_BITS
 }
 
 /// The low bytes of word 2, which say whose packets.
 const KEY_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
-/// Of word 14: somebody is there.
+/// Of a tenant's word: somebody is there.
 const OCCUPIED: u64 = 1 << 63;
-/// Of a few seconds: 64 GB.
-const SETTLED_BITS: u32 = 36;
-const SETTLED_BYTES: u64 = (1 << SETTLED_BITS) - 1;
+/// Between two looks at a slot, a few seconds, pass no more than 128 GB and 134 million packets.
+const PACKETS_SHIFT: u32 = 37;
 pub(super) const NS_PER_MS: u64 = 1_000_000;
-/// One hop less to live.
-const TTL_CHANGE: u16 = 0xfeff_u16.to_be();
+const MOMENT_BITS: u32 = 24;
+/// RFC 7323, section 2.3.
+const WINDOW_SHIFT_MAX: u8 = 14;

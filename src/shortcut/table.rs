@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::flow::PortId;
-use crate::shortcut::slot::{Direction, Key, NS_PER_MS, Passed, Slot, Tenant, WORDS};
+use crate::flow::{Mac, PortId};
+use crate::shortcut::slot::{Books, Direction, Key, NS_PER_MS, Passed, Slot, Tenant, WORDS, word};
 use crate::time::Tick;
 
 /// Memory that the program reads too.
@@ -26,9 +26,10 @@ pub struct Memory {
 /// The slots of one interface, and the gate in front of them.
 pub struct Table {
     slots: Words,
+    books: Box<[Books]>,
     /// Of each slot a byte by which the program knows which keys may be there.
     tags: Words,
-    /// The epoch, and until when it is believed, in nanoseconds.
+    /// The epoch, until when it is believed, in nanoseconds, and the link address of the interface.
     gate: Words,
     seeds: [u64; 2],
     bits: u32,
@@ -40,13 +41,15 @@ impl Table {
     #[must_use]
     pub fn new(memory: Memory, seeds: [u64; 2], bits: u32) -> Self {
         let Memory { slots, tags, gate } = memory;
-        Self { slots, tags, gate, seeds, bits }
+        let places = (*slots).as_ref().len() / WORDS;
+        let books = (0..places).map(|_| Books::default()).collect();
+        Self { slots, books, tags, gate, seeds, bits }
     }
 
     /// How many shortcuts may be in it.
     #[must_use]
     pub fn places(&self) -> usize {
-        (*self.slots).as_ref().len() / WORDS
+        self.books.len()
     }
 
     pub(super) fn set_epoch(&self, epoch: u32) {
@@ -55,6 +58,14 @@ impl Table {
 
     pub(super) fn set_until(&self, ms: u64) {
         self.set_gate(1, ms.saturating_mul(NS_PER_MS));
+    }
+
+    /// Says which frames are sent to the interface, and not only past it.
+    fn set_station(&self, station: Mac) {
+        let word = word([&station.0]);
+        if (*self.gate).as_ref().get(2).is_some_and(|is| is.load(Ordering::Relaxed) != word) {
+            self.set_gate(2, word);
+        }
     }
 
     fn set_gate(&self, word: usize, value: u64) {
@@ -105,6 +116,7 @@ impl Table {
         let hash = direction.key.hash(self.seeds);
         let mut free = self.places_of(self.word(hash), 0);
         let place = free.find(|place| self.slot(*place).is_some_and(|slot| slot.enter(tenant)))?;
+        self.set_station(direction.station);
         self.slot(place)?.fill(direction, epoch, now);
         self.set_tag(place, tag(hash));
         Some(place)
@@ -154,15 +166,21 @@ impl Table {
         self.slot(place).map_or(0, Slot::sequence_next)
     }
 
-    /// What a worker has to know of a shortcut to count on its session.
+    /// Whose shortcut it is.
     #[must_use]
-    pub fn account(&self, place: Place) -> Option<Account> {
+    pub fn tenant(&self, place: Place) -> Option<Tenant> {
+        self.slot(place)?.tenant()
+    }
+
+    /// What a worker has to know of a shortcut to count on its session, within minutes of `around`.
+    #[must_use]
+    pub fn account(&self, place: Place, around: Tick) -> Option<Account> {
         let slot = self.slot(place)?;
         Some(Account {
             tenant: slot.tenant()?,
             key: slot.key(),
             exit: slot.exit(),
-            last: slot.last(),
+            last: slot.last(around),
             sequence_next: slot.sequence_next(),
         })
     }
@@ -170,7 +188,10 @@ impl Table {
     fn slot(&self, Place(place): Place) -> Option<Slot<'_>> {
         let words = (*self.slots).as_ref();
         let first = place as usize * WORDS;
-        Some(Slot(words.get(first..first + WORDS)?.try_into().ok()?))
+        Some(Slot {
+            words: words.get(first..first + WORDS)?.try_into().ok()?,
+            books: self.books.get(place as usize)?,
+        })
     }
 }
 

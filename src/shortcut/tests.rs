@@ -8,6 +8,7 @@ use crate::flow::{Mac, Protocol};
 const TENANT: Tenant = Tenant { realm: 7, entry: 1234 };
 const HERE: PortId = PortId(0);
 const BITS: u32 = 3;
+const NOW: Tick = Tick::from_ms(1_000_000_000);
 
 /// Words that a test keeps hold of, as the program does.
 #[derive(Clone)]
@@ -25,7 +26,7 @@ fn memory(words: usize) -> Memory {
 
 /// Shortcuts of one interface, the words of its slots and those of its gate.
 fn shortcuts() -> (Shortcuts, Memory, Memory) {
-    let (slots, gate) = (memory((WORDS * 8) << BITS), memory(2));
+    let (slots, gate) = (memory((WORDS * 8) << BITS), memory(3));
     let words = super::Memory {
         slots: Box::new(slots.clone()),
         tags: Box::new(memory(1 << BITS)),
@@ -45,20 +46,19 @@ fn direction(number: u32) -> Direction {
         leaves_as: (1, 2),
         stations: [Mac([2; 6]), Mac([3; 6])],
         sequence_next: 100 + number,
-        window: 65_535,
+        window_shift: 0,
     }
 }
 
 fn make(shortcuts: &Shortcuts, number: u32) -> Option<Place> {
     let epoch = shortcuts.epoch().expect("an epoch");
-    shortcuts.make(HERE, &direction(number), TENANT, epoch, Tick::from_ms(9))
+    shortcuts.make(HERE, &direction(number), TENANT, epoch, NOW)
 }
 
 /// Counts on a slot as the program does.
 fn pass(slots: &Memory, Place(place): Place, packets: u64, bytes: u64) {
     let first = place as usize * WORDS;
-    slots.0[first + 8].fetch_add(packets, Ordering::Relaxed);
-    slots.0[first + 9].fetch_add(bytes, Ordering::Relaxed);
+    slots.0[first + 6].fetch_add((packets << 37) + bytes, Ordering::Relaxed);
 }
 
 #[test]
@@ -66,20 +66,29 @@ fn what_was_written_is_found_by_its_key_alone() {
     let (shortcuts, ..) = shortcuts();
     let place = make(&shortcuts, 1).expect("there is room");
     let table = shortcuts.table(HERE).expect("a table");
-    let account = table.account(place).expect("an account");
-    let expected = Account {
-        tenant: TENANT,
-        key: direction(1).key,
-        exit: HERE,
-        last: Tick::from_ms(9),
-        sequence_next: 101,
-    };
-    assert_eq!(account, expected);
+    let account = table.account(place, NOW).expect("an account");
+    let Account { tenant, key, exit, last, sequence_next } = account;
+    assert_eq!((tenant, key, exit), (TENANT, direction(1).key, HERE));
+    assert_eq!(sequence_next, 101);
+    let age = NOW.since(last).as_millis();
+    assert!((0..17).contains(&age), "in units of 2^24 ns: {age} ms");
     assert_eq!(shortcuts.sequence_next(direction(1).key), Some(101));
     assert_eq!(shortcuts.sequence_next(direction(2).key), None);
     assert!(shortcuts.is_true(table, place));
     let flow = Key::in_realm(account.key, 7);
     assert_eq!(flow, [1, 1 << 32 | 7 << 16 | 6 << 8]);
+}
+
+#[test]
+fn when_a_packet_passed_is_known_for_minutes_before_and_after() {
+    let (shortcuts, ..) = shortcuts();
+    let place = make(&shortcuts, 1).expect("there is room");
+    let table = shortcuts.table(HERE).expect("a table");
+    let last = |ms| table.account(place, Tick::from_ms(ms)).expect("an account").last;
+    let known = last(NOW.as_ms());
+    for around in [1_000_000_000 - 540_000, 1_000_000_000 + 540_000] {
+        assert_eq!(last(around), known);
+    }
 }
 
 #[test]
@@ -90,7 +99,7 @@ fn a_word_of_eight_that_is_full_takes_no_more_until_one_moves_out() {
     assert_eq!((made.len(), places.len()), (64, 64), "each place once");
     assert_eq!((shortcuts.len(), shortcuts.capacity()), (64, 64));
     let table = shortcuts.table(HERE).expect("a table");
-    let moves_out = table.account(made[0]).expect("an account").key;
+    let moves_out = table.account(made[0], NOW).expect("an account").key;
     shortcuts.vacate(table, made[0]);
     let again = Direction { key: moves_out, ..direction(0) };
     let epoch = shortcuts.epoch().expect("an epoch");

@@ -42,7 +42,7 @@ impl Emulated {
         Self {
             slots: Shared::new((WORDS * 8) << bits),
             tags: Shared::new(1 << bits),
-            gate: Shared::new(2),
+            gate: Shared::new(3),
         }
     }
 
@@ -79,29 +79,30 @@ impl Emulated {
         };
         let slot = (0..self.slots.0.len()).step_by(WORDS).find(is_it)?;
         let word = |index: usize| self.slots.load(slot + index);
-        let [.., exit, m, n] = word(2).to_ne_bytes();
-        let station = word(3).to_ne_bytes();
-        if plain.length > u16::from_ne_bytes([m, n]) || frame[..6] != station[..6] {
+        let [.., exit, window_shift, _] = word(2).to_ne_bytes();
+        let station = self.gate.load(2).to_ne_bytes();
+        if plain.length > word(0) as u16 || frame[..6] != station[..6] {
             return None;
         }
+        let mut next = word(7) as u32;
         if plain.protocol() == Protocol::TCP {
-            let (end, next) = (plain.sequence_end(frame)?, word(11) as u32);
-            let window = (word(7) >> 32) as u32;
-            if end.wrapping_sub(next) <= window {
-                self.slots.0[slot + 11].store(end.into(), Ordering::Relaxed);
+            let end = plain.sequence_end(frame)?;
+            if end.wrapping_sub(next) <= 65_535 << window_shift {
+                next = end;
             }
         }
-        let stations = [word(6).to_ne_bytes(), word(7).to_ne_bytes()].concat();
-        let stations = [&stations[..6], &stations[6..12]];
+        let bytes = [word(4).to_ne_bytes(), word(5).to_ne_bytes()].concat();
+        let (ports, stations) = bytes.split_at(4);
+        let stations = [&stations[..6], &stations[6..]];
         let stations = stations.map(|it| Mac(it.try_into().expect("six bytes")).as_bits());
-        let [a, b, c, d, ..] = word(5).to_ne_bytes();
         let mut after = frame.to_vec();
-        let ports = u32::from_be_bytes([a, b, c, d]);
-        assert!(plain.rewrite_untagged(&mut after, stations, u64::from_be(word(4)), ports));
+        let ports = u32::from_be_bytes(ports.try_into().expect("four bytes"));
+        assert!(plain.rewrite_untagged(&mut after, stations, u64::from_be(word(3)), ports));
         after.truncate(plain.end().into());
-        self.slots.0[slot + 8].fetch_add(1, Ordering::Relaxed);
-        self.slots.0[slot + 9].fetch_add(plain.length.into(), Ordering::Relaxed);
-        self.slots.0[slot + 10].store(ns, Ordering::Relaxed);
+        let passed = (1 << 37) + u64::from(plain.length);
+        self.slots.0[slot + 6].fetch_add(passed, Ordering::Relaxed);
+        let seen = (ns >> 24) << 48 | u64::from(next);
+        self.slots.0[slot + 7].store(seen, Ordering::Relaxed);
         Some((PortId(exit), after))
     }
 }

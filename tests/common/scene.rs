@@ -78,7 +78,7 @@ pub fn direction(packet: &Packet, to: [Endpoint; 2]) -> Direction {
         leaves_as: (bits[0] << 32 | bits[1], ports[0] << 16 | ports[1]),
         stations: [Mac([2, 1, 2, 3, 4, 5]), Mac([6, 7, 8, 9, 10, 11])],
         sequence_next: 0,
-        window: 65_535,
+        window_shift: 0,
     }
 }
 

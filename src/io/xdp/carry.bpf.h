@@ -90,9 +90,6 @@ static __always_inline enum carried carried_by(struct __sk_buff *packet, struct 
 	if (state >> 32 != mark.epoch || slot->addresses != addresses || slot->ports != ports ||
 	    slot->protocol != headers->ip.protocol || !exit || !exit->device || fold(sum) != 0xffff)
 		return NOT_CARRIED;
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (headers->stations[i] != slot->station[i])
-			return NOT_CARRIED;
 	if (is_tcp) {
 		if (bpf_skb_load_bytes(packet, TCP_REST_AT, &headers->acknowledged, 6))
 			return NOT_CARRIED;
@@ -108,20 +105,21 @@ static __always_inline enum carried carried_by(struct __sk_buff *packet, struct 
 		header_length += sizeof(struct udphdr);
 	}
 	if (header_length > length || end > packet->len ||
-	    (size ? header_length + size : length) > slot->mtu)
+	    (size ? header_length + size : length) > (__u16)state)
 		return NOT_CARRIED;
 	/* Ethernet padding is no part of the packet (RFC 894). */
 	if (packet->len != end && (size || bpf_skb_change_tail(packet, end, 0)))
 		return NOT_CARRIED;
 
 	__u64 new_addresses = slot->new_addresses, now = bpf_ktime_get_coarse_ns();
-	__u32 new_ports = slot->new_ports, window = slot->window, device = exit->device;
-	__u32 is_passage = exit->is_passage;
+	__u32 new_ports = slot->new_ports, window = WINDOW << (slot->window_shift & 31);
+	__u32 device = exit->device, is_passage = exit->is_passage;
 	__u32 sequence = bpf_ntohl(headers->sequence), payload = length - header_length;
 
-	__builtin_memcpy(headers->stations, slot->stations, sizeof(headers->stations));
+	__builtin_memcpy(headers->stations, &slot->stations_start, sizeof(slot->stations_start));
+	__builtin_memcpy(headers->stations + 4, &slot->stations_end, sizeof(slot->stations_end));
 	headers->ip.ttl -= 1;
-	headers->ip.check = changed(headers->ip.check, slot->header_change);
+	headers->ip.check = changed(headers->ip.check, change_of_addresses(addresses, new_addresses) + TTL_CHANGE);
 	barrier();
 	/* It changed hands. */
 	if (*(volatile __u64 *)&slot->state != state)
@@ -145,14 +143,13 @@ static __always_inline enum carried carried_by(struct __sk_buff *packet, struct 
 	if (is_tcp && sequence + (size ?: payload) - slot->sequence_next <= window)
 		slot->sequence_next = sequence + payload;
 	if (size)
-		slot->large &= ~0xff;
-	else if (length >= LARGE && (slot->large & 0xff) < ALONE_MAX)
+		slot->large &= ~ALONE_MASK;
+	else if (length >= LARGE && (slot->large & ALONE_MASK) < ALONE_MAX)
 		slot->large += 1;
 	segments = segments ?: 1;
 	/* A flow's sender may be on several processors, and this with it. */
-	__sync_fetch_and_add(&slot->packets, segments);
-	__sync_fetch_and_add(&slot->bytes, length + (segments - 1) * header_length);
-	slot->last = now;
+	__sync_fetch_and_add(&slot->passed, segments * PACKET + length + (segments - 1) * header_length);
+	slot->last = now >> LAST_BITS;
 	if (is_passage)
 		bpf_redirect_peer(device, 0);
 	else
@@ -178,6 +175,9 @@ static __always_inline int is_found(struct headers *headers, struct mark *mark)
 	mark->epoch = *(volatile __u64 *)&gate->epoch;
 	if (!mark->epoch || bpf_ktime_get_coarse_ns() > *(volatile __u64 *)&gate->until)
 		return 0;
+	for (int i = 0; i < ETH_ALEN / 2; i++)
+		if (((__u16 *)headers->stations)[i] != gate->station[i])
+			return 0;
 	__u64 addresses = (__u64)headers->ip.daddr << 32 | headers->ip.saddr;
 
 	return shortcut_of(mark->epoch, addresses, headers->ports, headers->ip.protocol, &state, &mark->place) != 0;

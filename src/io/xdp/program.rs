@@ -122,7 +122,7 @@ impl Program {
             Ok(ShortcutMemory {
                 slots: words(&slots, (SLOT_WORDS * TAGS_PER_WORD as usize) << bits)?,
                 tags: words(&tags, 1 << bits)?,
-                gate: words(&gate, 2)?,
+                gate: words(&gate, GATE_WORDS)?,
             })
         });
         Ok(Self {
@@ -462,7 +462,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// Bytes that a program may put in front of a frame for others to read.
 const METADATA_MAX: usize = 32;
 /// Words of `struct shortcut`.
-const SLOT_WORDS: usize = 16;
+const SLOT_WORDS: usize = 8;
+/// Of `struct gate`.
+const GATE_WORDS: usize = 3;
 const TAGS_PER_WORD: u32 = 8;
 
 /// The program's name in the object, which the kernel shows too.

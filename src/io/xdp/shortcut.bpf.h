@@ -19,41 +19,45 @@
 #define LARGE 1000
 #define LARGE_LASTS 100
 #define ALONE_MAX 8
+#define ALONE_BITS 4
+#define ALONE_MASK 0xf
 #define MOMENT_BITS 20
-#define MOMENT_MASK 0xffffff
+#define MOMENT_MASK 0xfff
+/* Packets that passed stand above bytes in one word. */
+#define PACKET (1ull << 37)
+/* When one did, in units of 2^24 ns. */
+#define LAST_BITS 24
+/* What one hop less adds to the complement of a checksum (RFC 1624). */
+#define TTL_CHANGE bpf_htons(0xfeff)
+#define WINDOW 65535u
 /* "nwrk" in memory. */
 #define MARK 0x6b72776e
 
+/* One line of memory: where there are many flows, waiting for it is most of what a packet takes. */
 struct shortcut {
-	/* The epoch in which it is true, above how often the slot was given away. */
+	/* The epoch in which it is true (high 32 bits), how often the slot was given away (16 bits), the largest packet
+	 * that the link takes. */
 	__u64 state;
-	/* Whose packets: source and destination, ports, protocol, the interface's link address. */
+	/* Whose packets: source and destination, ports, protocol. */
 	__u64 addresses;
 	__u32 ports;
 	__u8 protocol;
-	/* Where to: the place in `exits`, and the largest packet that the link takes. */
+	/* Where to: the place in `exits`. */
 	__u8 exit;
-	__u16 mtu;
-	__u8 station[ETH_ALEN];
-	/* What the changes add to the complement of a checksum, in memory's order of bytes. */
-	__u16 header_change;
+	/* How far a TCP segment may be ahead of what was sent: WINDOW, shifted. */
+	__u8 window_shift;
+	__u8 zero;
 	__u64 new_addresses;
 	__u32 new_ports;
-	__u16 transport_change;
-	__u16 zero;
 	/* Destination and source of the frame that leaves. */
-	__u8 stations[2 * ETH_ALEN];
-	/* How far a TCP segment may be ahead of what was sent. */
-	__u32 window;
-	/* What passed: a line of memory that this program writes. When, in nanoseconds. */
-	__u64 packets;
-	__u64 bytes;
-	__u64 last;
+	__u32 stations_start;
+	__u64 stations_end;
+	/* What this program writes: what passed (PACKET), TCP's sequence number behind that, the moment when a large
+	 * segment was last joined above how many of them in a row came alone (ALONE_BITS), when (LAST_BITS). */
+	__u64 passed;
 	__u32 sequence_next;
-	/* The moment when a large one was last joined, above how many of them in a row came alone (8 bits). */
-	__u32 large;
-	/* The dataplane's own. */
-	__u64 own[4];
+	__u16 large;
+	__u16 last;
 };
 
 struct gate {
@@ -61,6 +65,8 @@ struct gate {
 	__u64 epoch;
 	/* Until when the dataplane is known to be there, in nanoseconds. */
 	__u64 until;
+	/* The interface's link address. */
+	__u16 station[4];
 };
 
 /* Where shortcuts lead. */
@@ -118,9 +124,22 @@ struct {
 	__type(value, struct exit);
 } exits SEC(".maps");
 
-static __always_inline __u16 changed(__u16 checksum, __u16 change)
+/* A checksum once `change` is added to its complement, in memory's order of bytes, in which a sum says the same
+ * (RFC 1071, section 2). */
+static __always_inline __u16 changed(__u16 checksum, __u64 change)
 {
-	return ~fold((__u64)(__u16)~checksum + change);
+	return ~fold((__u16)~checksum + change);
+}
+
+/* What it adds to a checksum's complement that one word becomes another (RFC 1624). */
+static __always_inline __u64 change(__u32 old, __u32 new)
+{
+	return (__u64)(__u32)~old + new;
+}
+
+static __always_inline __u64 change_of_addresses(__u64 old, __u64 new)
+{
+	return change(old, new) + change(old >> 32, new >> 32);
 }
 
 /* The slot of a key, or none, and where it is; `state` is what it was when it was compared. A key may be in any of
@@ -166,14 +185,14 @@ static __always_inline struct shortcut *shortcut_of(__u64 epoch, __u64 addresses
  * so that none overtakes another. */
 static __always_inline int is_joined(struct shortcut *slot, __u32 length, __u64 now)
 {
-	__u32 large = slot->large, alone = large & 0xff, moment = now >> MOMENT_BITS & MOMENT_MASK;
-	int is_recent = (moment - (large >> 8) & MOMENT_MASK) < LARGE_LASTS;
+	__u32 large = slot->large, alone = large & ALONE_MASK, moment = now >> MOMENT_BITS & MOMENT_MASK;
+	int is_recent = (moment - (large >> ALONE_BITS) & MOMENT_MASK) < LARGE_LASTS;
 
 	if (is_recent && alone >= ALONE_MAX)
 		return 0;
 	if (length < LARGE)
 		return is_recent;
-	large = moment << 8 | (is_recent ? alone : 0);
+	large = moment << ALONE_BITS | (is_recent ? alone : 0);
 	if (slot->large != large)
 		slot->large = large;
 	return 1;
@@ -202,6 +221,10 @@ static __always_inline enum shortcut_taken take_shortcut(struct xdp_md *frame, s
 
 	if (!epoch || now > *(volatile __u64 *)&gate->until)
 		return NONE;
+	/* Six bytes, as four and two. */
+	if (*(__u32 *)ethernet->h_dest != *(__u32 *)gate->station ||
+	    *(__u16 *)(ethernet->h_dest + 4) != gate->station[2])
+		return NONE;
 	__u64 state, addresses = *(__u64 *)&ip->saddr;
 	__u32 ports = *(__u32 *)&udp->source, place;
 	struct shortcut *slot = shortcut_of(epoch, addresses, ports, ip->protocol, &state, &place);
@@ -222,11 +245,7 @@ static __always_inline enum shortcut_taken take_shortcut(struct xdp_md *frame, s
 	__u32 is_tcp = ip->protocol == IPPROTO_TCP, sequence_end = 0, joins = 0;
 	__sum16 *check = &udp->check;
 
-	if ((void *)ip + length > end || length > slot->mtu || fold(sum) != 0xffff)
-		return NONE;
-	/* Six bytes, as four and two. */
-	if (*(__u32 *)ethernet->h_dest != *(__u32 *)slot->station ||
-	    *(__u16 *)(ethernet->h_dest + 4) != *(__u16 *)(slot->station + 4))
+	if ((void *)ip + length > end || length > (__u16)state || fold(sum) != 0xffff)
 		return NONE;
 	if (is_tcp) {
 		if ((void *)(tcp + 1) > end || length < sizeof(*ip) + sizeof(*tcp))
@@ -255,34 +274,32 @@ static __always_inline enum shortcut_taken take_shortcut(struct xdp_md *frame, s
 		return AS_PACKET;
 	}
 
-	__u64 new_addresses = slot->new_addresses;
-	__u32 new_ports = slot->new_ports;
-	__u16 header_change = slot->header_change, transport_change = slot->transport_change;
-	__u64 stations = *(__u64 *)slot->stations;
-	__u32 stations_end = *(__u32 *)(slot->stations + 8), window = slot->window;
+	__u64 new_addresses = slot->new_addresses, stations_end = slot->stations_end;
+	__u32 new_ports = slot->new_ports, stations_start = slot->stations_start;
+	__u32 window = WINDOW << (slot->window_shift & 31);
+	__u64 translation = change_of_addresses(addresses, new_addresses);
 
 	barrier();
 	/* It changed hands, or is true no more. */
 	if (*(volatile __u64 *)&slot->state != state)
 		return NONE;
 
-	*(__u64 *)ethernet->h_dest = stations;
-	*(__u32 *)(ethernet->h_source + 2) = stations_end;
+	*(__u32 *)ethernet->h_dest = stations_start;
+	*(__u64 *)(ethernet->h_dest + 4) = stations_end;
 	ip->ttl -= 1;
-	ip->check = changed(ip->check, header_change);
+	ip->check = changed(ip->check, translation + TTL_CHANGE);
 	*(__u64 *)&ip->saddr = new_addresses;
 	*(__u32 *)&udp->source = new_ports;
 	if (is_tcp || *check) {
-		__u16 now_right = changed(*check, transport_change);
+		__u16 now_right = changed(*check, translation + change(ports, new_ports));
 
 		/* UDP's zero means none, so a sum of zero is sent as all ones (RFC 768). */
 		*check = is_tcp || now_right ? now_right : 0xffff;
 	}
 	if (is_tcp && sequence_end - slot->sequence_next <= window)
 		slot->sequence_next = sequence_end;
-	slot->packets += 1;
-	slot->bytes += length;
-	slot->last = now;
+	slot->passed += PACKET + length;
+	slot->last = now >> LAST_BITS;
 
 	bpf_redirect(exit->device, 0);
 
