@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{FlowKey, Generation, Mac, PortId, Protocol, Realm};
+use crate::flow::{FlowKey, Generation, LinkWords, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::next_hop::{NextHops, Way, Ways};
 use crate::pipeline::Ready;
@@ -65,7 +65,10 @@ impl Glance {
         let Some((start, _)) = frame.split_first_chunk::<{ LENGTH_MIN }>() else {
             return false;
         };
-        if !start.first_chunk().is_some_and(|&start| shared.next_hops.is_own(port, start)) {
+        if !start
+            .first_chunk()
+            .is_some_and(|&start| shared.next_hops.interfaces().is_own(port, start))
+        {
             return false;
         }
         let Some(mut packet) = Plain::read(frame) else {
@@ -258,12 +261,10 @@ pub(super) fn fast<F: FrameBuffer>(
         return false;
     };
     let seen = entry.seen();
-    if session.generation() != moment.generation
-        || seen.last() < moment.since
-        || session.next_hop().is_watched()
-    {
+    if session.generation() != moment.generation || seen.last() < moment.since {
         return false;
     }
+    // Who is watched has none.
     let Some(way) = moment.ways.to(session.next_hop()) else { return false };
     if packet.length > way.mtu() {
         return false;
@@ -302,8 +303,13 @@ fn rewrite<F: FrameBuffer>(
     frame.truncate(packet.end());
     let bytes = frame.bytes_mut();
     let is_done =
-        way.vlan() == 0 && packet.rewrite_untagged(bytes, way.stations(), addresses, ports);
-    is_done || rewrite_tagged(frame, packet, way.vlan(), way.stations(), (addresses, ports))
+        way.is_untagged() && packet.rewrite_untagged(bytes, way.link_words(), addresses, ports);
+    if is_done {
+        return true;
+    }
+    // Word by word: as a whole the way would be written down first, for each packet.
+    let LinkWords([destination, source]) = way.link_words();
+    rewrite_tagged(frame, packet, way.vlan(), [destination, source], (addresses, ports))
 }
 
 #[inline(never)]
@@ -311,10 +317,10 @@ fn rewrite_tagged<F: FrameBuffer>(
     frame: &mut F,
     packet: &Plain,
     vlan: u16,
-    stations: [u64; 2],
+    link_words: [u64; 2],
     (addresses, ports): (u64, u32),
 ) -> bool {
-    let [destination, source] = stations.map(Mac::from_bits);
+    let [destination, source] = LinkWords(link_words).addresses();
     match wire::link::write_header(frame, packet.network, destination, source, vlan) {
         Some(network) => {
             packet.moved_to(network).rewrite(frame.bytes_mut(), addresses, ports);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::flow::{Mac, PortId, Protocol};
+use crate::flow::{LinkWords, Mac, PortId, Protocol};
 use crate::shortcut::{Memory, Table, WORDS};
 use crate::time::Tick;
 use crate::wire::plain::Plain;
@@ -93,11 +93,16 @@ impl Emulated {
         }
         let stations = [word(6).to_ne_bytes(), word(7).to_ne_bytes()].concat();
         let stations = [&stations[..6], &stations[6..12]];
-        let stations = stations.map(|it| Mac(it.try_into().expect("six bytes")).as_bits());
+        let stations = stations.map(|it| Mac(it.try_into().expect("six bytes")));
         let [a, b, c, d, ..] = word(5).to_ne_bytes();
         let mut after = frame.to_vec();
         let ports = u32::from_be_bytes([a, b, c, d]);
-        assert!(plain.rewrite_untagged(&mut after, stations, u64::from_be(word(4)), ports));
+        assert!(plain.rewrite_untagged(
+            &mut after,
+            LinkWords::new(stations),
+            u64::from_be(word(4)),
+            ports
+        ));
         after.truncate(plain.end().into());
         self.slots.0[slot + 8].fetch_add(1, Ordering::Relaxed);
         self.slots.0[slot + 9].fetch_add(plain.length.into(), Ordering::Relaxed);

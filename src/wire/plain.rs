@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Endpoint, LinkWords, Protocol};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
@@ -257,14 +257,13 @@ impl Plain {
         }
     }
 
-    /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them
-    /// (what stands above their 48 bits is ignored), if the frame is untagged. Returns whether it is.
+    /// The same with new link addresses, if the frame is untagged. Returns whether it is.
     #[inline(always)]
     #[must_use]
     pub fn rewrite_untagged(
         &self,
         frame: &mut [u8],
-        [destination, source]: [u64; 2],
+        LinkWords([destination, source]): LinkWords,
         addresses: u64,
         ports: u32,
     ) -> bool {
@@ -280,13 +279,13 @@ impl Plain {
             let changes = rewrite_headers(&mut untagged.packet, addresses, ports);
             update_udp(&mut untagged.packet.udp_checksum, changes);
         }
-        // Each address as a whole word: behind the destination come the source's first bytes, which are
-        // written next, and behind the source the frame's type, which is what it was.
-        if let Some(word) = view_mut::<U64>(frame, 0) {
-            word.set(destination << 16);
+        // Behind the destination come the source's first bytes, which are written next, and behind the source
+        // the frame's type, which is what it was.
+        if let Some(word) = view_mut::<[u8; 8]>(frame, 0) {
+            *word = destination.to_le_bytes();
         }
-        if let Some(word) = view_mut::<U64>(frame, SOURCE_STATION) {
-            word.set(source << 16 | u64::from(ether_type::IPV4));
+        if let Some(word) = view_mut::<[u8; 8]>(frame, SOURCE_STATION) {
+            *word = source.to_le_bytes();
         }
         true
     }
