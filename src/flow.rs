@@ -305,6 +305,45 @@ impl Mac {
     }
 }
 
+/// The link addresses that a frame with an IPv4 packet begins with, ready to be written: its first eight bytes and
+/// the eight from the seventh on, each read as a little-endian word. What stands above the 48 bits of the first
+/// is of no interest; above those of the second stands IPv4's type.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LinkWords(pub [u64; 2]);
+
+impl LinkWords {
+    /// Those of a frame from `source` to `destination`.
+    #[must_use]
+    pub const fn new([destination, source]: [Mac; 2]) -> Self {
+        Self([Self::word(destination), Self::word_of_source(source)])
+    }
+
+    /// An address as a frame has it.
+    #[must_use]
+    pub const fn word(Mac([a, b, c, d, e, f]): Mac) -> u64 {
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    /// The second word of a frame from `source`.
+    #[must_use]
+    pub const fn word_of_source(source: Mac) -> u64 {
+        Self::word(source) | u64::from_le_bytes([0, 0, 0, 0, 0, 0, 0x08, 0x00])
+    }
+
+    /// Destination and source.
+    #[must_use]
+    pub fn addresses(self) -> [Mac; 2] {
+        self.0.map(Self::address)
+    }
+
+    /// The address of a word, whatever stands above it.
+    #[must_use]
+    pub const fn address(word: u64) -> Mac {
+        let [a, b, c, d, e, f, ..] = word.to_le_bytes();
+        Mac([a, b, c, d, e, f])
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, f] = self.0;

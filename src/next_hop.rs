@@ -1,8 +1,8 @@
 //! Where frames go next on the wire: interface, tag and link addresses, kept true by `host`.
 //!
 //! A session stores a [`NextHopId`]; the link address behind it may change at any time without
-//! touching the session. Readers never lock: a next hop is three words of memory, each of which is
-//! true by itself. Making a next hop takes a lock. Its place is given to another neighbour only when
+//! touching the session. Readers never lock: a next hop is a few words of memory, each of which
+//! is true by itself. Making a next hop takes a lock. Its place is given to another neighbour only when
 //! nobody can hold its id any more: see [`reclaim`].
 
 mod hop;
@@ -22,17 +22,16 @@ use parking_lot::Mutex;
 
 use self::hop::{
     CONFIRMED, DOUBTED, FAILED, GONE, Hop, PENDING, REACHABLE, USED, WANTED, WideAddress,
-    interface_has, interface_mac, interface_word, network_mtu, network_vlan, network_word,
-    resolution, source_port, source_word,
+    interface_word, place_port, place_vlan, place_word, resolution,
 };
 use self::index::Index;
 use self::readers::{HopReader, Readers};
 use self::share::Shares;
 use self::stations::Stations;
-use crate::flow::{Mac, PortId};
+use crate::flow::{LinkWords, Mac, PortId};
 use crate::prefetch::prefetch;
 
-pub use self::hop::{Way, Ways};
+pub use self::hop::{Interfaces, Way, Ways};
 
 /// A next hop: its place in [`NextHops`] (23 bits), and whether packets there are watched.
 /// It leads to one neighbour for as long as a session or the work of a [`HopReader`] holds it.
@@ -215,12 +214,12 @@ impl NextHops {
             hop.destination.fetch_or(USED, Ordering::Relaxed);
         }
         let source = hop.source.load(Ordering::Relaxed);
-        let network = hop.network.load(Ordering::Relaxed);
+        let place = hop.place.load(Ordering::Relaxed);
         Link {
-            port: source_port(source),
-            vlan: network_vlan(network),
-            mtu: network_mtu(network),
-            source: Mac::from_bits(source),
+            port: place_port(place),
+            vlan: place_vlan(place),
+            mtu: hop.mtu.load(Ordering::Relaxed),
+            source: LinkWords::address(source),
             destination: resolution(destination),
         }
     }
@@ -325,7 +324,7 @@ impl NextHops {
             Resolution::Failed => FAILED,
             Resolution::Pending => PENDING,
             Resolution::Reachable(mac) if mac.is_group() || mac == Mac::default() => return,
-            Resolution::Reachable(mac) => REACHABLE | CONFIRMED | mac.as_bits(),
+            Resolution::Reachable(mac) => REACHABLE | CONFIRMED | LinkWords::word(mac),
         };
         let Some(hop) = self.find(neighbor).and_then(|id| self.hop(id)) else { return };
         let update = |word| word & (WANTED | USED | DOUBTED | GONE) | bits;
@@ -343,14 +342,14 @@ impl NextHops {
     #[inline]
     #[must_use]
     pub fn source_mac(&self, port: PortId) -> Mac {
-        interface_mac(self.interface(port))
+        LinkWords::address(self.interface(port))
     }
 
-    /// Whether a frame that begins with these eight bytes is sent to our own address on an interface.
+    /// Our own addresses on all of them.
     #[inline]
     #[must_use]
-    pub fn is_own(&self, port: PortId, start: [u8; 8]) -> bool {
-        interface_has(self.interface(port), start)
+    pub fn interfaces(&self) -> Interfaces<'_> {
+        Interfaces(&self.interfaces)
     }
 
     /// Which VTEP the stations of VXLAN networks are behind.
@@ -419,11 +418,14 @@ impl NextHops {
         let hop = self.hop(id)?;
         let Neighbor { port, vlan, address } = neighbor;
         let (source, mtu) = self.properties(port, vlan, &making.vlan_mtus);
-        if let (IpAddr::V6(address), Some(place)) = (address, self.wide.get(id.0 as usize)) {
-            place.store(address);
+        match (address, self.wide.get(id.0 as usize)) {
+            (IpAddr::V4(address), _) => hop.address.store(address.to_bits(), Ordering::Relaxed),
+            (IpAddr::V6(address), Some(wide)) => wide.store(address),
+            (IpAddr::V6(_), None) => {}
         }
-        hop.source.store(source_word(source, port, address), Ordering::Relaxed);
-        hop.network.store(network_word(vlan, mtu, address), Ordering::Relaxed);
+        hop.source.store(LinkWords::word_of_source(source), Ordering::Relaxed);
+        hop.place.store(place_word(port, vlan, address), Ordering::Relaxed);
+        hop.mtu.store(mtu, Ordering::Relaxed);
         hop.destination.store(PENDING, Ordering::Release);
         if id.0 == count {
             self.count.store(count + 1, Ordering::Release);
@@ -476,6 +478,8 @@ impl Neighbor {
 /// What an interface's MTU is taken for until `host` has said.
 const MTU_DEFAULT: u16 = 1500;
 const CAPACITY_MAX: usize = 1 << 23;
+// [`Ways::to`] takes the flag for a place that there is not.
+const _: () = assert!(CAPACITY_MAX <= WATCHED as usize);
 /// Next hops of 8 KiB together, a small part of the nearest cache.
 const NEAR_MAX: u32 = 256;
 

@@ -1,25 +1,27 @@
-//! One next hop as it lies in memory: three words, each true by itself, how they are packed, and the
-//! link to the next one in the index.
+//! One next hop as it lies in memory: words of which each is true by itself, how they are packed, and
+//! the link to the next one in the index.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::{Neighbor, NextHopId, Resolution};
-use crate::flow::{Mac, PortId};
+use super::{INTERFACES, Neighbor, NextHopId, Resolution};
+use crate::flow::{LinkWords, Mac, PortId};
 
 /// One next hop. Thirty-two bytes, so that it never lies across two cache lines.
 #[repr(align(32))]
 pub struct Hop {
-    /// The neighbour's link address in the low 48 bits, and flags above.
+    /// The neighbour's link address in the low 48 bits, as [`LinkWords`] has it, and flags above.
     pub destination: AtomicU64,
-    /// Our own link address in the low 48 bits, the interface above (8 bits), and then a flag for
-    /// IPv6.
+    /// Our own link address, likewise, and above it IPv4's type.
     pub source: AtomicU64,
-    /// From the top: tag (16 bits), MTU (16 bits), the neighbour's IPv4 address (32 bits; IPv6
-    /// addresses stand in a [`WideAddress`]).
-    pub network: AtomicU64,
+    /// The neighbour's IPv4 address (IPv6 addresses stand in a [`WideAddress`]).
+    pub address: AtomicU32,
+    /// Where that is: the tag (16 bits), a flag for IPv6 (8 bits), the interface (8 bits).
+    pub place: AtomicU32,
     /// The hop behind it in its chain of the index: an id plus one, or zero.
     pub next: AtomicU32,
+    /// The largest IP packet that the link takes, in bytes.
+    pub mtu: AtomicU16,
 }
 
 impl Hop {
@@ -28,8 +30,10 @@ impl Hop {
         Self {
             destination: AtomicU64::new(FAILED),
             source: AtomicU64::new(0),
-            network: AtomicU64::new(0),
+            address: AtomicU32::new(0),
+            place: AtomicU32::new(0),
             next: AtomicU32::new(0),
+            mtu: AtomicU16::new(0),
         }
     }
 
@@ -68,23 +72,18 @@ impl Hop {
 
     /// Whether this is the IPv4 neighbour `address` on `port` under `vlan`.
     pub fn is_at(&self, port: PortId, vlan: u16, address: Ipv4Addr) -> bool {
-        let network = self.network.load(Ordering::Relaxed);
-        let source = self.source.load(Ordering::Relaxed);
-        // All but the MTU, and all but our own address.
-        let neighbor = network_word(vlan, 0, IpAddr::V4(address));
-        (network ^ neighbor) & !network_word(0, u16::MAX, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) == 0
-            && source >> 48 == u64::from(port.0)
+        self.address.load(Ordering::Relaxed) == address.to_bits()
+            && self.place.load(Ordering::Relaxed) == place_word(port, vlan, IpAddr::V4(address))
     }
 
     /// Who this is; `wide` has the address of an IPv6 one.
     pub fn neighbor(&self, wide: impl FnOnce() -> Ipv6Addr) -> Neighbor {
-        let network = self.network.load(Ordering::Relaxed);
-        let source = self.source.load(Ordering::Relaxed);
+        let place = self.place.load(Ordering::Relaxed);
         Neighbor {
-            port: source_port(source),
-            vlan: network_vlan(network),
-            address: match source & IPV6 {
-                0 => IpAddr::V4(Ipv4Addr::from_bits(network as u32)),
+            port: place_port(place),
+            vlan: place_vlan(place),
+            address: match place & IPV6 {
+                0 => IpAddr::V4(Ipv4Addr::from_bits(self.address.load(Ordering::Relaxed))),
                 _ => IpAddr::V6(wide()),
             },
         }
@@ -122,20 +121,36 @@ impl<'h> Ways<'h> {
         Self(hops)
     }
 
-    /// The way to this next hop, if its link address is known. What [`super::NextHops::link`] says, in words
-    /// as they are written into frames.
+    /// The way to this next hop, if its link address is known and it is not [watched](NextHopId::is_watched). What
+    /// [`super::NextHops::link`] says, in words as they are written into frames.
     #[inline]
     #[must_use]
     pub fn to(self, id: NextHopId) -> Option<Way> {
-        let hop = self.0.get(id.plain().0 as usize)?;
+        // No place is as high as that flag, so there is none for who is watched.
+        let hop = self.0.get(id.0 as usize)?;
         let destination = hop.destination.load(Ordering::Relaxed);
         if destination & (REACHABLE | USED) != REACHABLE | USED {
             // The first frame that is sent here takes the other way, which notes that it is used.
             return None;
         }
         let source = hop.source.load(Ordering::Relaxed);
-        let network = hop.network.load(Ordering::Relaxed);
-        Some(Way { destination, source, network })
+        let place = hop.place.load(Ordering::Relaxed);
+        let mtu = hop.mtu.load(Ordering::Relaxed);
+        Some(Way { destination, source, place, mtu })
+    }
+}
+
+/// Our own addresses on all interfaces, for who asks for one after the other.
+#[derive(Clone, Copy)]
+pub struct Interfaces<'h>(pub(super) &'h [AtomicU64; INTERFACES]);
+
+impl Interfaces<'_> {
+    /// Whether a frame that begins with these eight bytes is sent to our own address on an interface.
+    #[inline]
+    #[must_use]
+    pub fn is_own(self, port: PortId, start: [u8; 8]) -> bool {
+        // A port's number has eight bits, and there is a word for each.
+        interface_has(self.0[port.index()].load(Ordering::Acquire), start)
     }
 }
 
@@ -144,7 +159,8 @@ impl<'h> Ways<'h> {
 pub struct Way {
     destination: u64,
     source: u64,
-    network: u64,
+    place: u32,
+    mtu: u16,
 }
 
 impl Way {
@@ -152,52 +168,59 @@ impl Way {
     #[inline]
     #[must_use]
     pub const fn port(self) -> PortId {
-        source_port(self.source)
+        place_port(self.place)
     }
 
     /// The tag to transmit with; zero for none.
     #[inline]
     #[must_use]
     pub const fn vlan(self) -> u16 {
-        network_vlan(self.network)
+        place_vlan(self.place)
+    }
+
+    /// Whether it is without a tag.
+    #[inline]
+    #[must_use]
+    pub const fn is_untagged(self) -> bool {
+        self.place < 1 << 16
     }
 
     /// The largest IP packet the link takes, in bytes.
     #[inline]
     #[must_use]
     pub const fn mtu(self) -> u16 {
-        network_mtu(self.network)
+        self.mtu
     }
 
-    /// The neighbour's address and our own, each as [`Mac::from_bits`] takes it.
+    /// The neighbour's address and our own.
     #[inline]
     #[must_use]
-    pub const fn stations(self) -> [u64; 2] {
-        [self.destination, self.source]
+    pub const fn link_words(self) -> LinkWords {
+        LinkWords([self.destination, self.source])
     }
 }
 
-/// In [`Hop::source`]: the neighbour is an IPv6 one.
-const IPV6: u64 = 1 << 56;
+/// In [`Hop::place`]: the neighbour is an IPv6 one.
+const IPV6: u32 = 1 << 8;
 
 /// Flags in [`Hop::destination`], and the absence of the first two.
 pub const PENDING: u64 = 0;
-pub const REACHABLE: u64 = 1 << 48;
-pub const FAILED: u64 = 1 << 49;
+pub const REACHABLE: u64 = 1 << 62;
+pub const FAILED: u64 = 1 << 48;
 /// Somebody waits for the resolution; the hop is in the queue.
-pub const WANTED: u64 = 1 << 50;
+pub const WANTED: u64 = 1 << 49;
 /// A frame was sent here since the flag was last taken away.
-pub const USED: u64 = 1 << 51;
+pub const USED: u64 = 1 << 63;
 /// Somebody said that it is reachable since the flag was last taken away.
-pub const CONFIRMED: u64 = 1 << 52;
+pub const CONFIRMED: u64 = 1 << 50;
 /// Nobody has asked for this hop since the flag was set.
-pub const DOUBTED: u64 = 1 << 53;
+pub const DOUBTED: u64 = 1 << 51;
 /// The hop is nobody's: whoever asks for its neighbour gets another one.
-pub const GONE: u64 = 1 << 54;
+pub const GONE: u64 = 1 << 52;
 
 pub const fn resolution(destination: u64) -> Resolution {
     if destination & REACHABLE != 0 {
-        Resolution::Reachable(Mac::from_bits(destination))
+        Resolution::Reachable(LinkWords::address(destination))
     } else if destination & FAILED != 0 {
         Resolution::Failed
     } else {
@@ -205,43 +228,26 @@ pub const fn resolution(destination: u64) -> Resolution {
     }
 }
 
-pub const fn source_word(source: Mac, port: PortId, address: IpAddr) -> u64 {
+pub const fn place_word(port: PortId, vlan: u16, address: IpAddr) -> u32 {
     let family = if address.is_ipv6() { IPV6 } else { 0 };
-    family | (port.0 as u64) << 48 | source.as_bits()
+    (vlan as u32) << 16 | family | port.0 as u32
 }
 
-pub const fn source_port(source: u64) -> PortId {
-    PortId((source >> 48) as u8)
+pub const fn place_port(place: u32) -> PortId {
+    PortId(place as u8)
 }
 
-pub const fn network_word(vlan: u16, mtu: u16, address: IpAddr) -> u64 {
-    let address = match address {
-        IpAddr::V4(address) => address.to_bits(),
-        IpAddr::V6(_) => 0,
-    };
-    (vlan as u64) << 48 | (mtu as u64) << 32 | address as u64
+pub const fn place_vlan(place: u32) -> u16 {
+    (place >> 16) as u16
 }
 
-pub const fn network_vlan(network: u64) -> u16 {
-    (network >> 48) as u16
-}
-
-pub const fn network_mtu(network: u64) -> u16 {
-    (network >> 32) as u16
-}
-
-/// An interface's own address as it begins a frame, which is read as one word, and the MTU above.
-pub const fn interface_word(Mac([a, b, c, d, e, f]): Mac, mtu: u16) -> u64 {
-    (mtu as u64) << 48 | u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
-}
-
-pub const fn interface_mac(interface: u64) -> Mac {
-    let [a, b, c, d, e, f, ..] = interface.to_le_bytes();
-    Mac([a, b, c, d, e, f])
+/// An interface's own address, and the MTU above.
+pub const fn interface_word(own: Mac, mtu: u16) -> u64 {
+    (mtu as u64) << 48 | LinkWords::word(own)
 }
 
 /// Whether a frame that begins with these bytes is sent to the interface.
-pub const fn interface_has(interface: u64, start: [u8; 8]) -> bool {
+const fn interface_has(interface: u64, start: [u8; 8]) -> bool {
     // Both have an address in their lower 48 bits; what stands above is of no interest.
     (u64::from_le_bytes(start) ^ interface) << 16 == 0
 }

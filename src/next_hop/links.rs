@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::hop::{interface_mac, interface_mtu, interface_word, network_word, source_word};
+use super::hop::{interface_mtu, interface_word};
 use super::{NextHopId, NextHops};
-use crate::flow::{Mac, PortId};
+use crate::flow::{LinkWords, Mac, PortId};
 
 impl NextHops {
     /// The link properties of an interface's (and tag's) next hops, present and future.
@@ -44,10 +44,9 @@ impl NextHops {
             }
             let port = neighbor.port;
             let (source, mtu) = self.properties(port, neighbor.vlan, vlan_mtus);
-            let source = source_word(source, port, neighbor.address);
-            let network = network_word(neighbor.vlan, mtu, neighbor.address);
+            let source = LinkWords::word_of_source(source);
             let before = hop.source.swap(source, Ordering::Relaxed);
-            if (before, hop.network.swap(network, Ordering::Relaxed)) != (source, network) {
+            if (before, hop.mtu.swap(mtu, Ordering::Relaxed)) != (source, mtu) {
                 self.moves.fetch_add(1, Ordering::Release);
             }
         }
@@ -64,7 +63,7 @@ impl NextHops {
         let of_interface = interface_mtu(interface);
         let of_vlan = vlan_mtus.iter().find(|&&(p, v, _)| (p, v) == (port, vlan));
         let mtu = of_vlan.map_or(of_interface, |&(_, _, mtu)| mtu.min(of_interface));
-        (interface_mac(interface), mtu)
+        (LinkWords::address(interface), mtu)
     }
 }
 

@@ -49,13 +49,28 @@ fn what_was_learned_is_what_frames_get() {
 }
 
 #[test]
+fn the_way_to_a_hop_in_use_is_its_link_and_there_is_none_where_packets_are_watched() {
+    let hops = NextHops::new(8);
+    hops.set_interface(PortId(1), OURS, 1400);
+    let id = hops.id(neighbor(1, 100, 5)).unwrap();
+    hops.set(neighbor(1, 100, 5), Resolution::Reachable(MAC));
+    assert_eq!(hops.way(id), None, "nobody was told that it is used");
+    let link = hops.link(id);
+    let way = hops.way(id).unwrap();
+    assert_eq!((way.port(), way.vlan(), way.mtu()), (link.port, link.vlan, link.mtu));
+    assert_eq!(way.link_words().addresses(), [MAC, OURS]);
+    assert!(!way.is_untagged());
+    assert_eq!(hops.way(id.watched()), None);
+}
+
+#[test]
 fn a_frame_is_ours_by_its_first_six_bytes() {
     let hops = NextHops::new(8);
     hops.set_interface(PortId(1), OURS, 1500);
-    assert!(hops.is_own(PortId(1), [2, 0, 0, 0, 0, 1, 0xff, 0xff]));
-    assert!(!hops.is_own(PortId(1), [2, 0, 0, 0, 0, 2, 0, 0]));
-    assert!(!hops.is_own(PortId(1), [3, 0, 0, 0, 0, 1, 0, 0]));
-    assert!(!hops.is_own(PortId(2), [2, 0, 0, 0, 0, 1, 0, 0]));
+    assert!(hops.interfaces().is_own(PortId(1), [2, 0, 0, 0, 0, 1, 0xff, 0xff]));
+    assert!(!hops.interfaces().is_own(PortId(1), [2, 0, 0, 0, 0, 2, 0, 0]));
+    assert!(!hops.interfaces().is_own(PortId(1), [3, 0, 0, 0, 0, 1, 0, 0]));
+    assert!(!hops.interfaces().is_own(PortId(2), [2, 0, 0, 0, 0, 1, 0, 0]));
 }
 
 #[test]

@@ -4,18 +4,16 @@
 //! Every question here has "no" for an answer that costs nothing but time: the packet then goes the
 //! general way (`Pipeline::forward`), which does the same to the packets that both take.
 
-use std::net::Ipv4Addr;
-
-use crate::flow::{FlowKey, Generation, Mac, PortId, Protocol, Realm};
+use crate::flow::{FlowKey, Generation, LinkWords, PortId, Protocol};
 use crate::frame::FrameBuffer;
-use crate::next_hop::{NextHops, Way, Ways};
+use crate::next_hop::{Interfaces, NextHops, Way, Ways};
 use crate::pipeline::Ready;
 use crate::pipeline::batch::Slot;
-use crate::pipeline::look::attached;
+use crate::pipeline::look::{GROUP, attached};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::shortcuts::Wish;
 use crate::pipeline::sweep::Shortest;
-use crate::policy::{Attachment, Policy};
+use crate::policy::{Attachment, Policy, Untagged};
 use crate::session::entry::EntryIndex;
 use crate::session::hash::Hash;
 use crate::session::index::Group as Word;
@@ -32,7 +30,7 @@ use crate::wire::plain::{LENGTH_MIN, Plain};
 pub(super) struct Glance {
     packet: Plain,
     hash: Hash,
-    /// Where in the index its entry is looked for first.
+    /// Where in the index its entry is looked for first; [`NO_HOME`] of a frame that is not plain.
     home: u32,
     /// Where its entry most likely stands.
     likely: EntryIndex,
@@ -45,72 +43,61 @@ impl Glance {
     pub(super) const NONE: Self = Self {
         packet: Plain::NONE,
         hash: Hash(0),
-        home: 0,
+        home: NO_HOME,
         likely: EntryIndex::NONE,
         word: Word(0),
     };
 
     /// First look at a frame: what it is, the realm that it came in from, and the hash of its key, whose
-    /// place in the index it asks for. Returns whether it is plain and to be forwarded; if not, the glance
-    /// is to be [forgotten](Self::forget).
+    /// place in the index it asks for. Returns whether it is untagged, plain and to be forwarded; if not, a
+    /// [closer look](Self::look_closer) may tell more, or else the glance is to be [forgotten](Self::forget).
     #[inline(always)]
-    pub(super) fn look(
-        &mut self,
-        frame: &[u8],
-        port: PortId,
-        policy: &Policy,
-        shared: &Shared,
-    ) -> bool {
+    pub(super) fn look(&mut self, frame: &[u8], port: PortId, moment: &Moment<'_>) -> bool {
         // No plain packet is shorter, and one comparison for all that is read is enough.
         let Some((start, _)) = frame.split_first_chunk::<{ LENGTH_MIN }>() else {
             return false;
         };
-        if !start.first_chunk().is_some_and(|&start| shared.next_hops.is_own(port, start)) {
+        if !start.first_chunk().is_some_and(|&start| moment.interfaces.is_own(port, start)) {
             return false;
         }
-        let Some(mut packet) = Plain::read(frame) else {
-            return self.look_tagged(frame, port, policy, shared);
-        };
-        let realm = match policy.untagged_realm(port) {
-            None => policy.realm_of(port, 0, packet.source()).map(Realm::as_raw),
-            sure => sure,
-        };
-        let Some(realm) = realm else { return false };
-        packet.set_realm(realm);
-        self.find_home(packet, &shared.sessions)
+        let Some(packet) = Plain::read(frame) else { return false };
+        let Some(realm) = moment.untagged.realm(port) else { return false };
+        self.find_home(packet, realm, moment.sessions);
+        true
     }
 
-    /// The same of a frame that may be tagged.
-    #[inline(never)]
-    fn look_tagged(
+    /// The same of a frame that may be tagged, or whose source says what realm it is of.
+    pub(super) fn look_closer(
         &mut self,
         frame: &[u8],
         port: PortId,
+        moment: &Moment<'_>,
         policy: &Policy,
-        shared: &Shared,
     ) -> bool {
-        let Some((mut packet, vlan)) = Plain::read_tagged(frame) else { return false };
-        let Some(realm) = policy.realm_of(port, vlan, packet.source()) else {
+        if !frame.first_chunk().is_some_and(|&start| moment.interfaces.is_own(port, start)) {
             return false;
-        };
-        packet.set_realm(realm.as_raw());
-        self.find_home(packet, &shared.sessions)
+        }
+        let read = Plain::read_tagged(frame).or_else(|| Some((Plain::read(frame)?, 0)));
+        let Some((packet, vlan)) = read else { return false };
+        let Some(realm) = policy.realm_of(port, vlan, packet.source()) else { return false };
+        self.find_home(packet, realm.as_raw(), moment.sessions);
+        true
     }
 
-    /// Becomes that of `packet`, whose realm is known.
+    /// Becomes that of `packet`, which is of `realm`.
     #[inline(always)]
-    fn find_home(&mut self, packet: Plain, sessions: &Table) -> bool {
+    fn find_home(&mut self, mut packet: Plain, realm: u16, sessions: Nearby<'_>) {
+        packet.set_realm(realm);
         self.packet.become_other(packet);
-        let key = PackedKey::<Ipv4Addr>::from_words(packet.key_words());
-        self.hash = key.hash(sessions.hasher());
-        self.home = sessions.nearby().prefetch_home(self.hash);
-        true
+        let Keyed { hash, home, .. } = sessions.keyed(PackedKey::from_words(packet.key_words()));
+        (self.hash, self.home) = (hash, home);
     }
 
     /// Becomes that of a frame that is not plain.
     #[inline(always)]
     pub(super) const fn forget(&mut self) {
         self.packet.length = 0;
+        self.home = NO_HOME;
         self.likely = EntryIndex::NONE;
     }
 
@@ -121,7 +108,7 @@ impl Glance {
     }
 
     /// Second look: finds the place of its entry and asks for that, or for the one that a new session
-    /// would take.
+    /// would take. What is not plain stands nowhere.
     #[inline(always)]
     pub(super) fn find_place(&mut self, sessions: Nearby<'_>) {
         match sessions.prefetch_likely(self.hash, self.home) {
@@ -220,25 +207,60 @@ impl Glance {
     }
 }
 
+/// Above all groups that there are.
+const NO_HOME: u32 = u32::MAX;
+
 /// What holds for every packet of a batch.
 pub(super) struct Moment<'b> {
     pub(super) generation: Generation,
     now: Coarse,
     /// What was seen since is not expired.
     since: Coarse,
-    sessions: Nearby<'b>,
+    pub(super) sessions: Nearby<'b>,
     ways: Ways<'b>,
+    interfaces: Interfaces<'b>,
+    untagged: &'b Untagged,
 }
 
 impl<'b> Moment<'b> {
     /// The moment `now` under `policy`.
-    pub(super) fn new(policy: &Policy, now: Tick, shortest: &Shortest, shared: &'b Shared) -> Self {
+    pub(super) fn new(
+        policy: &'b Policy,
+        now: Tick,
+        shortest: &Shortest,
+        shared: &'b Shared,
+    ) -> Self {
         let now = now.coarse();
         // What has been idle for a shorter time than the shortest.
         let since = now.before(shortest.tcp.min(shortest.udp).saturating_sub(1));
-        let (sessions, ways) = (shared.sessions.nearby(), shared.next_hops.ways());
-        Self { generation: policy.generation(), now, since, sessions, ways }
+        Self {
+            generation: policy.generation(),
+            now,
+            since,
+            sessions: shared.sessions.nearby(),
+            ways: shared.next_hops.ways(),
+            interfaces: shared.next_hops.interfaces(),
+            untagged: policy.untagged(),
+        }
     }
+}
+
+/// The last look at a group's frames, up to the first that has to go the general way. Returns how many went.
+#[inline(always)]
+pub(super) fn fast_all<F: FrameBuffer>(
+    slots: &mut [Slot<F>],
+    glances: &[Glance; GROUP],
+    moment: &Moment<'_>,
+    tally: &mut Tally,
+) -> usize {
+    let mut count = 0_usize;
+    for (slot, glance) in slots.iter_mut().zip(glances) {
+        if !fast(slot, glance, moment, tally) {
+            break;
+        }
+        count = count.wrapping_add(1);
+    }
+    count
 }
 
 /// The last look: does what the packet's session says. Returns false, and changes nothing of the packet, if
@@ -252,18 +274,19 @@ pub(super) fn fast<F: FrameBuffer>(
 ) -> bool {
     let Slot { frame: Some(frame), port, verdict } = slot else { return false };
     // What is not plain stands nowhere.
-    let Glance { packet, hash, likely, .. } = glance;
-    let key = glance.packed_key();
-    let Some((entry, session)) = moment.sessions.entry_of(key, *hash, *likely) else {
-        return false;
+    let Glance { packet, likely, .. } = glance;
+    let (key, sessions) = (glance.packed_key(), moment.sessions);
+    // Not `or_else`, which would have what it captures written down for each packet.
+    let found = match sessions.entry_at(key, *likely) {
+        None => sessions.entry_elsewhere(key, glance.hash, *likely),
+        found => found,
     };
+    let Some((entry, session)) = found else { return false };
     let seen = entry.seen();
-    if session.generation() != moment.generation
-        || seen.last() < moment.since
-        || session.next_hop().is_watched()
-    {
+    if session.generation() != moment.generation || seen.last() < moment.since {
         return false;
     }
+    // Who is watched has none.
     let Some(way) = moment.ways.to(session.next_hop()) else { return false };
     if packet.length > way.mtu() {
         return false;
@@ -302,8 +325,13 @@ fn rewrite<F: FrameBuffer>(
     frame.truncate(packet.end());
     let bytes = frame.bytes_mut();
     let is_done =
-        way.vlan() == 0 && packet.rewrite_untagged(bytes, way.stations(), addresses, ports);
-    is_done || rewrite_tagged(frame, packet, way.vlan(), way.stations(), (addresses, ports))
+        way.is_untagged() && packet.rewrite_untagged(bytes, way.link_words(), addresses, ports);
+    if is_done {
+        return true;
+    }
+    // Word by word: as a whole the way would be written down first, for each packet.
+    let LinkWords([destination, source]) = way.link_words();
+    rewrite_tagged(frame, packet, way.vlan(), [destination, source], (addresses, ports))
 }
 
 #[inline(never)]
@@ -311,10 +339,10 @@ fn rewrite_tagged<F: FrameBuffer>(
     frame: &mut F,
     packet: &Plain,
     vlan: u16,
-    stations: [u64; 2],
+    link_words: [u64; 2],
     (addresses, ports): (u64, u32),
 ) -> bool {
-    let [destination, source] = stations.map(Mac::from_bits);
+    let [destination, source] = LinkWords(link_words).addresses();
     match wire::link::write_header(frame, packet.network, destination, source, vlan) {
         Some(network) => {
             packet.moved_to(network).rewrite(frame.bytes_mut(), addresses, ports);

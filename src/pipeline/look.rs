@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::flow::{PortId, Realm};
 use crate::frame::FrameBuffer;
 use crate::pipeline::batch::Slot;
-use crate::pipeline::fast::Glance;
+use crate::pipeline::fast::{Glance, Moment};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Context, Look, Pipeline};
 use crate::policy::{Attachment, Policy};
@@ -29,7 +29,12 @@ pub(super) struct Group {
 
 impl Group {
     /// No frames.
-    pub(super) const EMPTY: Self = Self { glances: [Glance::NONE; GROUP], count: 0, looks: 0..0 };
+    const EMPTY: Self = Self { glances: [Glance::NONE; GROUP], count: 0, looks: 0..0 };
+
+    /// Forgets its frames.
+    pub(super) fn clear(&mut self) {
+        (self.count, self.looks) = (0, 0..0);
+    }
 
     /// Of all that was found out, its own.
     pub(super) fn looks<'l>(&self, all: &'l [Look]) -> &'l [Look] {
@@ -47,6 +52,12 @@ impl Group {
     }
 }
 
+impl Default for Group {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
 impl<F: FrameBuffer> Pipeline<F> {
     /// The first look: what each frame is, and where in the index its session would be.
     #[inline(always)]
@@ -54,18 +65,16 @@ impl<F: FrameBuffer> Pipeline<F> {
         &mut self,
         slots: &[Slot<F>],
         group: &mut Group,
+        moment: &Moment<'_>,
         context: &Context<'_, F, S>,
     ) {
-        let Context { shared, policy, .. } = context;
         let tally = &mut *self.tally;
         let mut has_others = false;
         for (slot, glance) in slots.iter().zip(&mut group.glances) {
             if let Some(frame) = &slot.frame {
-                let bytes = frame.bytes();
-                tally.received(slot.port, bytes.len());
-                // What was refused already may look like anything.
-                let is_refused = matches!(slot.verdict, Verdict::Drop(_));
-                if !is_refused && glance.look(bytes, slot.port, policy, shared) {
+                let (port, bytes) = (slot.port, frame.bytes());
+                tally.received(port, bytes.len());
+                if !is_refused(slot) && glance.look(bytes, port, moment) {
                     continue;
                 }
             }
@@ -74,7 +83,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         group.count = slots.len();
         let first = self.looks.len();
-        if has_others {
+        // Those later, so that there is no call in the loop above, which would keep registers for it.
+        if has_others && look_closer(slots, group, moment, context.policy) {
             self.look_elsewhere(slots, group, context);
         }
         group.looks = first..self.looks.len();
@@ -99,12 +109,10 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// The second look: asks for the entries of the frames' sessions.
     #[inline(always)]
-    pub(super) fn find_places(&self, group: &mut Group, shared: &Shared) {
-        let sessions = shared.sessions.nearby();
+    pub(super) fn find_places(&self, group: &mut Group, moment: &Moment<'_>, shared: &Shared) {
+        let sessions = moment.sessions;
         for glance in group.glances.get_mut(..group.count).unwrap_or_default() {
-            if glance.is_plain() {
-                glance.find_place(sessions);
-            }
+            glance.find_place(sessions);
         }
         if !group.looks.is_empty() {
             self.find_places_elsewhere(group.looks.clone(), shared);
@@ -143,6 +151,33 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 }
 
+/// The first look at those that were not untagged plain packets. Returns whether there are some that are not
+/// plain at all.
+#[inline(never)]
+fn look_closer<F: FrameBuffer>(
+    slots: &[Slot<F>],
+    group: &mut Group,
+    moment: &Moment<'_>,
+    policy: &Policy,
+) -> bool {
+    let mut has_others = false;
+    for (slot, glance) in slots.iter().zip(&mut group.glances) {
+        if glance.is_plain() {
+            continue;
+        }
+        let frame = slot.frame.as_ref().filter(|_| !is_refused(slot));
+        has_others |=
+            !frame.is_some_and(|it| glance.look_closer(it.bytes(), slot.port, moment, policy));
+    }
+    has_others
+}
+
+/// Whether a frame was refused already: it may look like anything.
+#[inline(always)]
+const fn is_refused<F>(slot: &Slot<F>) -> bool {
+    matches!(slot.verdict, Verdict::Drop(_))
+}
+
 /// What hangs where a packet from `source` came in, and its realm; none where nothing does.
 #[inline]
 pub(super) fn attached(
@@ -162,25 +197,22 @@ pub(super) fn attached(
 /// The slots of the group with this number; none past the end.
 #[inline(always)]
 pub(super) fn group<F>(slots: &[Slot<F>], number: usize) -> &[Slot<F>] {
-    slots.get(range(slots.len(), number)).unwrap_or_default()
+    let rest = slots.get(number.wrapping_mul(GROUP)..).unwrap_or_default();
+    rest.get(..GROUP).unwrap_or(rest)
 }
 
 /// The same, to be changed.
 #[inline(always)]
 pub(super) fn group_mut<F>(slots: &mut [Slot<F>], number: usize) -> &mut [Slot<F>] {
-    slots.get_mut(range(slots.len(), number)).unwrap_or_default()
+    let rest = slots.get_mut(number.wrapping_mul(GROUP)..).unwrap_or_default();
+    let count = rest.len().min(GROUP);
+    rest.split_at_mut(count).0
 }
 
 /// How many groups so many slots make.
 #[inline(always)]
 pub(super) const fn groups(slots: usize) -> usize {
     slots.div_ceil(GROUP)
-}
-
-#[inline(always)]
-fn range(slots: usize, number: usize) -> Range<usize> {
-    let first = number.wrapping_mul(GROUP);
-    first..slots.min(first.wrapping_add(GROUP))
 }
 
 /// Asks for the lines of a group's headers.

@@ -61,7 +61,7 @@ use batch::{BATCH_MAX, Batch, Slot};
 use charge::{Charge, passing};
 use encapsulation::Replicas;
 use errors::ErrorLimit;
-use fast::{Glance, Moment, fast};
+use fast::{Glance, Moment, fast_all};
 use fragments::{FragmentPlan, own_identification};
 use hints::Hints;
 use look::{Group, attached, group, group_mut, groups, prefetch_headers};
@@ -79,6 +79,9 @@ pub struct Pipeline<F> {
     policy: Reader,
     counters: Arc<WorkerCounters>,
     tally: Box<Tally>,
+    /// The groups of frames that are on their way through the looks, kept so that they need not be made anew for
+    /// each batch; none while a batch is processed.
+    under_way: Option<Box<[Group; 3]>>,
     /// What the first look at a batch found out about frames that the fast path is not for, in order.
     looks: Vec<Look>,
     /// Says when no id of a next hop is held from before.
@@ -148,6 +151,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             index,
             policy: shared.policy.reader(),
             tally: Box::new(Tally::new()),
+            under_way: Some(Box::default()),
             looks: Vec::with_capacity(BATCH_MAX),
             hop_reader: shared.next_hops.reader(),
             waiting: Waiting::new(),
@@ -194,7 +198,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
         let moment = Moment::new(&policy, now, self.sweep.shortest(), &shared);
-        let mut under_way = [const { Group::EMPTY }; 3];
+        let mut under_way = self.under_way.take().unwrap_or_default();
+        under_way.iter_mut().for_each(Group::clear);
         let [mut first, mut second, mut third] = under_way.each_mut();
         let has_many_ways = shared.next_hops.are_many();
         let mut next_look = 0;
@@ -204,8 +209,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         // needs from memory comes while others are worked on, and few enough are under way to stay near.
         for step in 0..groups(slots.len()) + 2 {
             prefetch_headers(group(slots, step + 1));
-            self.look_at(group(slots, step), first, &context);
-            self.find_places(second, &shared);
+            self.look_at(group(slots, step), first, &moment, &context);
+            self.find_places(second, &moment, &shared);
             if let Some(before) = step.checked_sub(2) {
                 if has_many_ways {
                     third.find_ways(&shared);
@@ -215,6 +220,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             }
             (first, second, third) = (third, first, second);
         }
+        self.under_way = Some(under_way);
         self.tally.settle(&self.counters);
         self.grant_wishes(now);
         self.release_waiting(&mut context);
@@ -233,12 +239,8 @@ impl<F: FrameBuffer> Pipeline<F> {
         next_look: &mut usize,
         context: &mut Context<'_, F, S>,
     ) {
-        let tally = &mut *self.tally;
-        let first_other = slots
-            .iter_mut()
-            .zip(&group.glances)
-            .position(|(slot, glance)| !fast(slot, glance, moment, tally));
-        if let Some(first) = first_other {
+        let first = fast_all(slots, &group.glances, moment, &mut self.tally);
+        if first < slots.len() {
             self.finish_others(slots, group, first, moment, next_look, context);
         }
         if self.wishes.are_heard() {

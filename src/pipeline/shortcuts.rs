@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::flow::{Endpoint, FlowKey, Generation, Mac, PortId, Protocol, Realm};
+use crate::flow::{Endpoint, FlowKey, Generation, PortId, Protocol, Realm};
 use crate::frame::FrameBuffer;
 use crate::pipeline::batch::Slot;
 use crate::pipeline::fast::Moment;
@@ -100,7 +100,7 @@ impl Wish {
             exit: way.port(),
             mtu: way.mtu(),
             leaves_as: session.leaves_as(),
-            stations: way.stations().map(Mac::from_bits),
+            stations: way.link_words().addresses(),
             sequence_next: if is_tcp { tcp.sequence_next } else { 0 },
             window_shift: if is_tcp { tcp.peer_window_shift } else { 0 },
         };

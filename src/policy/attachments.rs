@@ -30,7 +30,7 @@ pub(super) struct Attachments {
     /// By interface, then tag: the realm of all that comes in there, or [`UNSURE`].
     realms: Vec<Box<[u32]>>,
     /// The same of what comes in without a tag.
-    untagged: Untagged,
+    untagged: Box<Untagged>,
 }
 
 /// A network where it hangs.
@@ -46,12 +46,24 @@ pub(super) struct Attached {
     pub realm: Option<Realm>,
 }
 
+/// By interface: the realm of all that comes in there without a tag, or [`UNSURE`].
 #[derive(Clone, Debug)]
-struct Untagged(Box<[u32; PORTS]>);
+pub struct Untagged([u32; PORTS]);
+
+impl Untagged {
+    /// The realm of all that comes in on `port` without a tag, as [`Realm::as_raw`] gives it; none if
+    /// more has to be asked. (Made a realm and bits again, it is a branch that nobody foresees.)
+    #[inline(always)]
+    #[must_use]
+    pub fn realm(&self, port: PortId) -> Option<u16> {
+        let word = self.0[port.index()];
+        if word == UNSURE { None } else { Some(word as u16) }
+    }
+}
 
 impl Default for Untagged {
     fn default() -> Self {
-        Self(Box::new([UNSURE; PORTS]))
+        Self([UNSURE; PORTS])
     }
 }
 
@@ -136,12 +148,9 @@ impl Attachments {
         own.copied().unwrap_or(first)
     }
 
-    /// The realm of all that comes in on `port` without a tag, as [`Realm::as_raw`] gives it; none if
-    /// more is to be asked. (Made a realm and bits again, it is a branch that nobody foresees.)
-    #[inline(always)]
-    pub fn untagged_realm(&self, port: PortId) -> Option<u16> {
-        let word = self.untagged.0[port.index()];
-        if word == UNSURE { None } else { Some(word as u16) }
+    /// The realms of what comes in without a tag.
+    pub fn untagged(&self) -> &Untagged {
+        &self.untagged
     }
 
     /// The realm of all that comes in on `port` under `vlan`; none if more is to be asked.
@@ -220,8 +229,8 @@ mod tests {
         let realm = RealmId(7.try_into().unwrap());
         assert_eq!(attachments.realm(PORT, 100), Some(Realm::Internal(realm)));
         assert_eq!(attachments.realm(PORT, 4095), None, "more is to be asked");
-        assert_eq!(attachments.untagged_realm(PortId(0)), Some(Realm::External.as_raw()));
-        assert_eq!(attachments.untagged_realm(PORT), None);
+        assert_eq!(attachments.untagged().realm(PortId(0)), Some(Realm::External.as_raw()));
+        assert_eq!(attachments.untagged().realm(PORT), None);
     }
 
     #[test]
@@ -232,6 +241,6 @@ mod tests {
         assert_eq!(network([10, 1, 1, 9]), Some(NetworkId(0)));
         assert_eq!(network([10, 1, 2, 9]), Some(NetworkId(1)));
         assert_eq!(network([192, 168, 0, 1]), Some(NetworkId(0)), "the first for strangers");
-        assert_eq!(attachments.untagged_realm(PORT), None, "the place alone does not tell");
+        assert_eq!(attachments.untagged().realm(PORT), None, "the place alone does not tell");
     }
 }

@@ -45,6 +45,8 @@ use services::Services;
 use strangers::Strangers;
 use ways::Steering;
 
+pub use attachments::Untagged;
+
 /// The compiled rules.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -312,12 +314,10 @@ impl Policy {
         }
     }
 
-    /// The realm of all packets on `port` without a tag, as [`Realm::as_raw`] gives it; none where more
-    /// has to be asked.
-    #[inline(always)]
+    /// The realms of packets without a tag.
     #[must_use]
-    pub fn untagged_realm(&self, port: PortId) -> Option<u16> {
-        self.attachments.untagged_realm(port)
+    pub fn untagged(&self) -> &Untagged {
+        self.attachments.untagged()
     }
 
     #[inline(never)]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::Realm;
+use crate::flow::{LinkWords, Mac, Realm};
 use crate::testing::packets::{Packet, wrong_checksums};
 use crate::wire::checksum::is_partial;
 use crate::wire::icmp::quote;
@@ -384,7 +384,7 @@ proptest! {
         plain.rewrite(&mut frame, addresses, (rest >> 32) as u32);
         prop_assert_eq!(&frame, &expected);
 
-        let stations = [0x0200_0000_0001, 0x0200_0000_0002];
+        let stations = LinkWords::new([Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])]);
         let is_done = plain.rewrite_untagged(&mut other, stations, addresses, (rest >> 32) as u32);
         prop_assert_eq!(is_done, plain.network == 14);
         if is_done {

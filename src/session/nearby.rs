@@ -60,37 +60,59 @@ impl<'t, A: Shape> Nearby<'t, A> {
         let Some(word) = self.words.get(home as usize).map(Group::load) else {
             return Err(Group(0));
         };
-        match word.first_of_tags(hash.tags()) {
-            Some(slot) => {
-                let place = slot_of(home, slot);
-                prefetch_at(self.entries, place.as_usize());
-                Ok(place)
-            }
-            None if word.passed_by() == 0 => {
-                if let Some(slot) = word.first_of(0) {
-                    prefetch_at(self.entries, slot_of(home, slot).as_usize());
-                }
-                Err(word)
-            }
-            None => self.table.first_displaced(hash, home, word).ok_or(word),
+        let tags = hash.tags();
+        if let Some(slot) = word.first_of_tags(tags) {
+            return Ok(self.prefetch_slot(home, slot));
         }
+        if word.passed_by() == 0 {
+            word.first_of(0).map(|slot| self.prefetch_slot(home, slot));
+            return Err(word);
+        }
+        // Most who went further stand in the next group or the one behind it, most likely in the same line. Those
+        // may be another shard's, and then it is somebody else who is found there: that shows.
+        for group in [home.wrapping_add(1), home.wrapping_add(2)] {
+            let Some(behind) = self.words.get(group as usize).map(Group::load) else { break };
+            if let Some(slot) = behind.first_of_tags(tags) {
+                return Ok(self.prefetch_slot(group, slot));
+            }
+            if behind.passed_by() == 0 {
+                break;
+            }
+        }
+        self.table.first_displaced(hash, home, word).ok_or(word)
     }
 
-    /// The entry that holds `key`, and what it is; `likely` is what [`Self::prefetch_likely`] gave,
-    /// or [`EntryIndex::NONE`]. Where that was nowhere, so is this: a key that came since has to be
+    /// Asks for the entry of a group's slot. Returns its place.
+    #[inline(always)]
+    fn prefetch_slot(self, group: u32, slot: u32) -> EntryIndex {
+        let place = slot_of(group, slot);
+        prefetch_at(self.entries, place.as_usize());
+        place
+    }
+
+    /// The entry at `likely` and what it is, if it holds `key`.
+    #[inline(always)]
+    #[must_use]
+    pub fn entry_at(
+        self,
+        key: PackedKey<A>,
+        likely: EntryIndex,
+    ) -> Option<(&'t Entry<A>, Identity<A>)> {
+        let entry = self.entry(likely)?;
+        Some((entry, entry.identity_of(&key)?))
+    }
+
+    /// The same if it stands elsewhere; `likely` is what [`Self::prefetch_likely`] gave, or
+    /// [`EntryIndex::NONE`]. Where that was nowhere, so is this: a key that came since has to be
     /// [searched](Table::holds) for.
     #[inline(always)]
     #[must_use]
-    pub fn entry_of(
+    pub fn entry_elsewhere(
         self,
         key: PackedKey<A>,
         hash: Hash,
         likely: EntryIndex,
     ) -> Option<(&'t Entry<A>, Identity<A>)> {
-        let found = self.entry(likely).and_then(|entry| Some((entry, entry.identity_of(&key)?)));
-        if found.is_some() {
-            return found;
-        }
         let entry = self.table.search_entry(key, hash, likely)?;
         Some((entry, entry.identity_of(&key)?))
     }
@@ -117,7 +139,7 @@ impl<A: Shape> Table<A> {
         Nearby { table: self, words: self.region().groups(), entries: self.region().entries() }
     }
 
-    /// [`Nearby::entry_of`], for one look.
+    /// The entry that holds `key`, and what it is: [`Nearby::entry_at`] or [`Nearby::entry_elsewhere`].
     #[inline]
     #[must_use]
     pub fn entry_of(
@@ -126,7 +148,8 @@ impl<A: Shape> Table<A> {
         hash: Hash,
         likely: EntryIndex,
     ) -> Option<(&Entry<A>, Identity<A>)> {
-        self.nearby().entry_of(key, hash, likely)
+        let nearby = self.nearby();
+        nearby.entry_at(key, likely).or_else(|| nearby.entry_elsewhere(key, hash, likely))
     }
 
     /// The same for a hash whose home has no such tag.

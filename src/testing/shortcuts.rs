@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::flow::{Mac, PortId, Protocol};
+use crate::flow::{LinkWords, Mac, PortId, Protocol};
 use crate::shortcut::{Memory, Table, WORDS};
 use crate::time::Tick;
 use crate::wire::plain::Plain;
@@ -94,10 +94,11 @@ impl Emulated {
         let bytes = [word(4).to_ne_bytes(), word(5).to_ne_bytes()].concat();
         let (ports, stations) = bytes.split_at(4);
         let stations = [&stations[..6], &stations[6..]];
-        let stations = stations.map(|it| Mac(it.try_into().expect("six bytes")).as_bits());
+        let stations = stations.map(|it| Mac(it.try_into().expect("six bytes")));
+        let link_words = LinkWords::new(stations);
         let mut after = frame.to_vec();
         let ports = u32::from_be_bytes(ports.try_into().expect("four bytes"));
-        assert!(plain.rewrite_untagged(&mut after, stations, u64::from_be(word(3)), ports));
+        assert!(plain.rewrite_untagged(&mut after, link_words, u64::from_be(word(3)), ports));
         after.truncate(plain.end().into());
         let passed = (1 << 37) + u64::from(plain.length);
         self.slots.0[slot + 6].fetch_add(passed, Ordering::Relaxed);

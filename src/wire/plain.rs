@@ -12,12 +12,12 @@ use std::net::Ipv4Addr;
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Endpoint, LinkWords, Protocol};
 use crate::wire::header::{TcpHeader, VlanTag, ether_type, view, view_mut};
 use crate::wire::parse::{Fragment, Kind, LINK_LENGTH, LINK_LENGTH_TAGGED, Parsed, VLAN_MASK};
 use crate::wire::segment::flags;
 use crate::wire::transport::are_possible;
-use sums::{Change, is_all_ones, plus};
+use sums::{Change, is_all_ones, plus, plus_half, update, update_udp};
 
 /// What a plain packet says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -112,11 +112,18 @@ struct Untagged {
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 struct UntaggedTcp {
-    _stations: [u8; 12],
-    _ether_type: U16,
-    _network: [u8; HEADER_LENGTH as usize],
-    tcp: TcpHeader,
+    /// Up to the sequence number.
+    start: Untagged,
+    _acknowledgement: U32,
+    _offset_and_flags: [u8; 2],
+    _window: U16,
+    checksum: U16,
+    _urgent: U16,
 }
+
+const _: () = assert!(
+    size_of::<UntaggedTcp>() == (LINK_LENGTH + HEADER_LENGTH) as usize + size_of::<TcpHeader>()
+);
 
 impl Plain {
     /// No packet: nothing has no length.
@@ -163,25 +170,23 @@ impl Plain {
         }
         let transport_length = length.wrapping_sub(HEADER_LENGTH);
         let protocol = header.protocol;
-        let of_transport = match Protocol(protocol) {
-            Protocol::UDP if length >= UDP_LENGTH_MIN => {
-                if header.udp_length.get() != transport_length {
-                    return None;
-                }
-                header.sum_of_udp().wrapping_add(SUM_OF_UDP)
+        let of_transport = if protocol == Protocol::UDP.0 {
+            if length < UDP_LENGTH_MIN || header.udp_length.get() != transport_length {
+                return None;
             }
-            Protocol::TCP if length >= TCP_LENGTH_MIN => {
-                let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
-                let header_length = tcp.header_length();
-                let is_sound = (TCP_HEADER_MIN..=transport_length).contains(&header_length);
-                if !is_sound || !are_possible(tcp.flags) {
-                    return None;
-                }
-                let checksum = u16::from_ne_bytes(tcp.checksum.to_bytes());
-                let length = u64::from(transport_length.to_be());
-                length.wrapping_add((!checksum).into()).wrapping_add(SUM_OF_TCP)
+            header.sum_of_udp().wrapping_add(SUM_OF_UDP)
+        } else if protocol == Protocol::TCP.0 && length >= TCP_LENGTH_MIN {
+            let tcp: &TcpHeader = view(frame, network.wrapping_add(HEADER_LENGTH))?;
+            let header_length = tcp.header_length();
+            let is_sound = (TCP_HEADER_MIN..=transport_length).contains(&header_length);
+            if !is_sound || !are_possible(tcp.flags) {
+                return None;
             }
-            _ => return None,
+            let checksum = u16::from_ne_bytes(tcp.checksum.to_bytes());
+            let length = u64::from(transport_length.to_be());
+            length.wrapping_add((!checksum).into()).wrapping_add(SUM_OF_TCP)
+        } else {
+            return None;
         };
         // What the field holds while the sending kernel leaves the rest to its device, the sum of these
         // (`CHECKSUM_PARTIAL`; RFC 9293, section 3.1). A sum of all ones is as good as none, so that UDP
@@ -239,71 +244,50 @@ impl Plain {
     /// Gives the packet that was read from `frame` new addresses and ports, and takes one off its
     /// time to live, with all checksums.
     ///
-    /// Each checksum is `~(~HC + ~m + m')` over all that changes (RFC 1624, eqn. 3), folded once: that
-    /// is what folding after each change comes to.
+    /// Each checksum is `~(~HC + ~m + m')` over all that changes (RFC 1624, eqn. 3): whether that is folded
+    /// once or after each change, it comes to the same.
     #[inline(always)]
     pub fn rewrite(&self, frame: &mut [u8], addresses: u64, ports: u32) {
         let Some(headers) = view_mut::<Headers>(frame, self.network) else { return };
-        if self.protocol() == Protocol::TCP {
-            let change = self.rewrite_headers(headers, addresses, ports);
-            self.rewrite_tcp(frame, change);
-        } else {
-            let change = self.rewrite_headers(headers, addresses, ports);
-            change.update_udp(&mut headers.udp_checksum);
+        let changes = rewrite_headers(headers, addresses, ports);
+        if self.protocol() != Protocol::TCP {
+            update_udp(&mut headers.udp_checksum, changes);
+        } else if let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport()) {
+            update(&mut tcp.checksum, changes);
         }
     }
 
-    /// The same with new link addresses, destination first, as [`crate::flow::Mac::as_bits`] gives them
-    /// (what stands above their 48 bits is ignored), if the frame is untagged. Returns whether it is.
+    /// The same with new link addresses, if the frame is untagged. Returns whether it is.
     #[inline(always)]
     #[must_use]
     pub fn rewrite_untagged(
         &self,
         frame: &mut [u8],
-        [destination, source]: [u64; 2],
+        LinkWords([destination, source]): LinkWords,
         addresses: u64,
         ports: u32,
     ) -> bool {
         if !self.is_untagged() {
             return false;
         }
-        let Some(untagged) = view_mut::<Untagged>(frame, 0) else { return false };
-        let change = self.rewrite_headers(&mut untagged.packet, addresses, ports);
-        let is_tcp = self.protocol() == Protocol::TCP;
-        if !is_tcp {
-            change.update_udp(&mut untagged.packet.udp_checksum);
+        if self.protocol() == Protocol::TCP {
+            let Some(untagged) = view_mut::<UntaggedTcp>(frame, 0) else { return false };
+            let changes = rewrite_headers(&mut untagged.start.packet, addresses, ports);
+            update(&mut untagged.checksum, changes);
+        } else {
+            let Some(untagged) = view_mut::<Untagged>(frame, 0) else { return false };
+            let changes = rewrite_headers(&mut untagged.packet, addresses, ports);
+            update_udp(&mut untagged.packet.udp_checksum, changes);
         }
-        // Each address as a whole word: behind the destination come the source's first bytes, which are
-        // written next, and behind the source the frame's type, which is what it was.
-        if let Some(word) = view_mut::<U64>(frame, 0) {
-            word.set(destination << 16);
+        // Behind the destination come the source's first bytes, which are written next, and behind the source
+        // the frame's type, which is what it was.
+        if let Some(word) = view_mut::<[u8; 8]>(frame, 0) {
+            *word = destination.to_le_bytes();
         }
-        if let Some(word) = view_mut::<U64>(frame, SOURCE_STATION) {
-            word.set(source << 16 | u64::from(ether_type::IPV4));
-        }
-        if is_tcp && let Some(untagged) = view_mut::<UntaggedTcp>(frame, 0) {
-            change.update(&mut untagged.tcp.checksum);
+        if let Some(word) = view_mut::<[u8; 8]>(frame, SOURCE_STATION) {
+            *word = source.to_le_bytes();
         }
         true
-    }
-
-    /// All but the transport's checksum. Returns what the changes of addresses and ports add to that.
-    #[inline(always)]
-    fn rewrite_headers(&self, header: &mut Headers, addresses: u64, ports: u32) -> Change {
-        let change = Change::of(plus(!header.sum_of_addresses(), addresses.to_be()));
-        header.time_to_live = header.time_to_live.wrapping_sub(1);
-        change.update_one_hop_on(&mut header.checksum);
-        let change = change.and(!header.sum_of_ports()).and(ports.to_be());
-        header.addresses.set(addresses);
-        header.ports.set(ports);
-        change
-    }
-
-    #[inline(always)]
-    fn rewrite_tcp(&self, frame: &mut [u8], change: Change) {
-        if let Some(tcp) = view_mut::<TcpHeader>(frame, self.transport()) {
-            change.update(&mut tcp.checksum);
-        }
     }
 
     /// The same packet in a frame in which it begins at `network`.
@@ -326,10 +310,8 @@ impl Plain {
     #[inline(always)]
     #[must_use]
     pub fn sequence_end(&self, frame: &[u8]) -> Option<u32> {
-        let tcp = match view::<UntaggedTcp>(frame, 0).filter(|_| self.is_untagged()) {
-            Some(untagged) => &untagged.tcp,
-            None => view(frame, self.transport())?,
-        };
+        let start = if self.is_untagged() { LINK_LENGTH + HEADER_LENGTH } else { self.transport() };
+        let tcp: &TcpHeader = view(frame, start)?;
         if tcp.flags & FLAGS_JUDGED & !flags::PSH != flags::ACK {
             return None;
         }
@@ -386,6 +368,19 @@ impl Plain {
     pub const fn transport(&self) -> u16 {
         self.network.wrapping_add(HEADER_LENGTH)
     }
+}
+
+/// Gives a packet new addresses and ports and one hop less to live, all but the transport's checksum. Returns
+/// what the changes of addresses and ports add to that.
+#[inline(always)]
+fn rewrite_headers(header: &mut Headers, addresses: u64, ports: u32) -> [Change; 2] {
+    let of_addresses = Change::of(plus(!header.sum_of_addresses(), addresses.to_be()));
+    let of_ports = Change::of_half(plus_half(!header.sum_of_ports(), ports.to_be()));
+    header.time_to_live = header.time_to_live.wrapping_sub(1);
+    update(&mut header.checksum, [of_addresses, Change::ONE_HOP_ON]);
+    header.addresses.set(addresses);
+    header.ports.set(ports);
+    [of_addresses, of_ports]
 }
 
 /// What a protocol's number adds to the sum of its pseudo-header.

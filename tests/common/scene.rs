@@ -1,6 +1,6 @@
 //! A program whose frames come in by one interface and may leave by another, and packets for it.
 
-use natwerk::flow::{Endpoint, Mac, PortId};
+use natwerk::flow::{Endpoint, LinkWords, Mac, PortId};
 use natwerk::io::xdp::device::Device;
 use natwerk::io::xdp::features::Ways;
 use natwerk::io::xdp::feeder::Feeder;
@@ -87,7 +87,7 @@ pub fn rewritten(frame: &[u8], direction: &Direction) -> Vec<u8> {
     let mut frame = frame.to_vec();
     let plain = Plain::read(&frame).expect("a plain packet");
     let (addresses, ports) = direction.leaves_as;
-    let stations = direction.stations.map(Mac::as_bits);
+    let stations = LinkWords::new(direction.stations);
     frame.truncate(plain.end().into());
     assert!(plain.rewrite_untagged(&mut frame, stations, addresses, ports));
     frame

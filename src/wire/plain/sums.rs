@@ -3,57 +3,59 @@
 
 use zerocopy::network_endian::U16;
 
-/// What a change of a packet adds to its checksum's complement, as two numbers of sixteen bits, in the
-/// order of bytes that the checksum has in memory.
+/// What a change of a packet adds to its checksum's complement, in the order of bytes that the checksum has in
+/// memory.
 #[derive(Clone, Copy)]
-pub(super) struct Change(u32);
+pub(super) struct Change(u16);
 
 impl Change {
+    /// What one hop less to live comes to: `~m + m'`, with `m' = m - 0x100`.
+    pub const ONE_HOP_ON: Self = Self(0xfeff_u16.to_be());
+
     /// What `sum`, of old words' complements and new words, comes to.
     #[inline(always)]
     pub const fn of(sum: u64) -> Self {
-        // Turned by half its length, a sum has each half above the other's carry.
-        Self((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
+        let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+        Self::of_half(sum.wrapping_add(carry as u32))
     }
 
-    /// With two more numbers.
+    /// The same of a sum of half that length.
     #[inline(always)]
-    pub const fn and(self, other: u32) -> Self {
-        let (sum, carry) = self.0.overflowing_add(other);
-        Self(sum.wrapping_add(carry as u32))
+    pub const fn of_half(sum: u32) -> Self {
+        let (sum, carry) = (sum as u16).overflowing_add((sum >> 16) as u16);
+        Self(sum.wrapping_add(carry as u16))
     }
 
-    /// What it makes of a checksum, with one more number.
+    /// What it makes of a checksum: `~(~HC + change)` (RFC 1624, eqn. 3), which is a subtraction that takes
+    /// what it borrows from the other end.
     #[inline(always)]
-    fn applied(self, checksum: U16, other: u16) -> u16 {
-        let complement = !u16::from_ne_bytes(checksum.to_bytes());
-        let Self(sum) = self.and(u32::from(complement).wrapping_add(other.into()));
-        !((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16)
+    const fn applied(self, checksum: u16) -> u16 {
+        let (difference, borrow) = checksum.overflowing_sub(self.0);
+        difference.wrapping_sub(borrow as u16)
     }
+}
 
-    /// Changes a checksum.
-    #[inline(always)]
-    pub fn update(self, checksum: &mut U16) {
-        *checksum = U16::from_bytes(self.applied(*checksum, 0).to_ne_bytes());
-    }
+/// Makes two changes to a checksum.
+#[inline(always)]
+pub(super) fn update(checksum: &mut U16, changes: [Change; 2]) {
+    *checksum = U16::from_bytes(changed(*checksum, changes).to_ne_bytes());
+}
 
-    /// The same of a header whose time to live became one less.
-    #[inline(always)]
-    pub fn update_one_hop_on(self, checksum: &mut U16) {
-        *checksum = U16::from_bytes(self.applied(*checksum, TTL_CHANGE).to_ne_bytes());
+/// The same to UDP's: zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
+#[inline(always)]
+pub(super) fn update_udp(checksum: &mut U16, changes: [Change; 2]) {
+    if checksum.get() != 0 {
+        let changed = match changed(*checksum, changes) {
+            0 => u16::MAX,
+            changed => changed,
+        };
+        *checksum = U16::from_bytes(changed.to_ne_bytes());
     }
+}
 
-    /// Changes UDP's: zero, for none, stays zero, and a computed zero is sent as all ones (RFC 768).
-    #[inline(always)]
-    pub fn update_udp(self, checksum: &mut U16) {
-        if checksum.get() != 0 {
-            let changed = match self.applied(*checksum, 0) {
-                0 => u16::MAX,
-                changed => changed,
-            };
-            *checksum = U16::from_bytes(changed.to_ne_bytes());
-        }
-    }
+#[inline(always)]
+fn changed(checksum: U16, [one, other]: [Change; 2]) -> u16 {
+    other.applied(one.applied(u16::from_ne_bytes(checksum.to_bytes())))
 }
 
 /// The one's complement sum of both, each taken as four numbers of sixteen bits (RFC 1071, section 2).
@@ -61,6 +63,13 @@ impl Change {
 pub(super) const fn plus(one: u64, other: u64) -> u64 {
     let (sum, carry) = one.overflowing_add(other);
     sum.wrapping_add(carry as u64)
+}
+
+/// The same of two numbers each.
+#[inline(always)]
+pub(super) const fn plus_half(one: u32, other: u32) -> u32 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum.wrapping_add(carry as u32)
 }
 
 /// Whether such a sum comes to sixteen ones, or to none: it does if it is a multiple of 0xffff, in
@@ -74,5 +83,3 @@ const ALL_ONES: u64 = 0xffff;
 /// By which [`ALL_ONES`] becomes one.
 const ALL_ONES_INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
 const _: () = assert!(ALL_ONES.wrapping_mul(ALL_ONES_INVERSE) == 1);
-/// What one hop less to live adds to a checksum: `~m + m'`, with `m' = m - 0x100` (RFC 1624).
-const TTL_CHANGE: u16 = 0xfeff_u16.to_be();
