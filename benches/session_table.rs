@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use memmap2::{Advice, MmapOptions};
 use natwerk::flow::{FlowKey, Protocol};
 use natwerk::prefetch::prefetch;
-use natwerk::session::entry::NewSession;
+use natwerk::session::entry::{Entry, NewSession};
 use natwerk::session::table::{Hash, Table};
 use natwerk::testing::sessions::{SEED, session};
 use natwerk::time::{Coarse, Tick};
@@ -34,12 +34,16 @@ fn main() {
         for size in SIZES {
             ratios("lookup", size, &mut lookups(size));
             ratios("new session", size, &mut churns(size));
+            ratios("sweep of 64 sessions", size, &mut sweeps(size));
         }
         return;
     }
     let mut criterion = Criterion::default().configure_from_args().sample_size(20);
-    for (what, make) in [("lookup", lookups as fn(u32) -> Vec<Contender>), ("new session", churns)]
-    {
+    for (what, make) in [
+        ("lookup", lookups as fn(u32) -> Vec<Contender>),
+        ("new session", churns),
+        ("sweep", sweeps),
+    ] {
         let mut group = criterion.benchmark_group(what);
         group.throughput(Throughput::Elements(BATCH as u64));
         for size in SIZES {
@@ -162,6 +166,27 @@ fn churns(size: u32) -> Vec<Contender> {
             }),
         ),
     ]
+}
+
+/// As the sweep looks at sessions of which none is over: two groups of slots a step.
+fn sweeps(size: u32) -> Vec<Contender> {
+    const STEP: u32 = 14;
+    let table = Table::in_memory(size, SEED);
+    for number in 0..size {
+        table.insert(&session(number, Protocol::UDP), Tick::ZERO).expect("there is room");
+    }
+    let (mut cursor, steps) = (0, BATCH as u64 * u64::from(table.slots()) / u64::from(size * STEP));
+    vec![(
+        "none is over",
+        Box::new(move || {
+            for _ in 0..steps {
+                let passes = |entry: &Entry| entry.last_seen() >= Coarse::default();
+                table.walk_unless(passes, &mut cursor, STEP, |view| {
+                    black_box(view);
+                });
+            }
+        }),
+    )]
 }
 
 /// Sessions that differ in every key.

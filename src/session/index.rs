@@ -327,6 +327,12 @@ impl Group {
         Slots(!((difference & LOW_BITS).wrapping_add(LOW_BITS) | difference | LOW_BITS) & TAGS)
     }
 
+    /// The slots that are taken, lowest first.
+    #[inline]
+    pub const fn taken(self) -> Slots {
+        Slots(((self.0 & LOW_BITS).wrapping_add(LOW_BITS) | self.0) & TAGS & !LOW_BITS)
+    }
+
     /// The lowest slot whose tag is `tag`.
     #[inline]
     #[must_use]

@@ -6,6 +6,9 @@ use crate::session::index::{GROUP_SLOTS, Group, slot_of};
 use crate::session::shape::Shape;
 use crate::session::table::{SessionView, Table};
 
+/// How many groups ahead of the one that is looked at are asked for.
+const AHEAD: u32 = 2;
+
 impl<A: Shape> Table<A> {
     /// Visits sessions from `cursor` on: looks at no more than `slots` slots, and moves the cursor;
     /// it wraps at the end of the table. Returns whether it wrapped. `visit` may remove what it sees.
@@ -27,7 +30,11 @@ impl<A: Shape> Table<A> {
         let (mut group, mut first) = (slot / GROUP_SLOTS, slot % GROUP_SLOTS);
         let mut left = slots.min(total);
         let mut wrapped = false;
+        for ahead in 0..AHEAD {
+            self.ask_for((group + ahead) % groups);
+        }
         while left > 0 {
+            self.ask_for((group + AHEAD) % groups);
             let count = left.min(GROUP_SLOTS - first);
             let word = self.index().group(group);
             if !word.is_empty() {
@@ -46,6 +53,13 @@ impl<A: Shape> Table<A> {
         wrapped
     }
 
+    /// Asks for the entries of a group that somebody has.
+    fn ask_for(&self, group: u32) {
+        for slot in self.index().group(group).taken() {
+            self.entry(slot_of(group, slot)).map(prefetch);
+        }
+    }
+
     fn walk_group(
         &self,
         (group, word): (u32, Group),
@@ -53,13 +67,27 @@ impl<A: Shape> Table<A> {
         passes: &impl Fn(&Entry<A>) -> bool,
         visit: &mut impl FnMut(SessionView<A>),
     ) {
-        // Each session is seen once, where its initiator's direction stands. All partners of a group
-        // are asked for before the first one is read.
+        // Each session is seen once, where its initiator's direction stands.
+        let is_due = |slot: &u32| {
+            let entry = self.entry(slot_of(group, *slot));
+            entry.is_some_and(|entry| entry.is_initiator() && !passes(entry))
+        };
+        let taken = word.taken().filter(|slot| slots.contains(slot));
+        let due = taken.filter(is_due).fold(0, |due, slot| due | 1 << slot);
+        if due != 0 {
+            self.visit_due(group, due, visit);
+        }
+    }
+
+    /// Visits the sessions whose initiators' directions stand in the slots of a group that are set in `due`.
+    #[inline(never)]
+    fn visit_due(&self, group: u32, due: u32, visit: &mut impl FnMut(SessionView<A>)) {
+        // All partners of a group are asked for before the first one is read.
         let mut found = [const { None }; GROUP_SLOTS as usize];
-        for (slot, place) in slots.filter(|&slot| word.tag(slot) != 0).zip(&mut found) {
+        let due = (0..GROUP_SLOTS).filter(|slot| due >> slot & 1 != 0);
+        for (slot, place) in due.zip(&mut found) {
             let index = slot_of(group, slot);
-            let entry = self.entry(index).filter(|entry| entry.is_initiator() && !passes(entry));
-            let identity = entry.and_then(Entry::identity);
+            let identity = self.entry(index).and_then(Entry::identity);
             *place = identity.filter(|identity| identity.traits().is_initiator()).map(|identity| {
                 self.entry(identity.traits().partner()).map(prefetch);
                 (index, identity)
