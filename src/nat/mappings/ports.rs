@@ -1,9 +1,8 @@
 //! The ports of one public address for one protocol, in blocks with a lock each.
 //!
-//! Workers that open sessions of one address at once meet only where their ports are of one block, and of
-//! the memory of two ports of different blocks no line is the same. Who needs several blocks locks one
-//! after the other: a search does not see what is freed behind it while it goes on, as if it had come
-//! before.
+//! Workers that open sessions of one address at once meet only where their ports are of one block; two
+//! blocks share no cache line. Who needs several blocks locks one after the other: a search does not see
+//! what is freed behind it while it goes on, as if it had come before.
 //!
 //! Which port is drawn is decided before its block is locked (RFC 6056, section 3.3.1). The numbers of the
 //! draws are counted in the block of the port that was asked for, which is locked anyway, so that workers
