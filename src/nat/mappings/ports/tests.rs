@@ -92,6 +92,50 @@ fn ports_rest_in_all_blocks_and_all_of_them_come_back() {
     assert_eq!(ports.usage(), (12, 0));
 }
 
+/// A pool of one port in each of these blocks.
+fn one_of_each(blocks: RangeInclusive<u16>, hold: Duration) -> (Address, Vec<u16>) {
+    let ports: Vec<u16> = blocks.map(|block| block * BLOCK_PORTS + 8).collect();
+    let mut address = Address::new(ports[0]..=ports[ports.len() - 1], hold);
+    let between = ports.windows(2).map(|pair| (Protocol::UDP, pair[0] + 1..=pair[1] - 1));
+    address.pool.addresses[0].reserved = between.collect();
+    (address, ports)
+}
+
+#[test]
+fn a_rested_port_is_found_in_whichever_block_it_is() {
+    let (address, all) = one_of_each(2..=62, Duration::from_secs(4));
+    let ports = Ports::new();
+    for port in &all {
+        assert_eq!(address.take(&ports, owner(1, *port), 0), Some(*port));
+        assert!(ports.leave(*port, owner(1, *port), at(10)));
+    }
+    assert_eq!(address.take(&ports, owner(2, 2056), 13), None, "all of them rest");
+    let given: BTreeSet<u16> = (0..all.len() as u32)
+        .map(|guest| address.take(&ports, owner(2 + guest, 2056), 15).expect("rested"))
+        .collect();
+    assert!(given.into_iter().eq(all), "each of them once");
+}
+
+#[test]
+fn what_one_range_has_not_says_nothing_of_another() {
+    let hold = Duration::from_secs(4);
+    let (address, all) = one_of_each(10..=30, hold);
+    let (other, ports) = (Address::new(6000..=6000, hold), Ports::new());
+    for port in &all {
+        assert_eq!(address.take(&ports, owner(1, *port), 0), Some(*port));
+    }
+    assert_eq!(other.take(&ports, owner(1, 6000), 0), Some(6000));
+    let last = all[all.len() - 1];
+    ports.leave(last, owner(1, last), at(10));
+    ports.leave(6000, owner(1, 6000), at(100));
+    assert_eq!(other.take(&ports, owner(2, 6000), 101), None, "its only one rests");
+    for port in &all[..all.len() - 1] {
+        ports.leave(*port, owner(1, *port), at(102));
+    }
+    // The search begins in block 0, and one port has rested, in the last block of the range.
+    assert_eq!(address.take(&ports, owner(2, 6400), 103), Some(last));
+}
+
 #[test]
 fn who_wants_a_longer_rest_than_others_gets_it() {
     let short = Address::new(ACROSS, Duration::ZERO);
