@@ -6,6 +6,7 @@
 //! What a step needs from memory comes while the others are at the step before.
 
 use std::array::from_fn;
+use std::mem::take;
 
 use crate::flow::{FlowKey, Protocol, Realm};
 use crate::frame::{FrameBuffer, FrameSource};
@@ -19,6 +20,7 @@ use crate::pipeline::open::{Asked, Opening, Refused, choose_target, guest_limits
 use crate::pipeline::slow::decided;
 use crate::pipeline::{Context, Pipeline};
 use crate::policy::Attachment;
+use crate::session::table::Places;
 use crate::verdict::{DropReason, Verdict};
 
 /// Guests' first packets of a group, which open sessions together.
@@ -161,16 +163,21 @@ impl<F: FrameBuffer> Pipeline<F> {
         moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) {
-        let packets = newcomers.packets.get_mut(..newcomers.count).unwrap_or_default();
-        (newcomers.count, newcomers.marks) = (0, 0);
+        let count = take(&mut newcomers.count);
+        newcomers.marks = 0;
+        if count == 0 {
+            return;
+        }
+        let packets = newcomers.packets.get_mut(..count).unwrap_or_default();
         for packet in packets.iter_mut().flatten() {
             packet.opening = self.bound(packet, context);
         }
         for packet in packets.iter_mut().flatten() {
             packet.hops = self.with_next_hops(packet, context);
         }
+        let mut places = context.shared.sessions.places(count as u32);
         for packet in packets.iter_mut().flatten() {
-            self.enter(packet, moment, context);
+            self.enter(packet, &mut places, moment, context);
         }
     }
 
@@ -212,17 +219,18 @@ impl<F: FrameBuffer> Pipeline<F> {
         }
     }
 
-    /// Puts the session into the table, and has the packet forwarded.
+    /// Puts the session into one of these places of the table, and has the packet forwarded.
     fn enter<S: FrameSource<Frame = F>>(
         &mut self,
         packet: &mut Newcomer<'_, '_, F>,
+        places: &mut Places<'_>,
         moment: &Moment<'_>,
         context: &mut Context<'_, F, S>,
     ) {
         let (Some(opening), Some(hops)) = (&packet.opening, packet.hops) else { return };
         let session = session_of(&packet.key, &packet.plan, opening, hops, context.policy);
         let keys = [packet.glance.keyed(), opening.keyed()];
-        let place = match self.remember(&session, keys, &packet.plan, context) {
+        let place = match self.remember(&session, keys, &packet.plan, places, context) {
             Ok(place) => place,
             Err(refused) => {
                 give_back(packet, opening, context);

@@ -224,6 +224,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         self.tally.settle(&self.counters);
         self.grant_wishes(now);
         self.release_waiting(&mut context);
+        self.tally.settle_rules(&shared.rules);
         if has_capsules {
             self.close_capsules(slots, &mut context);
         }

@@ -17,7 +17,7 @@ use crate::pipeline::{Context, Pipeline, Ready};
 use crate::policy::{Attachment, Policy};
 use crate::session::entry::{EntryIndex, NewSession};
 use crate::session::shape::PackedKey;
-use crate::session::table::{InsertError, Keyed};
+use crate::session::table::{InsertError, Keyed, Places};
 use crate::telemetry::events::Change;
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -136,7 +136,7 @@ impl<F: FrameBuffer> Pipeline<F> {
             let hops = self.hops_of(key, plan, &opening, context).map_err(Refused::Because);
             let opened = hops.and_then(|hops| {
                 let session = session_of(key, plan, &opening, hops, context.policy);
-                self.remember(&session, keys, plan, context)
+                self.remember(&session, keys, plan, &mut shared.sessions.places(1), context)
             });
             let reason = match opened {
                 Ok(place) => return Ok(Some(place)),
@@ -171,13 +171,14 @@ impl<F: FrameBuffer> Pipeline<F> {
         Err(DropReason::NoPort)
     }
 
-    /// Puts a session into the table and counts it. Returns its place there.
+    /// Puts a session into one of these places of the table and counts it. Returns where it stands.
     #[inline(always)]
     pub(super) fn remember<S>(
         &self,
         session: &NewSession,
         keys: [Keyed; 2],
         plan: &Plan<'_>,
+        places: &mut Places<'_>,
         context: &Context<'_, F, S>,
     ) -> Result<EntryIndex, Refused> {
         let (shared, policy, now) = (context.shared, context.policy, context.now);
@@ -185,7 +186,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         if plan.through_mapping && !shared.mappings.hold(protocol, public) {
             return Err(Refused::Because(DropReason::FirewallDenied));
         }
-        let place = shared.sessions.insert_keyed(session, keys, now).map_err(|error| {
+        let place = shared.sessions.insert_keyed(session, keys, now, places).map_err(|error| {
             if plan.through_mapping {
                 shared.release_mapping(protocol, public, now);
             }

@@ -108,10 +108,10 @@ impl<F: FrameBuffer> Pipeline<F> {
     }
 
     /// Counts the session that a packet of `bytes` bytes opened.
-    pub(super) fn opened<S>(&self, bytes: u16, plan: &Plan<'_>, context: &Context<'_, F, S>) {
+    pub(super) fn opened<S>(&mut self, bytes: u16, plan: &Plan<'_>, context: &Context<'_, F, S>) {
         self.counters.session_created();
         if plan.admitted_by != RuleId::DEFAULT && plan.admitted_by != plan.rule {
-            context.shared.rules.add(plan.admitted_by, 1, bytes.into());
+            self.tally.admitted(plan.admitted_by, bytes, &context.shared.rules);
         }
     }
 

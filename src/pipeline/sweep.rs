@@ -155,6 +155,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         let Batch { extra, host, .. } = batch;
         let mut context = Context { shared: &shared, policy: &policy, extra, host, frames, now };
         self.release_waiting(&mut context);
+        self.tally.settle_rules(&shared.rules);
         if !policy.encapsulations().is_empty() {
             self.close_capsules(&mut [], &mut context);
         }

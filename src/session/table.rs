@@ -79,6 +79,21 @@ pub struct DirectionView {
     pub tcp: TcpState,
 }
 
+/// Places in a table, counted for sessions to come. Those that none came for are given back.
+#[derive(Debug)]
+pub struct Places<'t> {
+    count: &'t AtomicU32,
+    left: u32,
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.count.fetch_sub(self.left, Ordering::Relaxed);
+        }
+    }
+}
+
 impl<A: Shape> Table<A> {
     /// A table in ordinary memory for `sessions_max` sessions (50 million at most).
     ///
@@ -158,10 +173,11 @@ impl<A: Shape> Table<A> {
     pub fn insert(&self, session: &NewSession<A>, now: Tick) -> Result<EntryIndex, InsertError> {
         let keys = [session.initiator, session.responder];
         let keys = keys.map(|key| self.nearby().keyed(PackedKey::new(&key)));
-        self.insert_keyed(session, keys, now)
+        self.insert_keyed(session, keys, now, &mut self.places(1))
     }
 
-    /// The same where the table was asked for the initiator's and the responder's key before.
+    /// The same where the table was asked for the initiator's and the responder's key before, in one of
+    /// these places.
     ///
     /// # Errors
     /// Likewise.
@@ -171,15 +187,25 @@ impl<A: Shape> Table<A> {
         session: &NewSession<A>,
         keys: [Keyed<A>; 2],
         now: Tick,
+        places: &mut Places<'_>,
     ) -> Result<EntryIndex, InsertError> {
-        if !self.reserve() {
-            return Err(InsertError::Full);
+        let left = places.left.checked_sub(1).ok_or(InsertError::Full)?;
+        let entry = self.insert_reserved(session, keys, now.coarse())?;
+        places.left = left;
+        Ok(entry)
+    }
+
+    /// Places for so many sessions, or as many as there are: they are counted before they are taken, so that
+    /// two workers cannot take the last one. All workers write the count, so who opens several sessions asks
+    /// once.
+    #[must_use]
+    pub fn places(&self, count: u32) -> Places<'_> {
+        let before = self.count.fetch_add(count, Ordering::Relaxed);
+        let left = count.min(self.sessions_max().saturating_sub(before));
+        if left < count {
+            self.count.fetch_sub(count - left, Ordering::Relaxed);
         }
-        let inserted = self.insert_reserved(session, keys, now.coarse());
-        if inserted.is_err() {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-        }
-        inserted
+        Places { count: &self.count, left }
     }
 
     /// The session that the entry at `index` (either direction) belongs to, if there is one.
@@ -301,16 +327,6 @@ impl<A: Shape> Table<A> {
             }
         }
         Ok(initiator)
-    }
-
-    /// Counts a session before it is there, so that two cannot take the last place.
-    fn reserve(&self) -> bool {
-        let max = self.sessions_max();
-        self.count
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count < max).then(|| count + 1)
-            })
-            .is_ok()
     }
 
     pub(super) fn view_as(

@@ -3,8 +3,8 @@
 
 use std::mem::take;
 
-use crate::flow::PortId;
-use crate::telemetry::counters::WorkerCounters;
+use crate::flow::{PortId, RuleId};
+use crate::telemetry::counters::{RuleCounters, RuleTotals, WorkerCounters};
 
 /// The counts of a batch, by interface: of each kind apart, so that a port's number leads to its word.
 pub struct Tally {
@@ -12,6 +12,9 @@ pub struct Tally {
     forwarded: Sums,
     crossed_in_bytes: [u64; PORTS],
     crossed_out_bytes: [u64; PORTS],
+    /// A rule that admitted sessions, and their first packets. Most sessions of a batch are one rule's, and all
+    /// workers add to the same rule's totals.
+    admitted: (RuleId, RuleTotals),
 }
 
 /// Packets of each interface, and their bytes. (In one word both took more instructions.)
@@ -46,6 +49,7 @@ impl Tally {
             forwarded: Sums::NOTHING,
             crossed_in_bytes: [0; PORTS],
             crossed_out_bytes: [0; PORTS],
+            admitted: (RuleId::DEFAULT, RuleTotals::default()),
         }
     }
 
@@ -72,6 +76,25 @@ impl Tally {
         *into = into.wrapping_add(bytes);
         let out = &mut self.crossed_out_bytes[to.index()];
         *out = out.wrapping_add(bytes);
+    }
+
+    /// A packet of `bytes` bytes opened a session that `rule` admitted.
+    pub fn admitted(&mut self, rule: RuleId, bytes: u16, counters: &RuleCounters) {
+        if self.admitted.0 != rule {
+            self.settle_rules(counters);
+            self.admitted.0 = rule;
+        }
+        let RuleTotals { packets, bytes: sum } = &mut self.admitted.1;
+        *packets = packets.wrapping_add(1);
+        *sum = sum.wrapping_add(bytes.into());
+    }
+
+    /// Adds what was counted for rules to `counters` and begins anew.
+    pub fn settle_rules(&mut self, counters: &RuleCounters) {
+        let RuleTotals { packets, bytes } = take(&mut self.admitted.1);
+        if packets > 0 {
+            counters.add(self.admitted.0, packets, bytes);
+        }
     }
 
     /// Adds what was counted on interfaces to `counters` and begins anew.
@@ -112,6 +135,19 @@ const PORTS: usize = 256;
 mod tests {
     use super::*;
     use crate::telemetry::counters::PortTotals;
+
+    #[test]
+    fn sessions_are_counted_for_the_rule_that_admitted_them() {
+        let (mut tally, counters) = (Tally::new(), RuleCounters::new());
+        let [one, other] = [RuleId(1), RuleId(2)];
+        for rule in [one, one, other, one] {
+            tally.admitted(rule, 60, &counters);
+        }
+        tally.settle_rules(&counters);
+        tally.settle_rules(&counters);
+        assert_eq!(counters.totals(one), RuleTotals { packets: 3, bytes: 180 });
+        assert_eq!(counters.totals(other), RuleTotals { packets: 1, bytes: 60 });
+    }
 
     #[test]
     fn a_tally_comes_to_what_was_counted() {

@@ -73,7 +73,7 @@ fn change(world: &mut World, random: &mut Random) {
             let network = random.below(world.networks.len());
             let network = &mut world.networks[network];
             network.ports =
-                random.pick(&[(1, 65535), (2000, 2011), (2000, 2003), (30_000, 30_999)]);
+                random.pick(&[(1, 65535), (2042, 2053), (2046, 2049), (30_000, 30_999)]);
             network.overload = random.chance(60);
         }
         11 => {

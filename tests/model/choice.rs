@@ -280,12 +280,14 @@ impl Nat {
             && !self.is_taken(flow, chosen.back.side, chosen.back.source, external)
     }
 
-    /// Whether an endpoint may be the one of its address that was freed last: others get any other
-    /// before it.
+    /// Whether an endpoint may be the one of its block of ports that was freed last: others get any other of
+    /// the block before it.
     fn may_be_freed_last(&self, protocol: Protocol, external: Endpoint) -> bool {
         let Some(rest) = self.rests.get(&(protocol, external)) else { return false };
         let later = |((of, at), other): (&(Protocol, Endpoint), &Rest)| {
-            (*of, at.address) == (protocol, external.address) && other.freed[0] > rest.freed[1]
+            (*of, at.address) == (protocol, external.address)
+                && at.port / BLOCK_PORTS == external.port / BLOCK_PORTS
+                && other.freed[0] > rest.freed[1]
         };
         !self.rests.iter().any(later)
     }
@@ -358,6 +360,9 @@ impl Nat {
             && !reserved
     }
 }
+
+/// Ports of an address that natwerk keeps together, with a list of those that rest.
+const BLOCK_PORTS: u16 = 1024;
 
 /// The flow that answers `flow` when `target` gets it and its source became `external`.
 fn answering(flow: &Flow, side: Side, target: Endpoint, external: Endpoint) -> Flow {

@@ -236,7 +236,8 @@ impl World {
                 cidr: (ip(10, 1, 0, 0), 22),
                 gateway: ip(10, 1, 0, 1),
                 pool: vec![public(14), public(15)],
-                ports: (2000, 2011),
+                // On both sides of the edge between two blocks.
+                ports: (2042, 2053),
                 filtering: Filtering::Nobody,
                 ..network.clone()
             },

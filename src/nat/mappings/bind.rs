@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use super::allowed::{Allowed, Parity};
+use super::block::Wish;
 use super::directory::Space;
 use super::index::{Candidates, PortName};
 use super::owner::Owner;
-use super::ports::Wish;
 use super::{BindError, BindRequest, Bound, MappingBehavior, Mappings, PoolAddress};
 use crate::flow::{Endpoint, Protocol};
 use crate::nat::guests::Shows;
@@ -64,7 +64,7 @@ impl Mappings {
         if let Some((mut shard, place)) = index
             && shard.insert(place, PortName { space: space.number, port }).is_err()
         {
-            space.ports.lock().leave(port, owner, now.coarse());
+            space.ports.leave(port, owner, now.coarse());
             self.leave_mapping(owner, request.protocol);
             self.leave_session(request, Some(address));
             return Err(BindError::PortsExhausted);
@@ -114,14 +114,14 @@ impl Mappings {
             }
             let external = space.endpoint(port);
             if request.was_taken || space.overloaded.load(Ordering::Relaxed) > 0 {
-                let has_it = space.ports.lock().owner(port).is_some_and(|(has, _)| has == owner);
+                let has_it = space.ports.owner(port).is_some_and(|(has, _)| has == owner);
                 // Another guest's overloaded session to this remote may have the port.
                 if has_it && !unused(external) {
                     return Ok(Reuse::Conflict);
                 }
             }
             let shown = self.enter_session(request, Shows::Address(space.address), now)?;
-            if space.ports.lock().join(port, owner) {
+            if space.ports.join(port, owner) {
                 let bound = Bound { external, overloaded: false, is_new: false };
                 return Ok(Reuse::Bound(bound));
             }
@@ -154,7 +154,7 @@ impl Mappings {
             now: now.coarse(),
         };
         let is_shared = request.was_taken || space.overloaded.load(Ordering::Relaxed) > 0;
-        let port = space.ports.lock().take(
+        let port = space.ports.take(
             &wish,
             |draw| self.random(space, draw),
             |port| !is_shared || unused(space.endpoint(port)),
@@ -227,13 +227,13 @@ impl Mappings {
         let passes = allowed.passes(owner.port());
         let pass = passes.iter().flatten().next().ok_or(BindError::PortsExhausted)?;
         let mut candidate = owner.port();
-        for attempt in 1..=OVERLOAD_ATTEMPTS {
+        let draws = space.ports.draws(&allowed, owner.port(), OVERLOAD_ATTEMPTS);
+        for (attempt, draw) in (1..).zip(draws) {
             let external = space.endpoint(candidate);
             if allowed.contains(candidate) && unused(external) {
                 space.overloaded.fetch_add(1, Ordering::Relaxed);
                 return Ok(Bound { external, overloaded: true, is_new: false });
             }
-            let draw = space.ports.lock().next_draw();
             candidate = pass.port(self.random(space, draw) as u32);
             // The later half of the attempts takes either parity.
             let parity = if attempt < OVERLOAD_ATTEMPTS / 2 { pass.parity } else { Parity::Any };

@@ -9,7 +9,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
 use ahash::RandomState;
-use parking_lot::Mutex;
 
 use super::ports::Ports;
 use crate::flow::{Endpoint, Protocol};
@@ -32,7 +31,7 @@ pub(super) struct Space {
     /// Sessions that share a port.
     pub(super) overloaded: AtomicU32,
     /// The ports.
-    pub(super) ports: Mutex<Ports>,
+    pub(super) ports: Ports,
 }
 
 impl Space {
@@ -92,7 +91,7 @@ impl Directory {
                         protocol,
                         number: number(level, at),
                         overloaded: AtomicU32::new(0),
-                        ports: Mutex::new(Ports::new()),
+                        ports: Ports::new(),
                     })
                 });
                 if (space.address, space.protocol) == (address, protocol) {
@@ -121,8 +120,7 @@ impl Directory {
     pub(super) fn memory_bytes(&self) -> usize {
         let tables = self.tables.iter().filter_map(OnceLock::get);
         let tables: usize = tables.map(|table| size_of_val::<[_]>(table)).sum();
-        let spaces =
-            self.iter().map(|space| size_of::<Space>() + space.ports.lock().memory_bytes());
+        let spaces = self.iter().map(|space| size_of::<Space>() + space.ports.memory_bytes());
         tables + spaces.sum::<usize>()
     }
 

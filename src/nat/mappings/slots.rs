@@ -1,12 +1,10 @@
-//! The memory of one public address's ports: a slot each, and an occupancy bitmap.
+//! The memory of one block of ports: a slot each, and an occupancy bitmap.
 //!
 //! Live and resting ports are marked busy, and reserved ones closed where a search came by them.
 //! Above the bitmap a summary by parity says which words have any other port, so that a search
-//! costs a few words however full the address is. A new policy may free a reserved port: closed ones
-//! are looked at again, some at a time, where nothing else of the best kind is left. Slots are 16 bytes in blocks of 64,
-//! made when a port of theirs is first used, and kept: 1 MiB at most.
-
-use std::mem::replace;
+//! costs a few words however full the block is. A new policy may free a reserved port: closed ones
+//! are looked at again where nothing else of the best kind is left. Slots are 16 bytes in pages of 64,
+//! made when a port of theirs is first used, and kept: 16 KiB at most.
 
 use super::allowed::{Allowed, Parity, WORD_PORTS};
 use super::owner::Owner;
@@ -81,6 +79,14 @@ impl Slot {
         }
     }
 
+    /// When a port was freed that is not live; none if it never had an owner.
+    pub(super) const fn freed_at(&self) -> Option<Coarse> {
+        match self.freed {
+            NEVER => None,
+            freed => Some(Coarse::from_raw(freed - 1)),
+        }
+    }
+
     /// The resting port freed before this one; itself if there is none.
     pub(super) const fn older(&self) -> u16 {
         (self.word >> 16) as u16
@@ -92,84 +98,74 @@ impl Slot {
     }
 }
 
-/// Words looked at again for closed ports at a time.
-const REOPEN_WORDS: u16 = 16;
+/// Words of 64 ports in a block.
+pub(super) const BLOCK_WORDS: u16 = 16;
 
 /// The slots of 64 ports.
-struct Block {
-    slots: [Slot; 64],
+struct Page {
+    slots: [Slot; WORD_PORTS as usize],
 }
 
-impl Block {
+impl Page {
     /// Of ports that nobody has used yet.
     #[cold]
     fn unused() -> Box<Self> {
-        Box::new(Self { slots: [Slot::UNUSED; 64] })
+        Box::new(Self { slots: [Slot::UNUSED; WORD_PORTS as usize] })
     }
 }
 
-/// 32 words of 64 ports. The bitmaps of many words lie side by side, apart from the slots: who looks for
-/// a free port finds them near, also where there are more slots than caches hold.
-struct Group {
-    busy: [u64; GROUP_WORDS],
-    closed: [u64; GROUP_WORDS],
-    blocks: [Option<Box<Block>>; GROUP_WORDS],
+/// 64 ports. What is asked of a port first lies side by side, apart from its slot.
+struct Word {
+    busy: u64,
+    closed: u64,
+    page: Option<Box<Page>>,
 }
 
-impl Group {
-    #[cold]
-    fn unused() -> Box<Self> {
-        let (busy, closed) = ([0; GROUP_WORDS], [0; GROUP_WORDS]);
-        Box::new(Self { busy, closed, blocks: [const { None }; GROUP_WORDS] })
-    }
+impl Word {
+    const UNUSED: Self = Self { busy: 0, closed: 0, page: None };
 
-    /// The ports of a word that are neither busy nor closed, as bits.
-    const fn open_ports(&self, at: usize) -> u64 {
-        !(self.busy[at] | self.closed[at])
+    /// The ports that are neither busy nor closed, as bits.
+    const fn open_ports(&self) -> u64 {
+        !(self.busy | self.closed)
     }
 }
 
-const GROUP_WORDS: usize = 32;
-
-/// All 65,536 ports.
+/// All ports of a block. What every request reads is in front.
+#[repr(C)]
 pub(super) struct Slots {
-    groups: [Option<Box<Group>>; GROUP_WORDS],
+    /// Ports below these are other blocks'.
+    first_word: u16,
     /// By parity: the words with a port that is neither busy nor closed, as bits.
-    open: [[u64; 16]; 2],
-    blocks: usize,
-    /// Where [`Self::reopen`] goes on.
-    reopened_to: u16,
+    open: [u16; 2],
+    /// The words with closed ports.
+    closed: u16,
+    words: [Word; BLOCK_WORDS as usize],
 }
 
 impl Slots {
-    /// All free and never used.
-    pub(super) const fn new() -> Self {
-        Self {
-            groups: [const { None }; GROUP_WORDS],
-            open: [[u64::MAX; 16]; 2],
-            blocks: 0,
-            reopened_to: 0,
-        }
+    /// All free and never used. The block begins with this word.
+    pub(super) const fn new(first_word: u16) -> Self {
+        let words = [Word::UNUSED; BLOCK_WORDS as usize];
+        Self { first_word, open: [u16::MAX; 2], closed: 0, words }
     }
 
-    /// Makes a port busy, with this slot. Returns the one it had, if it was busy before. Who takes a closed
-    /// port was allowed to.
+    /// Makes a port busy, with this slot. Returns the one it had, if it was busy before: else nobody reads
+    /// that, which need not come from memory then. Who takes a closed port was allowed to.
     #[inline(always)]
     pub(super) fn occupy(&mut self, port: u16, slot: Slot) -> Option<Slot> {
-        let word = port / WORD_PORTS;
-        let at = place(word);
+        let word = &mut self.words[place(port / WORD_PORTS)];
         let bit = 1 << (port % WORD_PORTS);
-        let group = self.groups[group_of(word)].get_or_insert_with(Group::unused);
-        let block = block_of(group, at, &mut self.blocks);
-        let before = replace(&mut block.slots[usize::from(port % WORD_PORTS)], slot);
-        let was_busy = group.busy[at] & bit != 0;
-        group.busy[at] |= bit;
-        group.closed[at] &= !bit;
+        let page = word.page.get_or_insert_with(Page::unused);
+        let at = &mut page.slots[usize::from(port % WORD_PORTS)];
+        let before = (word.busy & bit != 0).then_some(*at);
+        *at = slot;
+        word.busy |= bit;
+        word.closed &= !bit;
         let parity = Parity::of(port);
-        if group.open_ports(at) & parity.bits() == 0 {
-            self.open[parity_place(parity)][usize::from(word / 64)] &= !(1 << (word % 64));
+        if word.open_ports() & parity.bits() == 0 {
+            self.open[parity_place(parity)] &= !(1 << place(port / WORD_PORTS));
         }
-        was_busy.then_some(before)
+        before
     }
 
     /// Makes a port free again if it has a slot that may be. Returns the slot then.
@@ -178,149 +174,123 @@ impl Slots {
         port: u16,
         may_be: impl FnOnce(&Slot) -> bool,
     ) -> Option<Slot> {
-        let word = port / WORD_PORTS;
-        let at = place(word);
-        let group = self.existing_group_mut(word)?;
-        let slot = group.blocks[at].as_deref()?.slots[usize::from(port % WORD_PORTS)];
+        let word = &mut self.words[place(port / WORD_PORTS)];
+        let slot = word.page.as_deref()?.slots[usize::from(port % WORD_PORTS)];
         if !may_be(&slot) {
             return None;
         }
         let bit = 1 << (port % WORD_PORTS);
-        group.busy[at] &= !bit;
-        if group.closed[at] & bit == 0 {
-            let parity = parity_place(Parity::of(port));
-            self.open[parity][usize::from(word / 64)] |= 1 << (word % 64);
+        word.busy &= !bit;
+        if word.closed & bit == 0 {
+            self.open[parity_place(Parity::of(port))] |= 1 << place(port / WORD_PORTS);
         }
         Some(slot)
     }
 
-    /// Closes ports of a word, unless none of it or its neighbours was ever used: that would cost memory.
+    /// Closes ports of a word.
     pub(super) fn close(&mut self, word: u16, ports: u64) {
-        let at = place(word);
-        if let Some(group) = self.existing_group_mut(word)
-            && ports & !group.closed[at] != 0
-        {
-            group.closed[at] |= ports;
-            let open_ports = group.open_ports(at);
-            self.summarize(word, open_ports);
+        let closed = &mut self.words[place(word)].closed;
+        if ports & !*closed != 0 {
+            *closed |= ports;
+            self.closed |= 1 << place(word);
+            self.summarize(word);
         }
     }
 
-    /// Opens ports that are reserved no more, in a few words of the pool's range. Returns whether
-    /// there were any.
+    /// Opens ports that are reserved no more. Returns whether there were any.
     pub(super) fn reopen(&mut self, allowed: &Allowed<'_>) -> bool {
-        let (first, last) = allowed.words();
         let mut has_opened = false;
-        for _ in first..=last.min(first + REOPEN_WORDS - 1) {
-            let word = self.reopened_to.clamp(first, last);
-            self.reopened_to = if word < last { word + 1 } else { first };
-            let at = place(word);
-            if let Some(group) = self.existing_group_mut(word)
-                && group.closed[at] != 0
-            {
-                let still = group.closed[at] & allowed.reserved_in_word(word).0;
-                has_opened |= still != group.closed[at];
-                group.closed[at] = still;
-                let open_ports = group.open_ports(at);
-                self.summarize(word, open_ports);
+        let (mut left, first) = (self.closed, self.first_word);
+        while left != 0 {
+            let word = first + left.trailing_zeros() as u16;
+            left &= left - 1;
+            let closed = &mut self.words[place(word)].closed;
+            let still = *closed & allowed.reserved_in_word(word).0;
+            has_opened |= still != *closed;
+            *closed = still;
+            if still == 0 {
+                self.closed &= !(1 << place(word));
             }
+            self.summarize(word);
         }
         has_opened
     }
 
     /// The slot of a port, made if need be.
     pub(super) fn at_mut(&mut self, port: u16) -> &mut Slot {
-        &mut self.block_mut(port / WORD_PORTS).slots[usize::from(port % WORD_PORTS)]
+        let page = self.words[place(port / WORD_PORTS)].page.get_or_insert_with(Page::unused);
+        &mut page.slots[usize::from(port % WORD_PORTS)]
     }
 
     /// The slot of a live port.
     pub(super) fn live_mut(&mut self, port: u16) -> Option<&mut Slot> {
-        let block = self.existing_block_mut(port / WORD_PORTS)?;
-        Some(&mut block.slots[usize::from(port % WORD_PORTS)]).filter(|slot| slot.is_live())
+        let page = self.words[place(port / WORD_PORTS)].page.as_deref_mut()?;
+        Some(&mut page.slots[usize::from(port % WORD_PORTS)]).filter(|slot| slot.is_live())
     }
 
     /// The slot of a port; none if neither it nor a neighbour was ever used.
     pub(super) fn at(&self, port: u16) -> Option<&Slot> {
-        self.block(port / WORD_PORTS).map(|block| &block.slots[usize::from(port % WORD_PORTS)])
+        let page = self.words[place(port / WORD_PORTS)].page.as_deref()?;
+        Some(&page.slots[usize::from(port % WORD_PORTS)])
     }
 
     /// Whether a port is live or rests.
-    pub(super) fn is_busy(&self, port: u16) -> bool {
-        let word = port / WORD_PORTS;
-        self.group(word)
-            .is_some_and(|group| group.busy[place(word)] >> (port % WORD_PORTS) & 1 == 1)
+    pub(super) const fn is_busy(&self, port: u16) -> bool {
+        self.words[place(port / WORD_PORTS)].busy >> (port % WORD_PORTS) & 1 == 1
     }
 
     /// The ports of a word that are neither busy nor closed, as bits.
-    pub(super) fn open_word(&self, word: u16) -> u64 {
-        self.group(word).map_or(u64::MAX, |group| group.open_ports(place(word)))
+    pub(super) const fn open_word(&self, word: u16) -> u64 {
+        self.words[place(word)].open_ports()
     }
 
-    /// The first word from `from` on with an open port of that parity.
+    /// Whether there is an open port of that parity.
+    pub(super) const fn has_open(&self, parity: Parity) -> bool {
+        self.open_words(parity) != 0
+    }
+
+    /// Whether there may be a closed port.
+    pub(super) const fn has_closed(&self) -> bool {
+        self.closed != 0
+    }
+
+    /// The first word that is another block's.
+    pub(super) const fn end(&self) -> u16 {
+        self.first_word + BLOCK_WORDS
+    }
+
+    /// The first word from `from` on with an open port of that parity. `from` is one of the block's.
     pub(super) fn next_open(&self, from: u16, parity: Parity) -> Option<u16> {
-        let [even, odd] = &self.open;
-        let mut mask = u64::MAX << (from % 64);
-        for index in from / 64..16 {
-            let at = usize::from(index);
-            let words = match parity {
-                Parity::Any => even[at] | odd[at],
-                Parity::Even => even[at],
-                Parity::Odd => odd[at],
-            };
-            if words & mask != 0 {
-                return Some(index * 64 + (words & mask).trailing_zeros() as u16);
-            }
-            mask = u64::MAX;
-        }
-        None
+        let words = self.open_words(parity) & u16::MAX << place(from);
+        (words != 0).then(|| self.first_word + words.trailing_zeros() as u16)
     }
 
     /// Bytes of memory outside of this value.
     pub(super) fn memory_bytes(&self) -> usize {
-        let groups = self.groups.iter().flatten().count();
-        groups * size_of::<Group>() + self.blocks * size_of::<Block>()
+        let pages = self.words.iter().filter(|word| word.page.is_some()).count();
+        pages * size_of::<Page>()
     }
 
-    /// Notes which ports of a word are neither busy nor closed now.
-    fn summarize(&mut self, word: u16, open_ports: u64) {
-        let (at, bit) = (usize::from(word / 64), 1_u64 << (word % 64));
-        for (parity, open) in [Parity::Even, Parity::Odd].into_iter().zip(&mut self.open) {
-            if open_ports & parity.bits() == 0 {
-                open[at] &= !bit;
-            } else {
-                open[at] |= bit;
-            }
+    const fn open_words(&self, parity: Parity) -> u16 {
+        let [even, odd] = self.open;
+        match parity {
+            Parity::Any => even | odd,
+            Parity::Even => even,
+            Parity::Odd => odd,
         }
     }
 
-    fn existing_group_mut(&mut self, word: u16) -> Option<&mut Group> {
-        self.groups[group_of(word)].as_deref_mut()
+    /// Notes which ports of a word are neither busy nor closed now.
+    fn summarize(&mut self, word: u16) {
+        let (open_ports, bit) = (self.open_word(word), 1_u16 << place(word));
+        for (parity, open) in [Parity::Even, Parity::Odd].into_iter().zip(&mut self.open) {
+            if open_ports & parity.bits() == 0 {
+                *open &= !bit;
+            } else {
+                *open |= bit;
+            }
+        }
     }
-
-    fn existing_block_mut(&mut self, word: u16) -> Option<&mut Block> {
-        self.existing_group_mut(word)?.blocks[place(word)].as_deref_mut()
-    }
-
-    fn block_mut(&mut self, word: u16) -> &mut Block {
-        let group = self.groups[group_of(word)].get_or_insert_with(Group::unused);
-        block_of(group, place(word), &mut self.blocks)
-    }
-
-    fn group(&self, word: u16) -> Option<&Group> {
-        self.groups[group_of(word)].as_deref()
-    }
-
-    fn block(&self, word: u16) -> Option<&Block> {
-        self.group(word)?.blocks[place(word)].as_deref()
-    }
-}
-
-/// The block of a group's word, made and counted among `blocks` if need be.
-fn block_of<'g>(group: &'g mut Group, at: usize, blocks: &mut usize) -> &'g mut Block {
-    group.blocks[at].get_or_insert_with(|| {
-        *blocks += 1;
-        Block::unused()
-    })
 }
 
 /// Where [`Slots::open`] has the words of a parity; [`Parity::Any`] is both.
@@ -331,19 +301,14 @@ const fn parity_place(parity: Parity) -> usize {
     }
 }
 
-/// Which group a word is in. Ports have 1024 words, in as many groups as a group has words.
-const fn group_of(word: u16) -> usize {
-    word as usize / GROUP_WORDS % GROUP_WORDS
-}
-
-/// The place of a word in its group.
+/// The place of a word in its block.
 const fn place(word: u16) -> usize {
-    word as usize % GROUP_WORDS
+    (word % BLOCK_WORDS) as usize
 }
 
-const _: () = assert!(GROUP_WORDS * GROUP_WORDS * WORD_PORTS as usize == 1 << 16);
+const _: () = assert!(BLOCK_WORDS as u32 == u16::BITS);
 const _: () = assert!(size_of::<Slot>() == 16);
-const _: () = assert!(size_of::<Block>() == 64 * 16);
+const _: () = assert!(size_of::<Page>() == 64 * 16);
 
 #[cfg(test)]
 mod tests {
@@ -356,13 +321,16 @@ mod tests {
     proptest! {
         #[test]
         fn the_summary_leads_to_the_first_word_with_a_free_port(
-            words in proptest::collection::btree_set(0u16..1024, 0..20),
+            block in 0u16..64,
+            words in proptest::collection::btree_set(0u16..16, 0..16),
             freed in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
-            from in 0u16..1024,
+            from in 0u16..16,
         ) {
-            let mut slots = Slots::new();
+            let first = block * BLOCK_WORDS;
+            let mut slots = Slots::new(first);
             let mut busy = BTreeSet::new();
-            for port in words.iter().flat_map(|word| word * 64..=word * 64 + 63) {
+            let ports_of = |word: u16| (0..64).map(move |port| word * 64 + port);
+            for port in words.iter().flat_map(|word| ports_of(first + word)) {
                 slots.occupy(port, Slot::live(Owner::NOBODY));
                 busy.insert(port);
             }
@@ -375,12 +343,14 @@ mod tests {
                 let is_free = |port: &u16| {
                     (parity == Parity::Any || parity == Parity::of(*port)) && !busy.contains(port)
                 };
-                let has_free = |word: &u16| (word * 64..=word * 64 + 63).any(|port| is_free(&port));
-                let first = (from..1024).find(has_free);
-                prop_assert_eq!(slots.next_open(from, parity), first);
+                let has_free = |word: &u16| ports_of(*word).any(|port| is_free(&port));
+                let mut all = first..=first + 15;
+                prop_assert_eq!(slots.has_open(parity), all.clone().any(|word| has_free(&word)));
+                let found = all.find(|word| *word >= first + from && has_free(word));
+                prop_assert_eq!(slots.next_open(first + from, parity), found);
             }
-            let mut near = words.iter().flat_map(|word| word * 64..=word * 64 + 63);
-            prop_assert!(near.all(|port| slots.is_busy(port) == busy.contains(&port)));
+            let mut all = words.iter().flat_map(|word| ports_of(first + word));
+            prop_assert!(all.all(|port| slots.is_busy(port) == busy.contains(&port)));
         }
     }
 }

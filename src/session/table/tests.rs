@@ -202,6 +202,28 @@ fn a_table_of_any_size_holds_exactly_as_many_as_it_may() {
 }
 
 #[test]
+fn places_are_taken_once_and_given_back_unless_a_session_came() {
+    let table = table(3);
+    let insert = |number, places: &mut Places<'_>| {
+        let session = session(number, Protocol::UDP);
+        let keys = [session.initiator, session.responder];
+        let keys = keys.map(|key| table.nearby().keyed(PackedKey::new(&key)));
+        table.insert_keyed(&session, keys, Tick::ZERO, places)
+    };
+    let (mut two, mut rest) = (table.places(2), table.places(2));
+    assert_eq!(insert(0, &mut rest).map(|_| ()), Ok(()));
+    assert_eq!(insert(1, &mut rest), Err(InsertError::Full), "there was one more, not two");
+    assert_eq!(insert(1, &mut two).map(|_| ()), Ok(()));
+    assert_eq!(insert(1, &mut two), Err(InsertError::Exists));
+    assert_eq!(table.len(), 3, "the last place is one session's to be");
+    drop((two, rest));
+    assert_eq!(table.len(), 2);
+    table.insert(&session(2, Protocol::UDP), Tick::ZERO).expect("it was given back");
+    assert_eq!(table.insert(&session(3, Protocol::UDP), Tick::ZERO), Err(InsertError::Full));
+    assert_eq!(table.len(), 3);
+}
+
+#[test]
 fn a_hundred_thousand_sessions_fit_and_come_and_go() {
     let table = table(100_000);
     assert!(table.memory_bytes() < 165 * 100_000 + (2 << 20) + 256 * 128);
