@@ -6,7 +6,8 @@ use crate::session::index::{GROUP_SLOTS, Group, slot_of};
 use crate::session::shape::Shape;
 use crate::session::table::{SessionView, Table};
 
-/// How many groups ahead of the one that is looked at are asked for.
+/// How many groups ahead of the one that is looked at its entries are asked for: those of the share that mostly comes
+/// next, too.
 const AHEAD: u32 = 2;
 
 impl<A: Shape> Table<A> {
@@ -30,11 +31,8 @@ impl<A: Shape> Table<A> {
         let (mut group, mut first) = (slot / GROUP_SLOTS, slot % GROUP_SLOTS);
         let mut left = slots.min(total);
         let mut wrapped = false;
-        for ahead in 0..AHEAD {
-            self.ask_for((group + ahead) % groups);
-        }
         while left > 0 {
-            self.ask_for((group + AHEAD) % groups);
+            self.ask_for(group + AHEAD);
             let count = left.min(GROUP_SLOTS - first);
             let word = self.index().group(group);
             if !word.is_empty() {
@@ -53,7 +51,7 @@ impl<A: Shape> Table<A> {
         wrapped
     }
 
-    /// Asks for the entries of a group that somebody has.
+    /// Asks for the entries of a group that somebody has; of none behind the last group.
     fn ask_for(&self, group: u32) {
         for slot in self.index().group(group).taken() {
             self.entry(slot_of(group, slot)).map(prefetch);
