@@ -328,7 +328,8 @@ impl GuestUse {
 }
 
 /// The pool addresses that a guest's sessions show, the longest shown first, each with how many sessions
-/// show it. More than one, only while sessions live on whose address new rules have taken from the pool.
+/// show it. More than one while sessions live on whose address new rules have taken from the pool, or where
+/// some leave by another side or into a network with a pool of its own.
 #[derive(Debug, Default)]
 struct Shown(SmallVec<[(Ipv4Addr, u32); 2]>);
 

@@ -96,12 +96,11 @@ impl<F: FrameBuffer> Pipeline<F> {
             // The rules let no GRE out: its packets will be told so.
             None => return Ok(()),
         };
-        let shows = Shows::from(shown(&session));
-        let limits = policy.network(id).limits;
-        shared.enter_guest(&session.initiator, limits, shows, context.now)?;
+        let (limits, shown) = (policy.network(id).limits, shown(&session));
+        shared.enter_guest(&session.initiator, limits, Shows::from(shown), context.now)?;
         let opened = self.open_call(&session, context);
         if opened != Ok(true) {
-            shared.leave_guest(&session.initiator, shown(&session));
+            shared.leave_guest(&session.initiator, shown);
         }
         opened.map(|_| ())
     }

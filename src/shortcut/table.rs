@@ -26,6 +26,7 @@ pub struct Memory {
 /// The slots of one interface, and the gate in front of them.
 pub struct Table {
     slots: Words,
+    /// Of each slot what the program has no use for.
     books: Box<[Books]>,
     /// Of each slot a byte by which the program knows which keys may be there.
     tags: Words,

@@ -67,7 +67,7 @@ static __always_inline int is_read(struct __sk_buff *packet, struct headers *hea
 enum carried { NOT_CARRIED, GOES, LOST };
 
 /* Has a packet take a shortcut, if there still is this one: where it goes is said then. It was not changed if not, but for
- * padding. */
+ * padding. That it is sent to the interface, and not only past it, was seen where the shortcut was found. */
 static __always_inline enum carried carried_by(struct __sk_buff *packet, struct headers *headers,
 					struct mark mark)
 {
