@@ -193,8 +193,10 @@ impl Dataplane {
 
     /// Sees to it that packets are taken where they cost least.
     pub fn look_at_intakes(&mut self) {
+        let leave_as_frames = self.exits.as_ref().is_some_and(Exits::take_frames);
         for Interface { intake, program, device, .. } in &mut self.interfaces {
-            intake.iter_mut().for_each(|intake| intake.look_at(program, device));
+            let intake = intake.iter_mut();
+            intake.for_each(|intake| intake.look_at(program, device, leave_as_frames));
         }
     }
 

@@ -49,8 +49,14 @@ impl Intake {
         &self.feeder
     }
 
-    /// Sees, once a second, to where packets are taken.
-    pub(super) fn look_at(&mut self, program: &mut Program, device: &Device) {
+    /// Sees, once a second, to where packets are taken. `leave_as_frames` says whether any interface takes the
+    /// frames of shortcuts: where none does, all have to be carried, and XDP spares nothing.
+    pub(super) fn look_at(
+        &mut self,
+        program: &mut Program,
+        device: &Device,
+        leave_as_frames: bool,
+    ) {
         let now = Seen::of(&program.counters());
         let passed = now.since(self.seen);
         self.seen = now;
@@ -63,7 +69,7 @@ impl Intake {
                 leave(program, device);
                 self.rest = REST;
             }
-        } else if self.rest == 0 && passed.are_better_off_as_frames() {
+        } else if leave_as_frames && self.rest == 0 && passed.are_better_off_as_frames() {
             match program.attach(device, true) {
                 Ok(()) => tracing::info!(interface = device.name, "packets come as frames: XDP"),
                 Err(fault) => {

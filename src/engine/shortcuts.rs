@@ -100,6 +100,11 @@ impl Exits {
         Self { features: features.ok(), known: HashMap::new() }
     }
 
+    /// Whether any interface took frames when it was looked at last.
+    pub(super) fn take_frames(&self) -> bool {
+        self.known.values().any(|ways| ways.takes_frames)
+    }
+
     /// Looks at an interface, and tells all programs how to leave by it.
     pub(super) fn look_at<'p>(
         &mut self,
