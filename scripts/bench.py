@@ -94,6 +94,7 @@ def loud_case(prepare, disturb, await_it=nothing):
         await_it(lab)
         loud = stream(lambda: disturb(lab, seconds))
         loud["quiet_us"], loud["loud_us"] = quiet["latency_us"], loud["latency_us"]
+        loud["quiet_ns"] = quiet["latencies_ns"]
         loud["spike"] = loud["latency_us"][2] / quiet["latency_us"][2]
         return loud
     return case
