@@ -16,6 +16,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use super::netlink::{Requests, list_requests};
 use super::view::View;
 use crate::flow::PortId;
+use crate::io::load::loaded;
 use crate::io::tap::Tap;
 use crate::io::xdp::program::chain;
 
@@ -125,7 +126,7 @@ fn attach(interface: &str, index: u32) -> Result<Ebpf, String> {
     let found = program.program_mut("punt").ok_or("the object has no program")?;
     let classifier: &mut SchedClassifier =
         found.try_into().map_err(|error: ProgramError| chain(&error))?;
-    classifier.load().map_err(|error| chain(&error))?;
+    loaded(|| classifier.load()).map_err(|error| chain(&error))?;
     // Kernels before 6.6 attach to a queueing discipline, which has to be there; a new interface has
     // none, and one that has it already is as good.
     let _ = aya::programs::tc::qdisc_add_clsact(interface);

@@ -7,6 +7,8 @@ pub mod connecting;
 pub mod frame;
 #[cfg(feature = "af-xdp")]
 pub mod generator;
+#[cfg(feature = "af-xdp")]
+pub mod load;
 pub mod memory;
 pub mod packet;
 pub mod pcap;

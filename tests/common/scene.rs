@@ -37,7 +37,6 @@ impl Scene {
         let (slots, tags, gate) = (Box::new(slots), Box::new(tags), Box::new(gate));
         let table = Table::new(Memory { slots, tags, gate }, room.seeds, bits);
         let shortcuts = Shortcuts::new(vec![Some(table), None]);
-        shortcuts.tell(worker::now());
         Self { program, shortcuts, feeder: None }
     }
 
@@ -53,8 +52,10 @@ impl Scene {
     }
 
     pub fn make(&self, direction: &Direction) -> Option<Place> {
-        let epoch = self.shortcuts.epoch().expect("an epoch");
-        self.shortcuts.make(HERE, direction, TENANT, epoch, worker::now())
+        let (epoch, now) = (self.shortcuts.epoch().expect("an epoch"), worker::now());
+        // As workers do all the time: the program believes nothing for long.
+        self.shortcuts.tell(now);
+        self.shortcuts.make(HERE, direction, TENANT, epoch, now)
     }
 
     pub fn vacate(&self, place: Place) {

@@ -13,6 +13,7 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::flow::{Mac, Protocol};
+use crate::io::load::loaded;
 use crate::io::xdp::program::chain;
 
 /// The packets to send.
@@ -153,7 +154,7 @@ impl Sender {
         loader.override_global("source_mac", &shape.source_mac.0, true);
         let mut program = load(&mut loader)?;
         let sender = xdp(&mut program, "send")?;
-        sender.load().map_err(refused)?;
+        loaded(|| sender.load()).map_err(refused)?;
         let descriptor = sender.fd().map_err(refused)?.as_fd().as_raw_fd();
         let template = vec![0; ETHERNET_LENGTH + usize::from(shape.length)];
         Ok(Self { program, descriptor, pace, template })
@@ -239,7 +240,7 @@ impl Receiver {
         loader.override_global("expected_source", &expected, true);
         let mut program = load(&mut loader)?;
         let receiver = xdp(&mut program, "receive")?;
-        receiver.load().map_err(refused)?;
+        loaded(|| receiver.load()).map_err(refused)?;
         let hook = |error: ProgramError| GeneratorError::Hook {
             interface: interface.to_owned(),
             error: chain(&error),

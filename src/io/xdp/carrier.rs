@@ -7,6 +7,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier};
 
+use crate::io::load::loaded;
 use crate::io::xdp::device::Device;
 use crate::io::xdp::program::chain;
 use crate::io::xdp::program_fault::ProgramFault;
@@ -20,7 +21,8 @@ pub(super) struct Carrier {
 impl Carrier {
     /// Loads it, before the maps of `object` are taken.
     pub(super) fn load(object: &mut Ebpf) -> Result<(), ProgramFault> {
-        program(object)?.load().map_err(|error| refused(&error))
+        let program = program(object)?;
+        loaded(|| program.load()).map_err(|error| refused(&error))
     }
 
     /// Puts it before whatever else is at the ingress of `device`.

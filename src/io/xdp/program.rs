@@ -8,6 +8,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
+use crate::io::load::loaded;
 use crate::io::xdp::attach::{self, Occupant};
 use crate::io::xdp::carrier::{self, Carrier};
 use crate::io::xdp::device::Device;
@@ -108,8 +109,10 @@ impl Program {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
         let refused = |error: EbpfError| ProgramFault::Refused(chain(&error));
         let mut program = loader.load(object).map_err(refused)?;
-        xdp(&mut program, PROGRAM)?.load().map_err(refused_program)?;
-        xdp(&mut program, FEED)?.load().map_err(refused_program)?;
+        for name in [PROGRAM, FEED] {
+            let part = xdp(&mut program, name)?;
+            loaded(|| part.load()).map_err(refused_program)?;
+        }
         if room.is_some() {
             Carrier::load(&mut program)?;
         }

@@ -14,14 +14,13 @@
 #define TCP_ACK 0x10
 #define TCP_PSH 0x08
 #define BYTES_OF_ONE 0x0101010101010101ull
-/* IPv4 packets of so many bytes are worth joining, and what follows one within so many moments of 2^20 ns; not, for
+/* IPv4 packets of so many bytes are worth joining, and what follows one within so many moments of 2^24 ns; not, for
  * as long, if so many in a row came alone. */
 #define LARGE 1000
-#define LARGE_LASTS 100
+#define LARGE_LASTS 6
 #define ALONE_MAX 8
 #define ALONE_BITS 4
 #define ALONE_MASK 0xf
-#define MOMENT_BITS 20
 #define MOMENT_MASK 0xfff
 /* Packets that passed stand above bytes in one word. */
 #define PACKET (1ull << 37)
@@ -53,7 +52,7 @@ struct shortcut {
 	__u32 stations_start;
 	__u64 stations_end;
 	/* What this program writes: what passed (PACKET), TCP's sequence number behind that, the moment when a large
-	 * segment was last joined above how many of them in a row came alone (ALONE_BITS), when (LAST_BITS). */
+	 * segment was last joined above how many of them in a row came alone (ALONE_BITS) or zero, when (LAST_BITS). */
 	__u64 passed;
 	__u32 sequence_next;
 	__u16 large;
@@ -185,13 +184,17 @@ static __always_inline struct shortcut *shortcut_of(__u64 epoch, __u64 addresses
  * so that none overtakes another. */
 static __always_inline int is_joined(struct shortcut *slot, __u32 length, __u64 now)
 {
-	__u32 large = slot->large, alone = large & ALONE_MASK, moment = now >> MOMENT_BITS & MOMENT_MASK;
-	int is_recent = (moment - (large >> ALONE_BITS) & MOMENT_MASK) < LARGE_LASTS;
+	__u32 large = slot->large, alone = large & ALONE_MASK, moment = now >> LAST_BITS & MOMENT_MASK;
+	int is_recent = large && (moment - (large >> ALONE_BITS) & MOMENT_MASK) < LARGE_LASTS;
 
 	if (is_recent && alone >= ALONE_MAX)
 		return 0;
-	if (length < LARGE)
+	if (length < LARGE) {
+		/* Moments come again, every minute. */
+		if (large && !is_recent)
+			slot->large = 0;
 		return is_recent;
+	}
 	large = moment << ALONE_BITS | (is_recent ? alone : 0);
 	if (slot->large != large)
 		slot->large = large;
