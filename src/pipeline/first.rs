@@ -91,7 +91,7 @@ impl<F: FrameBuffer> Pipeline<F> {
 
     /// Has a packet that the fast path did not follow join `newcomers`, or gives it its verdict. Returns its
     /// slot, and did nothing, if it is for others to say what becomes of it.
-    #[inline(always)]
+    #[inline(never)]
     fn join<'f, 'c, S: FrameSource<Frame = F>>(
         &mut self,
         slot: &'f mut Slot<F>,
