@@ -393,6 +393,19 @@ fn by_call(pipeline: &mut Pipeline<Frame>, now: Tick, count: impl Fn() -> u32) -
 }
 
 #[test]
+fn a_table_without_sessions_is_looked_at_in_few_calls() {
+    let lab = Lab::new(&rules(""));
+    let mut pipeline = Pipeline::new(Arc::clone(&lab.shared), Arc::clone(&lab.counters));
+    let now = lab.now().after(Duration::from_secs(86_400));
+    let calls = by_call(&mut pipeline, now, || 0).len();
+    // An idle worker wakes for each of them.
+    let slots = lab.shared.sessions.slots() + lab.shared.sessions_ipv6.slots();
+    let (few, many) = (slots / 16_000 + 1, slots / 2_044);
+    assert!(many > 2 * few, "{slots} slots are too few to tell");
+    assert!(calls as u32 <= few, "{calls} calls for {slots} slots");
+}
+
+#[test]
 fn what_expires_at_once_ends_a_few_sessions_at_a_time() {
     let (lab, mut pipeline) = lab_with_sessions();
     let now = lab.now().after(Duration::from_secs(86_400));

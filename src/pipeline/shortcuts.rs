@@ -195,7 +195,7 @@ impl Own {
         }
     }
 
-    /// The words of bits that are due, at most [`WORDS_PER_CALL`].
+    /// The words of bits that are due.
     fn share(&mut self, now: Tick) -> usize {
         let words = self.words() as u64;
         let pass_ms = (words * 64 * PASS_MS_PER_64K / 65_536).clamp(PASS_MS.0, PASS_MS.1);
@@ -203,7 +203,7 @@ impl Own {
         self.last = now;
         let gained = passed_ms.min(pass_ms) * words * 1000 / pass_ms;
         self.due_milli = (self.due_milli + gained).min(words * 1000);
-        usize::try_from(self.due_milli / 1000).unwrap_or(WORDS_PER_CALL).min(WORDS_PER_CALL)
+        usize::try_from(self.due_milli / 1000).unwrap_or(usize::MAX)
     }
 
     /// Looks after the shortcuts that are due. Returns whether more are.
@@ -212,29 +212,37 @@ impl Own {
             self.due_milli = 0;
             return false;
         }
-        let share = self.share(now);
+        let (share, words) = (self.share(now), self.words().max(1));
+        let mut effort = 0;
         for _ in 0..share {
-            self.look_at_word(self.cursor, shared, counters, Ending::Idle);
-            self.cursor = (self.cursor + 1) % self.words().max(1);
+            if effort >= EFFORT_PER_CALL {
+                break;
+            }
+            let has_any = self.look_at_word(self.cursor, shared, counters, Ending::Idle);
+            effort += if has_any { EFFORT_OF_A_WORD } else { 1 };
+            self.cursor = (self.cursor + 1) % words;
+            self.due_milli -= 1000;
         }
-        self.due_milli -= share as u64 * 1000;
         self.due_milli >= 1000
     }
 
-    /// Looks at the shortcuts in a word of bits, and gives some up.
+    /// Looks at the shortcuts in a word of bits, and gives some up. Returns whether there were any.
     fn look_at_word(
         &mut self,
         mut word: usize,
         shared: &Shared,
         counters: &WorkerCounters,
         ending: Ending,
-    ) {
+    ) -> bool {
         for (port, words) in &mut self.places {
             let Some(bits) = words.get_mut(word) else {
                 word -= words.len();
                 continue;
             };
-            let Some(table) = self.all.table(*port) else { return };
+            if *bits == 0 {
+                return false;
+            }
+            let Some(table) = self.all.table(*port) else { return false };
             let place = |bit| Place(word as u32 * 64 + bit);
             // What lies elsewhere is asked for, all of it, before the first is read.
             ones(*bits).for_each(|bit| table.prefetch(place(bit)));
@@ -247,8 +255,9 @@ impl Own {
                     *bits &= !(1 << bit);
                 }
             }
-            return;
+            return true;
         }
+        false
     }
 
     /// Gives all of them up.
@@ -408,8 +417,10 @@ fn ones(mut bits: u64) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Words of bits that are looked at in one call: some tens of microseconds where each bit is set.
-const WORDS_PER_CALL: usize = 8;
+/// What one call does, in words of bits without any: some tens of microseconds where each bit of a word with some is
+/// set, of which it looks at eight. Each call costs an idle worker a wake.
+const EFFORT_PER_CALL: u32 = 8 * EFFORT_OF_A_WORD;
+const EFFORT_OF_A_WORD: u32 = 64;
 /// How long it takes to look at all shortcuts: per 65,536 places, the shortest and the longest time, in
 /// milliseconds.
 const PASS_MS_PER_64K: u64 = 100;

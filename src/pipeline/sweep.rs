@@ -20,6 +20,8 @@ use crate::verdict::DropReason;
 /// The slots that one call looks at, at the most: some tens of microseconds where none of their
 /// sessions needs more than one look.
 const SLOTS_PER_CALL: u32 = 146 * SLOTS_PER_STEP;
+/// As many times that where so few are taken. Each call costs an idle worker a wake.
+const EMPTY_MAX: u32 = 8;
 /// The slots taken at once: few, as a call cannot stop within a step.
 const SLOTS_PER_STEP: u32 = 2 * GROUP_SLOTS;
 /// What sessions may need in one call, at the most but for its last step: sixteen of them end or 128
@@ -123,8 +125,8 @@ impl Sweep {
         // After a long sleep one whole pass is enough.
         let gained = passed_ms.min(pass_ms) * slots * 1000 / pass_ms / workers;
         self.due_milli = (self.due_milli + gained).min(slots * 1000);
-        let due = self.due_milli / 1000;
-        u32::try_from(due).unwrap_or(SLOTS_PER_CALL).min(SLOTS_PER_CALL)
+        let due = u32::try_from(self.due_milli / 1000).unwrap_or(u32::MAX);
+        if due <= SLOTS_PER_CALL { due } else { due.min(slots_per_call(shared)) }
     }
 
     /// Notes that `slots` slots were looked at. Returns whether more are due already.
@@ -133,6 +135,15 @@ impl Sweep {
         self.hurry = self.hurry.saturating_sub(u64::from(slots));
         self.due_milli >= 1000
     }
+}
+
+/// The slots that one call may look at. They may all be of the fuller table.
+fn slots_per_call(shared: &Shared) -> u32 {
+    let slots_of_taken = |slots: u32, sessions: u32| slots / sessions.saturating_mul(2).max(1);
+    let (ipv4, ipv6) = (&shared.sessions, &shared.sessions_ipv6);
+    let least = slots_of_taken(ipv4.slots(), ipv4.len());
+    let least = least.min(slots_of_taken(ipv6.slots(), ipv6.len()));
+    SLOTS_PER_CALL * least.clamp(1, EMPTY_MAX)
 }
 
 impl<F: FrameBuffer> Pipeline<F> {
