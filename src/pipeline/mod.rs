@@ -189,6 +189,7 @@ impl<F: FrameBuffer> Pipeline<F> {
         now: Tick,
     ) {
         self.hear_wishes();
+        self.sweep.frames_came();
         let policy = self.policy.current();
         let shared = Rc::clone(&self.shared);
         let Batch { slots, extra, host } = batch;

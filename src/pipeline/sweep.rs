@@ -20,7 +20,7 @@ use crate::verdict::DropReason;
 /// The slots that one call looks at, at the most: some tens of microseconds where none of their
 /// sessions needs more than one look.
 const SLOTS_PER_CALL: u32 = 146 * SLOTS_PER_STEP;
-/// As many times that where so few are taken. Each call costs an idle worker a wake.
+/// As many times that where so few are taken and no frames came. Each call costs an idle worker a wake.
 const EMPTY_MAX: u32 = 8;
 /// The slots taken at once: few, as a call cannot stop within a step.
 const SLOTS_PER_STEP: u32 = 2 * GROUP_SLOTS;
@@ -48,6 +48,8 @@ pub(super) struct Sweep {
     hurry: u64,
     /// Slots that are due but have not been looked at, in thousandths.
     due_milli: u64,
+    /// Whether frames came since.
+    is_busy: bool,
     shortest: Shortest,
 }
 
@@ -83,6 +85,7 @@ impl Sweep {
             generation: Generation(0),
             hurry: 0,
             due_milli: 0,
+            is_busy: false,
             shortest: Shortest {
                 icmp: shortest(Protocol::ICMP),
                 other: shortest(Protocol::GRE),
@@ -90,6 +93,11 @@ impl Sweep {
                 udp: shortest(Protocol::UDP),
             },
         }
+    }
+
+    /// Notes that a batch of frames was processed.
+    pub(super) const fn frames_came(&mut self) {
+        self.is_busy = true;
     }
 
     /// The shortest times after which sessions may be over.
@@ -126,7 +134,13 @@ impl Sweep {
         let gained = passed_ms.min(pass_ms) * slots * 1000 / pass_ms / workers;
         self.due_milli = (self.due_milli + gained).min(slots * 1000);
         let due = u32::try_from(self.due_milli / 1000).unwrap_or(u32::MAX);
-        if due <= SLOTS_PER_CALL { due } else { due.min(slots_per_call(shared)) }
+        let is_busy = std::mem::take(&mut self.is_busy);
+        let most = if is_busy || due <= SLOTS_PER_CALL {
+            SLOTS_PER_CALL
+        } else {
+            slots_per_idle_call(shared)
+        };
+        due.min(most)
     }
 
     /// Notes that `slots` slots were looked at. Returns whether more are due already.
@@ -137,8 +151,8 @@ impl Sweep {
     }
 }
 
-/// The slots that one call may look at. They may all be of the fuller table.
-fn slots_per_call(shared: &Shared) -> u32 {
+/// The slots that a call may look at for which nobody waits. They may all be of the fuller table.
+fn slots_per_idle_call(shared: &Shared) -> u32 {
     let slots_of_taken = |slots: u32, sessions: u32| slots / sessions.saturating_mul(2).max(1);
     let (ipv4, ipv6) = (&shared.sessions, &shared.sessions_ipv6);
     let least = slots_of_taken(ipv4.slots(), ipv4.len());
